@@ -1,0 +1,172 @@
+package tierlimit
+
+import (
+	"context"
+	"time"
+)
+
+// A Decision is the answer to a Request. Denial is a value, never an error.
+type Decision struct {
+	Allowed    bool
+	Reason     Reason
+	Subject    string
+	Tier       string
+	Scope      string
+	Limit      string        // the binding limit: the one that denied, or the one closest to denying
+	RetryAfter time.Duration // until a retry can succeed; 0 when allowed, or when waiting cannot help
+	Multiplier float64       // how far load scaled the adaptive limits: 0 < m <= 1
+	Degraded   bool          // not charged in the shared store, or not on a tier known for sure
+	Source     Source
+	Windows    []WindowState // by limit name; empty when nothing could be counted
+}
+
+// A WindowState is where one limit of a decision stands, the charge included.
+type WindowState struct {
+	Limit        string
+	Max          int64 // as the plan says, or Unlimited
+	EffectiveMax int64 // as load left it, or Unlimited
+	Used         int64
+	Remaining    int64         // never negative, or Unlimited
+	Reset        time.Duration // until the window ends; 0 when a fixed window has not begun
+	Window       Window
+	From         string // what set the limit
+}
+
+// A Reason says why a decision came out as it did.
+type Reason string
+
+// The reasons.
+const (
+	OK           Reason = "ok"
+	Exceeded     Reason = "exceeded"       // a limit's max would be passed
+	LoadScaled   Reason = "load"           // only a max scaled down by load would be passed
+	CostTooLarge Reason = "cost_too_large" // the charge is above a limit's max: waiting cannot help
+	StoreDown    Reason = "store_down"     // the failure policy answered
+)
+
+// A Source says where a decision was made.
+type Source string
+
+// The sources.
+const (
+	SourceRedis  Source = "redis"
+	SourceMemory Source = "memory"
+	SourcePolicy Source = "policy" // nothing was counted
+)
+
+// judge fills in the windows of d from what the store counted, and the verdict.
+// The counts are those after the charge when charged is true, and as found
+// otherwise: then cost is what the charge would have been.
+func (d *Decision) judge(limits []Limit, ceilings []Ceiling, counts []Count, cost int64, charged bool) {
+	d.Windows = make([]WindowState, len(limits))
+	for i := range limits {
+		d.Windows[i] = WindowState{
+			Limit:        limits[i].Name,
+			Max:          limits[i].Max,
+			EffectiveMax: ceilings[i].Max,
+			Used:         counts[i].Used,
+			Remaining:    remaining(ceilings[i].Max, counts[i].Used),
+			Reset:        counts[i].Reset,
+			Window:       limits[i].Window,
+			From:         limits[i].From,
+		}
+	}
+	if !charged {
+		if w, reason := d.worst(cost); w != nil {
+			d.deny(w, reason)
+			return
+		}
+	}
+	d.allow()
+}
+
+func (d *Decision) allow() {
+	d.Allowed, d.Reason = true, OK
+	var binding *WindowState
+	for i := range d.Windows {
+		w := &d.Windows[i]
+		if w.EffectiveMax != Unlimited && (binding == nil || w.Remaining < binding.Remaining) {
+			binding = w
+		}
+	}
+	if binding != nil {
+		d.Limit = binding.Limit
+	}
+}
+
+func (d *Decision) deny(w *WindowState, reason Reason) {
+	d.Allowed, d.Reason, d.Limit = false, reason, w.Limit
+	switch {
+	case reason == CostTooLarge:
+	case w.Reset == 0:
+		d.RetryAfter = loadRetry
+	default:
+		d.RetryAfter = w.Reset
+	}
+}
+
+// loadRetry is when to come back if load leaves too little room even in a
+// window that has not begun: only falling load helps, and that has no time.
+const loadRetry = time.Second
+
+// worst returns the window that binds a charge of cost, nil if it fits them
+// all: one that no waiting frees before one whose max is reached, that before
+// one that only load has filled, and among equals the one that frees last.
+func (d *Decision) worst(cost int64) (worst *WindowState, reason Reason) {
+	for i := range d.Windows {
+		w := &d.Windows[i]
+		r := w.refusal(cost)
+		if r == OK {
+			continue
+		}
+		if worst == nil || r.severity() > reason.severity() || r == reason && w.Reset > worst.Reset {
+			worst, reason = w, r
+		}
+	}
+	return worst, reason
+}
+
+// refusal says why a charge of cost does not fit w, OK if it does.
+func (w *WindowState) refusal(cost int64) Reason {
+	switch {
+	case w.EffectiveMax == Unlimited || w.Used+cost <= w.EffectiveMax:
+		return OK
+	case cost > w.Max:
+		return CostTooLarge
+	case w.Used+cost > w.Max:
+		return Exceeded
+	default:
+		return LoadScaled
+	}
+}
+
+func (r Reason) severity() int {
+	switch r {
+	case CostTooLarge:
+		return 3
+	case Exceeded:
+		return 2
+	default:
+		return 1
+	}
+}
+
+func remaining(ceiling, used int64) int64 {
+	if ceiling == Unlimited {
+		return Unlimited
+	}
+	return max(0, ceiling-used)
+}
+
+type contextKey struct{}
+
+// NewContext returns ctx carrying d.
+func NewContext(ctx context.Context, d Decision) context.Context {
+	return context.WithValue(ctx, contextKey{}, d)
+}
+
+// FromContext returns the decision a middleware left in ctx.
+func FromContext(ctx context.Context) (Decision, bool) {
+	d, ok := ctx.Value(contextKey{}).(Decision)
+	return d, ok
+}

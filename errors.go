@@ -1,0 +1,42 @@
+package tierlimit
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrStoreUnavailable is wrapped by a [Store] whose counters cannot be reached
+// now: the plan's failure policy then answers. An error that does not wrap it
+// (a key of the wrong type, missing rights) is a fault in the set-up, and the
+// request is denied whatever the policy says.
+var ErrStoreUnavailable = errors.New("store unavailable")
+
+// ErrNoPlan is wrapped by a [Resolver] that has no plan to give, not even a
+// default one. The request is denied.
+var ErrNoPlan = errors.New("no plan")
+
+// A FieldError says which input was wrong, what it was and what is allowed.
+type FieldError struct {
+	Field string // as the user wrote it: "cost", "limits.per_minute.max"
+	Value string
+	Want  string // completes "must be ..."
+}
+
+// maxShown keeps a hostile 10,000 character value out of logs and answers.
+const maxShown = 64
+
+func (e *FieldError) Error() string {
+	value := e.Value
+	if len(value) > maxShown {
+		return fmt.Sprintf("%s %q... (%d bytes): must be %s", e.Field, value[:maxShown], len(value), e.Want)
+	}
+	return fmt.Sprintf("%s %q: must be %s", e.Field, value, e.Want)
+}
+
+// In returns e with its field moved under parent: "max" in "limits.per_day" is
+// "limits.per_day.max".
+func (e *FieldError) In(parent string) *FieldError {
+	moved := *e
+	moved.Field = parent + "." + e.Field
+	return &moved
+}

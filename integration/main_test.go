@@ -1,0 +1,32 @@
+// Package integration holds what only real servers can show: the stores and
+// catalogues on real Redis and Postgres, and the binary end to end.
+package integration
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/tierlimit/tierlimit/integration/servers"
+)
+
+// One Redis and one Postgres serve all tests of a run; tests are told apart by
+// subject and by database.
+var redisServer, postgresServer *servers.Server
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	var err error
+	if redisServer, err = servers.Redis(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer redisServer.Stop()
+	if postgresServer, err = servers.Postgres(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer postgresServer.Stop()
+	return m.Run()
+}

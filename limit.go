@@ -1,0 +1,88 @@
+package tierlimit
+
+import (
+	"math"
+	"strconv"
+	"time"
+)
+
+// Unlimited as a max never denies; the charges are counted all the same.
+const Unlimited int64 = -1
+
+// MaxCount is the largest max, and the largest cost of one request. It keeps
+// every sum a script forms exact: Lua's numbers are doubles, whole up to 2^53.
+const MaxCount int64 = 1e15
+
+// MaxAdaptiveLength bounds the windows that load may scale: a quota somebody
+// paid for by the day or the month never shrinks because a CPU is busy.
+const MaxAdaptiveLength = time.Hour
+
+// MaxLimits is how many limits one plan may have.
+const MaxLimits = 16
+
+// A Limit is a named ceiling: at most Max charged in each Window. A Max of 0
+// denies every request.
+type Limit struct {
+	Name     string // ValidName; usage follows the name when a subject changes its tier
+	Scope    string // the part of an API it guards; "" guards everything
+	Max      int64  // 0 to MaxCount, or Unlimited
+	Window   Window
+	Adaptive bool   // scaled by load; windows of at most MaxAdaptiveLength only
+	From     string // what set it: FromTier, FromDefault or FromFallback
+}
+
+// Where a limit in force came from.
+const (
+	FromTier     = "tier"     // the subject's own tier
+	FromDefault  = "default"  // the default tier: the subject is not known
+	FromFallback = "fallback" // the default tier: it could not be learned in time whether the subject is known
+)
+
+// Validate reports the first field of l that is out of bounds.
+func (l Limit) Validate() error {
+	switch {
+	case !ValidName(l.Name):
+		return &FieldError{Field: "name", Value: l.Name, Want: nameRule}
+	case l.Scope != "" && !ValidName(l.Scope):
+		return &FieldError{Field: "scope", Value: l.Scope, Want: "empty, or " + nameRule}
+	case l.Max != Unlimited && (l.Max < 0 || l.Max > MaxCount):
+		return &FieldError{
+			Field: "max", Value: strconv.FormatInt(l.Max, 10),
+			Want: "a whole number from 0 to 1000000000000000, or null for unlimited",
+		}
+	}
+	if err := l.Window.Validate(); err != nil {
+		return err
+	}
+	if l.Adaptive && (l.Window.Period != "" || l.Window.Length > MaxAdaptiveLength) {
+		return &FieldError{Field: "adaptive", Value: "true", Want: "false for windows longer than 1h, here " + l.Window.String()}
+	}
+	return nil
+}
+
+// scaled returns the max in force under a load multiplier. A limit that admits
+// anything at all admits at least 1 under any load.
+func (l Limit) scaled(multiplier float64) int64 {
+	if !l.Adaptive || l.Max <= 0 || multiplier >= 1 {
+		return l.Max
+	}
+	// The small addend keeps 100 * 0.29 from falling to 28.
+	return max(1, int64(math.Floor(float64(l.Max)*multiplier+1e-6)))
+}
+
+const nameRule = "1 to 64 characters of a-z, 0-9, _ and -, the first a letter or digit"
+
+// ValidName reports whether s can name a tier, a limit or a scope. The alphabet
+// is what a RateLimit header can carry without escapes.
+func ValidName(s string) bool {
+	if s == "" || len(s) > 64 || s[0] == '_' || s[0] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}

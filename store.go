@@ -1,0 +1,76 @@
+package tierlimit
+
+import (
+	"context"
+	"strconv"
+	"time"
+)
+
+// A Store counts charges per subject and limit. It knows neither tiers nor
+// load: each charge brings the ceilings in force. Implementations are safe for
+// concurrent use and pass the suite in store/storetest.
+type Store interface {
+	// Take charges c against all its ceilings, or against none if one of them
+	// would be passed. A cost of 0 only reads. An error that wraps
+	// ErrStoreUnavailable may come after the charge was made; it is never made
+	// twice.
+	Take(ctx context.Context, c Charge) (Outcome, error)
+	// Reset forgets what the subject used of the named limits, or of all when
+	// none is named.
+	Reset(ctx context.Context, subject string, limits ...string) error
+}
+
+// A Charge asks a Store to add Cost to each of a subject's windows.
+type Charge struct {
+	Subject  string
+	Cost     int64     // 0 to MaxCount
+	Ceilings []Ceiling // ascending by name, names unique, at least one
+}
+
+// A Ceiling is a limit as a Store sees it: the max in force, load included.
+type Ceiling struct {
+	Name   string
+	Max    int64 // 0 to MaxCount, or Unlimited
+	Window Window
+}
+
+// An Outcome is a Store's answer to a Charge.
+type Outcome struct {
+	Allowed bool
+	Counts  []Count // one for each ceiling, in the same order
+	Source  Source
+}
+
+// A Count is the state of one window after the charge, or as found if the
+// charge was not made.
+type Count struct {
+	Used  int64
+	Reset time.Duration // until the window ends, to the millisecond; 0 when a fixed window has not begun
+}
+
+// Validate reports a charge that no store should see. Stores call it before
+// they write anything.
+func (c *Charge) Validate() error {
+	if !ValidSubject(c.Subject) {
+		return &FieldError{Field: "subject", Value: c.Subject, Want: "1 to 256 bytes of UTF-8 without control characters"}
+	}
+	if c.Cost < 0 || c.Cost > MaxCount {
+		return &FieldError{Field: "cost", Value: strconv.FormatInt(c.Cost, 10), Want: "a whole number from 0 to 1000000000000000"}
+	}
+	if len(c.Ceilings) == 0 || len(c.Ceilings) > MaxLimits {
+		return &FieldError{Field: "limits", Value: strconv.Itoa(len(c.Ceilings)), Want: "1 to 16 limits"}
+	}
+	previous := ""
+	for i := range c.Ceilings {
+		ceiling := &c.Ceilings[i]
+		limit := Limit{Name: ceiling.Name, Max: ceiling.Max, Window: ceiling.Window}
+		if err := limit.Validate(); err != nil {
+			return err
+		}
+		if ceiling.Name <= previous {
+			return &FieldError{Field: "name", Value: ceiling.Name, Want: "unique and in ascending order"}
+		}
+		previous = ceiling.Name
+	}
+	return nil
+}

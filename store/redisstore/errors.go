@@ -1,0 +1,40 @@
+package redisstore
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// passing are the replies of a server that cannot serve now and may soon. Any
+// other error reply (WRONGTYPE, NOPERM, NOAUTH, a script's own) is a fault in
+// the set-up or an attack: opening up on it would hand out quota.
+var passing = []string{
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS",
+	"OOM", "BUSY", "MISCONF", "max number of clients",
+}
+
+// classify wraps tierlimit.ErrStoreUnavailable around what the failure policy
+// may answer for: no connection, no reply in time, a server that is not ready.
+func classify(err error) error {
+	if err == nil || errors.Is(err, redis.Nil) {
+		return nil
+	}
+	var reply redis.Error
+	if errors.As(err, &reply) && !isPassing(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
+}
+
+func isPassing(err error) bool {
+	for _, prefix := range passing {
+		if redis.HasErrorPrefix(err, prefix) {
+			return true
+		}
+	}
+	return false
+}

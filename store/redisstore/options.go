@@ -1,0 +1,29 @@
+package redisstore
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Options reads a redis://, rediss:// or unix:// URL into client options that
+// keep to a decision budget: no step waits longer, and nothing is sent twice.
+// Change what else you need, then hand redis.NewClient(opts) to [New].
+func Options(url string, budget time.Duration) (*redis.Options, error) {
+	opts, err := redis.ParseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("redis URL: %w", err)
+	}
+	opts.ContextTimeoutEnabled = true
+	opts.MaxRetries = -1 // -1 is none; 0 would be three
+	opts.DialerRetries = 1
+	opts.DialTimeout = budget
+	opts.ReadTimeout = budget
+	opts.WriteTimeout = budget
+	opts.PoolTimeout = budget
+	opts.DisableIdentity = true
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return opts, nil
+}

@@ -1,0 +1,152 @@
+// Package redisstore counts charges in Redis, shared by all replicas.
+//
+// Each decision is one script call on one key. The package is for a single
+// Redis server, 6.2 or newer, dedicated to counters and set to noeviction: an
+// evicted key is a fresh quota. It is not a general cache client.
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/scripts"
+)
+
+// A Store counts in Redis. It is safe for concurrent use. It does not close its
+// client.
+type Store struct {
+	client *redis.Client
+}
+
+// New returns a Store on client, which must honour deadlines: a client made
+// from [Options] does.
+func New(client *redis.Client) (*Store, error) {
+	if !client.Options().ContextTimeoutEnabled {
+		return nil, &tierlimit.FieldError{
+			Field: "ContextTimeoutEnabled", Value: "false", Want: "true: without it go-redis ignores the decision budget",
+		}
+	}
+	return &Store{client: client}, nil
+}
+
+// Take implements tierlimit.Store. A call that times out may still have been
+// charged; it is never sent again.
+func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	if err := c.Validate(); err != nil {
+		return tierlimit.Outcome{}, err
+	}
+	key := Key(c.Subject)
+	reply, err := s.run(ctx, scripts.Take, key, takeArgs(&c))
+	if err != nil {
+		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", key, err)
+	}
+	o, err := parseOutcome(reply, len(c.Ceilings))
+	if err != nil {
+		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", key, err)
+	}
+	return o, nil
+}
+
+// Reset implements tierlimit.Store.
+func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
+	args := make([]any, len(limits))
+	for i, name := range limits {
+		args[i] = name
+	}
+	key := Key(subject)
+	if _, err := s.run(ctx, scripts.Reset, key, args); err != nil {
+		return fmt.Errorf("reset of %s: %w", key, err)
+	}
+	return nil
+}
+
+// Ping reports whether Redis answers within ctx's deadline.
+func (s *Store) Ping(ctx context.Context) error {
+	return classify(s.client.Ping(ctx).Err())
+}
+
+// once is a command that go-redis sends at most once. Its own retries would
+// charge again a call whose reply was lost.
+type once struct{ *redis.Cmd }
+
+// NoRetry is what go-redis asks before it sends a command again.
+func (once) NoRetry() bool { return true }
+
+// run calls a script by name, and by source if the server does not know the
+// name: NOSCRIPT says that nothing ran.
+func (s *Store) run(ctx context.Context, script scripts.Script, key string, args []any) (any, error) {
+	reply, err := s.send(ctx, "evalsha", script.SHA, key, args)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		reply, err = s.send(ctx, "eval", script.Source, key, args)
+	}
+	return reply, classify(err)
+}
+
+func (s *Store) send(ctx context.Context, verb, script, key string, args []any) (any, error) {
+	words := append(make([]any, 0, 4+len(args)), verb, script, 1, key)
+	cmd := once{redis.NewCmd(ctx, append(words, args...)...)}
+	cmd.SetFirstKeyPos(3)
+	if err := s.client.Process(ctx, cmd); err != nil {
+		return nil, err
+	}
+	return cmd.Result()
+}
+
+func takeArgs(c *tierlimit.Charge) []any {
+	args := make([]any, 0, 2+3*len(c.Ceilings))
+	args = append(args, c.Cost, len(c.Ceilings))
+	for i := range c.Ceilings {
+		ceiling := &c.Ceilings[i]
+		args = append(args, ceiling.Name, ceiling.Max, windowArg(ceiling.Window))
+	}
+	return args
+}
+
+// windowArg writes a window as scripts/time.lua reads it.
+func windowArg(w tierlimit.Window) string {
+	if w.Period != "" {
+		return string(w.Period)
+	}
+	return strconv.FormatInt(w.Length.Milliseconds(), 10)
+}
+
+var errReply = errors.New("the script's reply has an unknown shape")
+
+// parseOutcome reads {{fits, used, reset, ...}}, the reply for one key.
+func parseOutcome(reply any, windows int) (tierlimit.Outcome, error) {
+	keys, ok := reply.([]any)
+	if !ok || len(keys) != 1 {
+		return tierlimit.Outcome{}, errReply
+	}
+	if err, failed := keys[0].(error); failed {
+		return tierlimit.Outcome{}, classify(err)
+	}
+	fields, ok := keys[0].([]any)
+	if !ok || len(fields) != 1+2*windows {
+		return tierlimit.Outcome{}, errReply
+	}
+	numbers := make([]int64, len(fields))
+	for i := range fields {
+		if numbers[i], ok = fields[i].(int64); !ok {
+			return tierlimit.Outcome{}, errReply
+		}
+	}
+	o := tierlimit.Outcome{
+		Allowed: numbers[0] == 1,
+		Counts:  make([]tierlimit.Count, windows),
+		Source:  tierlimit.SourceRedis,
+	}
+	for i := range o.Counts {
+		o.Counts[i] = tierlimit.Count{
+			Used:  numbers[1+2*i],
+			Reset: time.Duration(numbers[2+2*i]) * time.Millisecond,
+		}
+	}
+	return o, nil
+}

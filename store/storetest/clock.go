@@ -1,0 +1,88 @@
+package storetest
+
+import (
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+func at(s string) time.Time {
+	t, err := time.Parse("2006-01-02T15:04:05.999Z07:00", s)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+var clockCases = []testCase{
+	{"a window holds to its last millisecond and not beyond", func(s *subject) {
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(5, perMinute(5))
+		s.clockAt(at("2026-03-01T12:00:59.999Z"))
+		c := s.denied(1, perMinute(5))
+		s.resetBy(c[0], 0, ms(1))
+		s.clockAt(at("2026-03-01T12:01:00Z"))
+		c = s.allowed(1, perMinute(5))
+		s.used(c, 1)
+		s.resetBy(c[0], time.Minute-ms(1), time.Minute)
+	}},
+	{"each window ends by itself", func(s *subject) {
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(2, perHour(10), perMinute(2))
+		s.Advance(time.Minute)
+		s.used(s.allowed(1, perHour(10), perMinute(2)), 3, 1)
+		s.Advance(59 * time.Minute)
+		s.used(s.allowed(1, perHour(10), perMinute(2)), 1, 1)
+	}},
+	{"calendar periods turn at their boundary", func(s *subject) {
+		for _, c := range []struct {
+			period     tierlimit.Period
+			last, next string // the last instant of a period, and the end of the one after it
+		}{
+			{tierlimit.Day, "2026-02-28T23:59:59.999Z", "2026-03-02T00:00:00Z"},
+			{tierlimit.Day, "2028-02-28T23:59:59.999Z", "2028-03-01T00:00:00Z"},
+			{tierlimit.Week, "2026-11-22T23:59:59.999Z", "2026-11-30T00:00:00Z"},
+			{tierlimit.Week, "2027-01-03T23:59:59.999Z", "2027-01-11T00:00:00Z"},
+			{tierlimit.Month, "2026-01-31T23:59:59.999Z", "2026-03-01T00:00:00Z"},
+			{tierlimit.Month, "2028-01-31T23:59:59.999Z", "2028-03-01T00:00:00Z"},
+			{tierlimit.Month, "2026-12-31T23:59:59.999Z", "2027-02-01T00:00:00Z"},
+			{tierlimit.Month, "2100-01-31T23:59:59.999Z", "2100-03-01T00:00:00Z"},
+			{tierlimit.Month, "2026-03-30T23:59:59.999Z", "2026-04-01T00:00:00Z"},
+		} {
+			x, w := s.also(c.last), ceiling("quota", 5, period(c.period))
+			x.clockAt(at(c.last))
+			first := x.allowed(5, w)
+			x.Advance(first[0].Reset - ms(1))
+			x.denied(1, w)
+			x.Advance(ms(1))
+			got := x.allowed(1, w)
+			x.used(got, 1)
+			if first[0].Reset > ms(1) {
+				continue // the 30th of March: the month was not over
+			}
+			if end := x.Now().Add(got[0].Reset); !end.Equal(at(c.next)) {
+				s.Errorf("%s after %s ends at %s, want %s", c.period, c.last, end.UTC(), c.next)
+			}
+		}
+	}},
+	{"no fresh quota on the 31st", func(s *subject) {
+		w := ceiling("per_month", 5, period(tierlimit.Month))
+		s.clockAt(at("2026-03-01T00:00:00Z")).allowed(5, w)
+		s.clockAt(at("2026-03-31T23:59:59Z")).denied(1, w)
+		s.clockAt(at("2026-04-01T00:00:00Z")).allowed(1, w)
+	}},
+	{"a month shortened to a day ends with the day", func(s *subject) {
+		s.clockAt(at("2026-03-10T12:00:00Z")).allowed(5, ceiling("quota", 5, period(tierlimit.Month)))
+		daily := ceiling("quota", 5, period(tierlimit.Day))
+		s.resetBy(s.denied(1, daily)[0], 12*time.Hour-ms(1), 12*time.Hour)
+		s.clockAt(at("2026-03-10T23:59:59.999Z")).denied(1, daily)
+	}},
+	{"a clock that steps back does not lengthen a window", func(s *subject) {
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(5, perMinute(5))
+		s.clockAt(at("2026-03-01T06:00:00Z"))
+		s.resetBy(s.denied(1, perMinute(5))[0], 0, time.Minute)
+	}},
+	{"a clock that steps forward ends windows and no more", func(s *subject) {
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(5, perMinute(5))
+		s.clockAt(at("2026-03-01T18:00:00Z"))
+		s.used(s.allowed(1, perMinute(5)), 1)
+	}},
+}

@@ -1,0 +1,202 @@
+package storetest
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// The model is what a store should be, written for reading and not for speed:
+// one entry for each subject and limit.
+type model map[string]modelWindow
+
+type modelWindow struct {
+	used int64
+	end  time.Time
+}
+
+func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count) {
+	now = now.Truncate(time.Millisecond)
+	before := make([]modelWindow, len(c.Ceilings))
+	fits := true
+	for i, ceiling := range c.Ceilings {
+		w := m[c.Subject+" "+ceiling.Name]
+		if !w.end.After(now) {
+			w = modelWindow{}
+		}
+		if latest := ceiling.Window.End(now); w.end.After(latest) {
+			w.end = latest
+		}
+		before[i] = w
+		fits = fits && (ceiling.Max == tierlimit.Unlimited || w.used+c.Cost <= ceiling.Max)
+	}
+	counts := make([]tierlimit.Count, len(c.Ceilings))
+	for i, ceiling := range c.Ceilings {
+		w := before[i]
+		if fits && c.Cost > 0 {
+			if w.end.IsZero() {
+				w.end = ceiling.Window.End(now)
+			}
+			w.used += c.Cost
+			m[c.Subject+" "+ceiling.Name] = w
+		}
+		counts[i].Used = w.used
+		if end := w.end; !end.IsZero() {
+			counts[i].Reset = end.Sub(now)
+		} else if ceiling.Window.Period != "" {
+			counts[i].Reset = ceiling.Window.End(now).Sub(now)
+		}
+	}
+	return fits, counts
+}
+
+func (m model) endedSince(past, now time.Time) bool {
+	for _, w := range m {
+		if w.end.After(past) && !w.end.After(now) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m model) reset(subject string, limits []string) {
+	for key := range m {
+		var s, limit string
+		if _, err := fmt.Sscan(key, &s, &limit); err != nil {
+			panic(err)
+		}
+		if s == subject && (len(limits) == 0 || slices.Contains(limits, limit)) {
+			delete(m, key)
+		}
+	}
+}
+
+var modelLimits = []string{"a", "b", "c", "d"}
+
+// A charger draws charges over few subjects, limits and maxes, so that they
+// meet.
+type charger struct {
+	subjects []string
+	windows  []tierlimit.Window
+}
+
+func (g charger) draw(t *rapid.T) tierlimit.Charge {
+	c := tierlimit.Charge{
+		Subject: rapid.SampledFrom(g.subjects).Draw(t, "subject"),
+		Cost:    rapid.Int64Range(0, 6).Draw(t, "cost"),
+	}
+	for _, name := range modelLimits {
+		if rapid.Bool().Draw(t, name) {
+			c.Ceilings = append(c.Ceilings, tierlimit.Ceiling{
+				Name:   name,
+				Max:    rapid.SampledFrom([]int64{tierlimit.Unlimited, 0, 1, 5, 10, 25, 1e15}).Draw(t, "max"),
+				Window: rapid.SampledFrom(g.windows).Draw(t, "window"),
+			})
+		}
+	}
+	if len(c.Ceilings) == 0 {
+		c.Ceilings = append(c.Ceilings, tierlimit.Ceiling{Name: "a", Max: 5, Window: g.windows[0]})
+	}
+	return c
+}
+
+func drawLimits(t *rapid.T) []string {
+	return rapid.SliceOfNDistinct(rapid.SampledFrom(modelLimits), 0, 2, rapid.ID[string]).Draw(t, "limits")
+}
+
+// modelWithoutTime runs on stores whose clock cannot be set: all windows are
+// far longer than the test, and only counts are compared.
+func modelWithoutTime(t *testing.T, start func(t *testing.T) Harness) {
+	h := start(t)
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		prefix := fmt.Sprintf("model-%d-%d-", time.Now().UnixNano(), run)
+		g := charger{
+			subjects: []string{prefix + "x", prefix + "y"},
+			windows:  []tierlimit.Window{length(time.Hour), length(2 * time.Hour)},
+		}
+		m, now := model{}, time.Unix(0, 0)
+		rt.Repeat(map[string]func(*rapid.T){
+			"take": func(rt *rapid.T) {
+				c := g.draw(rt)
+				fits, want := m.take(c, now)
+				got, err := h.Store.Take(t.Context(), c)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				for i := range want {
+					if got.Allowed != fits || got.Counts[i].Used != want[i].Used {
+						rt.Fatalf("%+v: allowed %v %v, want %v %v", c, got.Allowed, got.Counts, fits, want)
+					}
+				}
+			},
+			"reset": func(rt *rapid.T) {
+				subject, limits := rapid.SampledFrom(g.subjects).Draw(rt, "subject"), drawLimits(rt)
+				m.reset(subject, limits)
+				if err := h.Store.Reset(t.Context(), subject, limits...); err != nil {
+					rt.Fatal(err)
+				}
+			},
+		})
+	})
+}
+
+// modelWithTime compares counts and resets to the millisecond, over windows of
+// every kind and a clock that passes and steps.
+func modelWithTime(t *testing.T, start func(t *testing.T) Harness) {
+	h := start(t)
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		prefix := fmt.Sprintf("timed-%d-", run)
+		g := charger{
+			subjects: []string{prefix + "x", prefix + "y"},
+			windows: []tierlimit.Window{
+				length(time.Millisecond), length(250 * time.Millisecond), length(time.Minute), length(36 * time.Hour),
+				period(tierlimit.Day), period(tierlimit.Week), period(tierlimit.Month),
+			},
+		}
+		m := model{}
+		now := time.UnixMilli(rapid.Int64Range(at("2024-01-01T00:00:00Z").UnixMilli(), at("2105-01-01T00:00:00Z").UnixMilli()).Draw(rt, "start"))
+		h.SetNow(now)
+		rt.Repeat(map[string]func(*rapid.T){
+			"take": func(rt *rapid.T) {
+				c := g.draw(rt)
+				fits, want := m.take(c, now)
+				got, err := h.Store.Take(t.Context(), c)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				if got.Allowed != fits || !slices.Equal(got.Counts, want) {
+					rt.Fatalf("%+v at %s: allowed %v %v, want %v %v", c, now.UTC(), got.Allowed, got.Counts, fits, want)
+				}
+			},
+			"reset": func(rt *rapid.T) {
+				subject, limits := rapid.SampledFrom(g.subjects).Draw(rt, "subject"), drawLimits(rt)
+				m.reset(subject, limits)
+				if err := h.Store.Reset(t.Context(), subject, limits...); err != nil {
+					rt.Fatal(err)
+				}
+			},
+			"time passes": func(rt *rapid.T) {
+				d := rapid.SampledFrom([]time.Duration{ms(1), ms(249), ms(250), time.Minute, time.Hour, 24 * time.Hour, 31 * 24 * time.Hour}).Draw(rt, "d")
+				now = now.Add(d)
+				h.Advance(d)
+			},
+			"the clock steps back": func(rt *rapid.T) {
+				back := now.Add(-rapid.SampledFrom([]time.Duration{ms(1), time.Second, 25 * time.Hour}).Draw(rt, "step"))
+				if m.endedSince(back, now) {
+					rt.Skip("a store may or may not remember a window that has ended")
+				}
+				now = back
+				h.SetNow(now)
+			},
+		})
+	})
+}

@@ -1,0 +1,10 @@
+// Package tiers knows who is on which plan.
+//
+// A catalogue holds tiers and subjects and is what an administrator changes:
+// [Memory] in one process, pgtiers in Postgres; both behave alike and pass the
+// suite in tierstest. A resolver answers the engine's question, which plan is
+// this subject on: [Memory] and [Static] from what they hold, [Cache] from a
+// snapshot of a catalogue that lives elsewhere.
+//
+// The package does not count anything and does not know Postgres.
+package tiers

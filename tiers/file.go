@@ -1,0 +1,74 @@
+package tiers
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// state is a Memory as its file keeps it.
+type state struct {
+	Version  int64              `json:"version"`
+	Tiers    []Tier             `json:"tiers"`
+	Subjects map[string]Subject `json:"subjects"`
+}
+
+// OpenMemory returns a catalogue kept in file, which is written anew with each
+// change. A file that does not exist yet begins with these tiers. One process
+// at a time may hold it.
+func OpenMemory(file string, list []Tier) (*Memory, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		m, err := NewMemory(list)
+		if err != nil {
+			return nil, err
+		}
+		m.file = file
+		return m, m.save()
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s state
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	m := &Memory{file: file, version: s.Version, subjects: s.Subjects}
+	if m.subjects == nil {
+		m.subjects = make(map[string]Subject)
+	}
+	if m.set, err = newSet(s.Tiers); err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	for id, subject := range m.subjects {
+		if subject.ID != id || subject.Validate() != nil || m.set.byKey[subject.Tier] == nil {
+			return nil, fmt.Errorf("read %s: subject %q is not valid, or on a tier that is not there", file, id)
+		}
+	}
+	return m, nil
+}
+
+// save replaces the file by renaming a complete one over it, so that a crash
+// leaves the old state or the new one.
+func (m *Memory) save() error {
+	if m.file == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(state{Version: m.version, Tiers: m.set.tiers, Subjects: m.subjects}, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(m.file), filepath.Base(m.file)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // nothing is left to remove after the rename
+	_, err = tmp.Write(append(data, '\n'))
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", tmp.Name(), err)
+	}
+	return os.Rename(tmp.Name(), m.file)
+}

@@ -1,0 +1,137 @@
+package tiers_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/tierstest"
+)
+
+func TestMemory(t *testing.T) {
+	tierstest.Run(t, func(t *testing.T) tiers.Catalogue {
+		m, err := tiers.NewMemory(tiers.Builtin())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	})
+}
+
+func TestMemoryInAFile(t *testing.T) {
+	tierstest.Run(t, func(t *testing.T) tiers.Catalogue {
+		m, err := tiers.OpenMemory(filepath.Join(t.TempDir(), "data.json"), tiers.Builtin())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	})
+}
+
+func TestAFileKeepsTheCatalogueAcrossRestarts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "data.json")
+	m, err := tiers.OpenMemory(file, tiers.Builtin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved, err := m.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := tiers.OpenMemory(file, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := again.Subject(t.Context(), "acct_42"); err != nil || s != moved {
+		t.Fatalf("after a restart: %+v, %v; want %+v", s, err, moved)
+	}
+	if err := os.WriteFile(file, []byte(`{"tiers":[]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tiers.OpenMemory(file, tiers.Builtin()); err == nil || !strings.Contains(err.Error(), "no tier is the default") {
+		t.Fatalf("a file without tiers: %v", err)
+	}
+}
+
+func TestResolution(t *testing.T) {
+	m, err := tiers.NewMemory(tiers.Builtin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+		t.Fatal(err)
+	}
+	static, err := tiers.Static(tiers.Builtin(), func(subject string) string {
+		return map[string]string{"acct_42": "pro", "acct_odd": "nosuch"}[subject]
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		resolver            tierlimit.Resolver
+		subject, tier, from string
+		fallback            bool
+	}{
+		{m, "acct_42", "pro", tierlimit.FromTier, false},
+		{m, "nobody", "free", tierlimit.FromDefault, false},
+		{static, "acct_42", "pro", tierlimit.FromTier, false},
+		{static, "nobody", "free", tierlimit.FromDefault, false},
+		{static, "acct_odd", "free", tierlimit.FromFallback, true},
+	} {
+		p, err := c.resolver.Resolve(t.Context(), c.subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Tier != c.tier || p.Fallback != c.fallback || p.Limits[0].From != c.from {
+			t.Errorf("%s: %+v, want tier %s from %s, fallback %v", c.subject, p, c.tier, c.from, c.fallback)
+		}
+	}
+}
+
+func TestALimitInJSON(t *testing.T) {
+	for _, c := range []struct{ in, field string }{
+		{`{"max":5,"window":"60s"}`, ""},
+		{`{"max":null,"period":"month","anchor":"calendar"}`, ""},
+		{`{"max":5,"period":"week"}`, ""},
+		{`{"window":"60s"}`, "max"},
+		{`{"max":-1,"window":"60s"}`, "max"},
+		{`{"max":1.5,"window":"60s"}`, "max"},
+		{`{"max":"5","window":"60s"}`, "max"},
+		{`{"max":1e300,"window":"60s"}`, "max"},
+		{`{"max":5}`, "window"},
+		{`{"max":5,"window":"60s","period":"day"}`, "window"},
+		{`{"max":5,"window":"month"}`, "window"},
+		{`{"max":5,"window":"0s"}`, "window"},
+		{`{"max":5,"window":"1.5ms"}`, "window"},
+		{`{"max":5,"period":"60s"}`, "period"},
+		{`{"max":5,"period":"year"}`, "period"},
+		{`{"max":5,"window":"60s","anchor":"calendar"}`, "anchor"},
+		{`{"max":5,"period":"month","anchor":"billing"}`, "anchor"},
+		{`{"max":5,"window":"60s","shaddow":true}`, "shaddow"},
+	} {
+		var l tiers.Limit
+		err := json.Unmarshal([]byte(c.in), &l)
+		if c.field == "" && err != nil {
+			t.Errorf("%s: %v", c.in, err)
+		}
+		if c.field != "" && (err == nil || !strings.Contains(err.Error(), c.field)) {
+			t.Errorf("%s: %v, want an error that names %s", c.in, err, c.field)
+		}
+	}
+}
+
+func TestSetsThatWouldLeaveSomebodyWithoutAPlanAreRefused(t *testing.T) {
+	two := tiers.Builtin()
+	two[1].Default = true
+	none := tiers.Builtin()[1:]
+	twice := append(tiers.Builtin(), tiers.Builtin()[2])
+	for name, list := range map[string][]tiers.Tier{"empty": nil, "two defaults": two, "no default": none, "one twice": twice} {
+		if _, err := tiers.NewMemory(list); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}

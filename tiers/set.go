@@ -1,0 +1,80 @@
+package tiers
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// A set is all tiers at one moment, made ready to answer from. It is never
+// changed: a change of tiers makes a new set.
+type set struct {
+	tiers   []Tier // by priority, then key
+	byKey   map[string]*plans
+	unknown *plans // of the default tier
+}
+
+// plans are a tier's plan as seen by a subject on it, by one nobody knows, and
+// by one that could not be looked up in time.
+type plans struct {
+	tier, unknown, fallback *tierlimit.Plan
+}
+
+// newSet refuses anything that would leave a subject without a plan, so that
+// live tiers are never replaced by an empty or invalid set.
+func newSet(list []Tier) (*set, error) {
+	s := &set{byKey: make(map[string]*plans, len(list))}
+	for _, t := range list {
+		t.Normalize()
+		if err := t.Validate(); err != nil {
+			return nil, fmt.Errorf("tier %q: %w", t.Key, err)
+		}
+		if s.byKey[t.Key] != nil {
+			return nil, fmt.Errorf("tier %q stands twice", t.Key)
+		}
+		p := &plans{
+			tier:     newPlan(&t, tierlimit.FromTier),
+			unknown:  newPlan(&t, tierlimit.FromDefault),
+			fallback: newPlan(&t, tierlimit.FromFallback),
+		}
+		s.byKey[t.Key] = p
+		s.tiers = append(s.tiers, t)
+		if t.Default && s.unknown != nil {
+			return nil, errors.New("more than one tier is the default")
+		}
+		if t.Default {
+			s.unknown = p
+		}
+	}
+	if s.unknown == nil {
+		return nil, errors.New("no tier is the default")
+	}
+	slices.SortFunc(s.tiers, func(a, b Tier) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Key, b.Key))
+	})
+	return s, nil
+}
+
+func newPlan(t *Tier, from string) *tierlimit.Plan {
+	p := &tierlimit.Plan{Tier: t.Key, OnStoreError: t.OnStoreError, Fallback: from == tierlimit.FromFallback}
+	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
+		p.Limits = append(p.Limits, t.Limits[name].named(name, from))
+	}
+	return p
+}
+
+// plan returns the plan of somebody on the tier key, "" for nobody known. A
+// tier that is not in the set (yet) falls back to the default.
+func (s *set) plan(key string) *tierlimit.Plan {
+	if key == "" {
+		return s.unknown.unknown
+	}
+	if p := s.byKey[key]; p != nil {
+		return p.tier
+	}
+	return s.unknown.fallback
+}

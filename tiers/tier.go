@@ -1,0 +1,209 @@
+package tiers
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// A Tier is a named plan: a set of limits and how they behave under load and
+// without a store.
+type Tier struct {
+	Key          string           `json:"key"`
+	Name         string           `json:"name"` // for people; defaults to the key
+	Default      bool             `json:"default"`
+	Priority     int              `json:"priority"`       // 0 to 1000; under load a lower one gives way first
+	OnStoreError tierlimit.Policy `json:"on_store_error"` // default local
+	Load         *Curve           `json:"load"`           // how load scales the adaptive limits; null: it does not
+	Limits       map[string]Limit `json:"limits"`
+	Version      int64            `json:"version"` // set by the catalogue; greater with each change
+}
+
+// A Curve says how far load scales a tier's adaptive limits: not at all up to a
+// CPU utilisation of Start, down to Floor from Full on, linearly in between.
+type Curve struct {
+	Start float64 `json:"start"` // 0 <= Start < Full
+	Full  float64 `json:"full"`  // Start < Full <= 1
+	Floor float64 `json:"floor"` // 0.05 to 1: the multiplier at full load
+}
+
+// A Limit is a ceiling inside a tier, which holds it by name.
+type Limit struct {
+	Scope    string
+	Max      int64 // or tierlimit.Unlimited
+	Window   tierlimit.Window
+	Adaptive bool
+}
+
+// Multiplier returns m = 1 - (1-Floor) * clamp((u-Start) / (Full-Start)) for a
+// CPU utilisation u, 0 to 1. A nil curve is always 1.
+func (c *Curve) Multiplier(u float64) float64 {
+	if c == nil {
+		return 1
+	}
+	way := min(max((u-c.Start)/(c.Full-c.Start), 0), 1)
+	return 1 - (1-c.Floor)*way
+}
+
+// Normalize fills in what a tier may leave out.
+func (t *Tier) Normalize() {
+	if t.Name == "" {
+		t.Name = t.Key
+	}
+	if t.OnStoreError == "" {
+		t.OnStoreError = tierlimit.Local
+	}
+}
+
+// Validate reports everything that is wrong with t, each as a
+// *tierlimit.FieldError, joined.
+func (t *Tier) Validate() error {
+	var errs []error
+	check := func(ok bool, field, value, want string) {
+		if !ok {
+			errs = append(errs, &tierlimit.FieldError{Field: field, Value: value, Want: want})
+		}
+	}
+	check(tierlimit.ValidName(t.Key), "key", t.Key, "1 to 64 characters of a-z, 0-9, _ and -, the first a letter or digit")
+	check(len(t.Name) <= 200, "name", t.Name, "at most 200 bytes")
+	check(t.Priority >= 0 && t.Priority <= 1000, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
+	check(t.OnStoreError.Valid(), "on_store_error", string(t.OnStoreError), "open, closed or local")
+	check(len(t.Limits) >= 1 && len(t.Limits) <= tierlimit.MaxLimits, "limits", strconv.Itoa(len(t.Limits))+" limits", "1 to 16 limits")
+	if t.Load != nil {
+		errs = append(errs, t.Load.validate()...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
+		limit := t.Limits[name].named(name, "")
+		if err := limit.Validate(); err != nil {
+			errs = append(errs, in("limits."+name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Curve) validate() (errs []error) {
+	check := func(ok bool, field string, value float64, want string) {
+		if !ok {
+			errs = append(errs, &tierlimit.FieldError{
+				Field: "load." + field, Value: strconv.FormatFloat(value, 'g', -1, 64), Want: want,
+			})
+		}
+	}
+	check(c.Start >= 0 && c.Start < 1, "start", c.Start, "from 0 to less than 1")
+	check(c.Full > c.Start && c.Full <= 1, "full", c.Full, "more than start and at most 1")
+	check(c.Floor >= 0.05 && c.Floor <= 1, "floor", c.Floor, "from 0.05 to 1")
+	return errs
+}
+
+func in(parent string, err error) error {
+	var field *tierlimit.FieldError
+	if errors.As(err, &field) {
+		return field.In(parent)
+	}
+	return fmt.Errorf("%s: %w", parent, err)
+}
+
+func (l Limit) named(name, from string) tierlimit.Limit {
+	return tierlimit.Limit{
+		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, From: from,
+	}
+}
+
+// clone lets a catalogue hand out tiers that its callers may change.
+func (t Tier) clone() Tier {
+	t.Limits = maps.Clone(t.Limits)
+	if t.Load != nil {
+		curve := *t.Load
+		t.Load = &curve
+	}
+	return t
+}
+
+type limitJSON struct {
+	Scope    string          `json:"scope,omitempty"`
+	Max      json.RawMessage `json:"max,omitempty"`
+	Window   string          `json:"window,omitempty"`
+	Period   string          `json:"period,omitempty"`
+	Anchor   string          `json:"anchor,omitempty"`
+	Adaptive bool            `json:"adaptive,omitempty"`
+}
+
+// MarshalJSON writes a fixed window as "window" and a calendar one as "period"
+// with its "anchor".
+func (l Limit) MarshalJSON() ([]byte, error) {
+	j := limitJSON{Scope: l.Scope, Max: json.RawMessage("null"), Adaptive: l.Adaptive}
+	if l.Max != tierlimit.Unlimited {
+		j.Max = strconv.AppendInt(nil, l.Max, 10)
+	}
+	if l.Window.Period == "" {
+		j.Window = l.Window.String()
+	} else {
+		j.Period, j.Anchor = string(l.Window.Period), "calendar"
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes, and refuses fields it does not
+// know. A max must be there: leaving it out by mistake must not mean unlimited.
+func (l *Limit) UnmarshalJSON(data []byte) error {
+	var j limitJSON
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&j); err != nil {
+		return err
+	}
+	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive}
+	var err error
+	if l.Max, err = parseMax(j.Max); err != nil {
+		return err
+	}
+	l.Window, err = parseWindow(j)
+	return err
+}
+
+func parseMax(raw json.RawMessage) (int64, error) {
+	if string(raw) == "null" {
+		return tierlimit.Unlimited, nil
+	}
+	var n int64
+	if err := json.Unmarshal(raw, &n); err != nil || n < 0 {
+		return 0, &tierlimit.FieldError{
+			Field: "max", Value: string(raw), Want: "a whole number from 0 to 1000000000000000, or null for unlimited",
+		}
+	}
+	return n, nil
+}
+
+func parseWindow(j limitJSON) (tierlimit.Window, error) {
+	switch {
+	case (j.Window == "") == (j.Period == ""):
+		return tierlimit.Window{}, &tierlimit.FieldError{
+			Field: "window", Value: j.Window, Want: "given, or period, and not both",
+		}
+	case j.Anchor != "" && (j.Anchor != "calendar" || j.Period == ""):
+		return tierlimit.Window{}, &tierlimit.FieldError{
+			Field: "anchor", Value: j.Anchor, Want: `"calendar", and only beside a period`,
+		}
+	case j.Period != "":
+		w := tierlimit.Window{Period: tierlimit.Period(j.Period)}
+		if w.Validate() != nil {
+			return w, &tierlimit.FieldError{Field: "period", Value: j.Period, Want: "day, week or month"}
+		}
+		return w, nil
+	}
+	d, err := time.ParseDuration(j.Window)
+	w := tierlimit.Window{Length: d}
+	if err != nil || w.Validate() != nil {
+		return w, &tierlimit.FieldError{
+			Field: "window", Value: j.Window, Want: "a duration of whole milliseconds from 1ms to 87840h, such as 60s",
+		}
+	}
+	return w, nil
+}

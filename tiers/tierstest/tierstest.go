@@ -1,0 +1,289 @@
+// Package tierstest is the one suite that every catalogue passes. It is for
+// tests only.
+package tierstest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// Run holds a catalogue to the contract of tiers.Catalogue. start returns a
+// fresh one that holds tiers.Builtin and no subject.
+func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
+	for name, test := range map[string]func(*testing.T, tiers.Catalogue){
+		"begins with the built-in tiers":             builtin,
+		"a tier comes back as it was written":        roundTrip,
+		"a wrong tier names every wrong field":       invalidTier,
+		"a tier's life":                              tierLife,
+		"a replaced limit is gone":                   replacedLimit,
+		"there is always exactly one default":        oneDefault,
+		"a tier in use cannot be deleted":            tierInUse,
+		"a subject's life":                           subjectLife,
+		"subjects are listed in order, page by page": subjectPages,
+		"of writers who saw the same, one wins":      oneWriterWins,
+		"a version is never given twice":             versionsRise,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, start(t)) })
+	}
+}
+
+func gold() tiers.Tier {
+	return tiers.Tier{
+		Key: "gold", Name: "Gold <&> ünïcode", Priority: 25, OnStoreError: tierlimit.Closed,
+		Load: &tiers.Curve{Start: 0.5, Full: 0.75, Floor: 0.25},
+		Limits: map[string]tiers.Limit{
+			"burst":     {Max: 3, Window: tierlimit.Window{Length: 250 * time.Millisecond}, Adaptive: true},
+			"exports":   {Scope: "exports", Max: 0, Window: tierlimit.Window{Period: tierlimit.Week}},
+			"per_day":   {Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
+			"per_month": {Max: tierlimit.Unlimited, Window: tierlimit.Window{Period: tierlimit.Month}},
+		},
+	}
+}
+
+func builtin(t *testing.T, c tiers.Catalogue) {
+	got := must(c.Tiers(t.Context()))(t)
+	want := tiers.Builtin()
+	for i := range got {
+		if got[i].Version <= 0 {
+			t.Errorf("tier %q has version %d", got[i].Key, got[i].Version)
+		}
+		got[i].Version = 0
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func roundTrip(t *testing.T, c tiers.Catalogue) {
+	created := must(c.CreateTier(t.Context(), gold()))(t)
+	read := must(c.Tier(t.Context(), "gold"))(t)
+	if !reflect.DeepEqual(created, read) {
+		t.Fatalf("created %+v\nread    %+v", created, read)
+	}
+	read.Version = 0
+	if !reflect.DeepEqual(read, gold()) {
+		t.Fatalf("read  %+v\nwrote %+v", read, gold())
+	}
+}
+
+func invalidTier(t *testing.T, c tiers.Catalogue) {
+	bad := gold()
+	bad.Key, bad.Priority, bad.OnStoreError, bad.Load.Floor = "Gold!", -1, "maybe", 0
+	bad.Limits["burst"] = tiers.Limit{Max: -2, Window: tierlimit.Window{Length: time.Second}}
+	bad.Limits["per_day"] = tiers.Limit{Max: 1, Window: tierlimit.Window{Period: tierlimit.Day}, Adaptive: true}
+	_, err := c.CreateTier(t.Context(), bad)
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, field := range []string{"key", "priority", "on_store_error", "load.floor", "limits.burst.max", "limits.per_day.adaptive"} {
+		if !strings.Contains(err.Error(), field+" ") {
+			t.Errorf("%q is not named in %v", field, err)
+		}
+	}
+}
+
+func tierLife(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	_, err := c.Tier(ctx, "gold")
+	wantErr(t, err, tiers.ErrNotFound)
+	_, err = c.ReplaceTier(ctx, gold(), 1)
+	wantErr(t, err, tiers.ErrNotFound)
+	wantErr(t, c.DeleteTier(ctx, "gold", 1), tiers.ErrNotFound)
+
+	first := must(c.CreateTier(ctx, gold()))(t)
+	_, err = c.CreateTier(ctx, gold())
+	wantErr(t, err, tiers.ErrExists)
+
+	changed := gold()
+	changed.Name = "Golden"
+	second := must(c.ReplaceTier(ctx, changed, first.Version))(t)
+	if second.Version <= first.Version || second.Name != "Golden" {
+		t.Fatalf("replaced %+v by %+v", first, second)
+	}
+	_, err = c.ReplaceTier(ctx, gold(), first.Version)
+	wantErr(t, err, tiers.ErrStale)
+	wantErr(t, c.DeleteTier(ctx, "gold", first.Version), tiers.ErrStale)
+	if err := c.DeleteTier(ctx, "gold", second.Version); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Tier(ctx, "gold")
+	wantErr(t, err, tiers.ErrNotFound)
+}
+
+func replacedLimit(t *testing.T, c tiers.Catalogue) {
+	first := must(c.CreateTier(t.Context(), gold()))(t)
+	changed := gold()
+	delete(changed.Limits, "burst")
+	changed.Load = nil
+	must(c.ReplaceTier(t.Context(), changed, first.Version))(t)
+	got := must(c.Tier(t.Context(), "gold"))(t)
+	got.Version = 0
+	if !reflect.DeepEqual(got, changed) {
+		t.Fatalf("got %+v\nwant %+v", got, changed)
+	}
+}
+
+func oneDefault(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	free := must(c.Tier(ctx, "free"))(t)
+	wantErr(t, c.DeleteTier(ctx, "free", free.Version), tiers.ErrInUse)
+	demoted := free
+	demoted.Default = false
+	_, err := c.ReplaceTier(ctx, demoted, free.Version)
+	wantErr(t, err, tiers.ErrInUse)
+
+	g := gold()
+	g.Default = true
+	must(c.CreateTier(ctx, g))(t)
+	var defaults []string
+	for _, tier := range must(c.Tiers(ctx))(t) {
+		if tier.Default {
+			defaults = append(defaults, tier.Key)
+		}
+	}
+	if !slices.Equal(defaults, []string{"gold"}) {
+		t.Fatalf("the default tiers are %v, want gold alone", defaults)
+	}
+	_, err = c.ReplaceTier(ctx, free, free.Version)
+	wantErr(t, err, tiers.ErrStale)
+}
+
+func tierInUse(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	g := must(c.CreateTier(ctx, gold()))(t)
+	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "gold"}))(t)
+	wantErr(t, c.DeleteTier(ctx, "gold", g.Version), tiers.ErrInUse)
+	if err := c.DeleteSubject(ctx, s.ID, s.Version); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.DeleteTier(ctx, "gold", g.Version); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func subjectLife(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	const id = "acct_42 {ü}"
+	_, err := c.Subject(ctx, id)
+	wantErr(t, err, tiers.ErrNotFound)
+	_, err = c.ReplaceSubject(ctx, tiers.Subject{ID: id, Tier: "pro"}, 1)
+	wantErr(t, err, tiers.ErrNotFound)
+	wantErr(t, c.DeleteSubject(ctx, id, 1), tiers.ErrNotFound)
+	for _, bad := range []tiers.Subject{{ID: id, Tier: "nosuch"}, {ID: "", Tier: "pro"}, {ID: "a\nb", Tier: "pro"}, {ID: id}} {
+		var field *tierlimit.FieldError
+		if _, err := c.CreateSubject(ctx, bad); !errors.As(err, &field) {
+			t.Errorf("%+v: %v, want a field error", bad, err)
+		}
+	}
+
+	first := must(c.CreateSubject(ctx, tiers.Subject{ID: id, Tier: "free"}))(t)
+	_, err = c.CreateSubject(ctx, tiers.Subject{ID: id, Tier: "pro"})
+	wantErr(t, err, tiers.ErrExists)
+	second := must(c.ReplaceSubject(ctx, tiers.Subject{ID: id, Tier: "pro"}, first.Version))(t)
+	if got := must(c.Subject(ctx, id))(t); got != second || got.Tier != "pro" || got.Version <= first.Version {
+		t.Fatalf("read %+v after %+v", got, second)
+	}
+	_, err = c.ReplaceSubject(ctx, tiers.Subject{ID: id, Tier: "nosuch"}, second.Version)
+	if err == nil {
+		t.Error("moved to a tier that is not there")
+	}
+	_, err = c.ReplaceSubject(ctx, tiers.Subject{ID: id, Tier: "free"}, first.Version)
+	wantErr(t, err, tiers.ErrStale)
+	wantErr(t, c.DeleteSubject(ctx, id, first.Version), tiers.ErrStale)
+	if err := c.DeleteSubject(ctx, id, second.Version); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Subject(ctx, id)
+	wantErr(t, err, tiers.ErrNotFound)
+}
+
+func subjectPages(t *testing.T, c tiers.Catalogue) {
+	var want []string
+	for i := range 25 {
+		want = append(want, fmt.Sprintf("acct_%02d", i))
+	}
+	for _, id := range slices.Backward(want) {
+		must(c.CreateSubject(t.Context(), tiers.Subject{ID: id, Tier: "pro"}))(t)
+	}
+	var got []string
+	for after := ""; ; {
+		page := must(c.Subjects(t.Context(), after, 10))(t)
+		if len(page) == 0 {
+			break
+		}
+		for _, s := range page {
+			got = append(got, s.ID)
+		}
+		after = got[len(got)-1]
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+}
+
+func oneWriterWins(t *testing.T, c tiers.Catalogue) {
+	s := must(c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+	const writers = 8
+	errs := make([]error, writers)
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			_, errs[i] = c.ReplaceSubject(context.Background(), tiers.Subject{ID: "acct_1", Tier: "pro"}, s.Version)
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else if !errors.Is(err, tiers.ErrStale) {
+			t.Error(err)
+		}
+	}
+	if won != 1 {
+		t.Fatalf("%d of %d writers won", won, writers)
+	}
+}
+
+func versionsRise(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	last := int64(0)
+	for range 3 {
+		s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+		if s.Version <= last {
+			t.Fatalf("version %d after %d: a deleted subject's version came back", s.Version, last)
+		}
+		last = s.Version
+		if err := c.DeleteSubject(ctx, "acct_1", s.Version); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// must returns what a call returned, once the test is told of its error.
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func wantErr(t *testing.T, got, want error) {
+	t.Helper()
+	if !errors.Is(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
