@@ -1,0 +1,240 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/migrations"
+	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/pgtiers"
+	"github.com/tierlimit/tierlimit/tiers/tierstest"
+)
+
+const templateDatabase = "tierlimit_template"
+
+// migrated is done once a run: each test gets a copy of a migrated database.
+var migrated = sync.OnceValue(func() error {
+	ctx := context.Background()
+	if err := execute(ctx, postgresServer.URL, "CREATE DATABASE "+templateDatabase); err != nil {
+		return err
+	}
+	_, err := migrations.Up(ctx, databaseURL(templateDatabase))
+	return err
+})
+
+func newDatabase(t *testing.T) (url string) {
+	t.Helper()
+	if err := migrated(); err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("test_%d", time.Now().UnixNano())
+	if err := execute(t.Context(), postgresServer.URL, "CREATE DATABASE "+name+" TEMPLATE "+templateDatabase); err != nil {
+		t.Fatal(err)
+	}
+	return databaseURL(name)
+}
+
+func databaseURL(name string) string {
+	u, err := url.Parse(postgresServer.URL)
+	if err != nil {
+		panic(err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
+
+func execute(ctx context.Context, url, sql string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+func openCatalogue(t *testing.T, url string) *pgtiers.Catalogue {
+	t.Helper()
+	c, err := pgtiers.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func follow(t *testing.T, url string) *tiers.Cache {
+	t.Helper()
+	source := openCatalogue(t, url)
+	c, err := tiers.NewCache(t.Context(), source, tiers.CacheConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func TestPostgresCatalogue(t *testing.T) {
+	tierstest.Run(t, func(t *testing.T) tiers.Catalogue { return openCatalogue(t, newDatabase(t)) })
+}
+
+func TestMigrationsRunOnceWhenReplicasStartTogether(t *testing.T) {
+	name := fmt.Sprintf("migrations_%d", time.Now().UnixNano())
+	if err := execute(t.Context(), postgresServer.URL, "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	applied := make(chan int, 4)
+	var wg sync.WaitGroup
+	for range cap(applied) {
+		wg.Go(func() {
+			steps, err := migrations.Up(context.Background(), databaseURL(name))
+			if err != nil {
+				t.Error(err)
+			}
+			applied <- len(steps)
+		})
+	}
+	wg.Wait()
+	close(applied)
+	total := 0
+	for n := range applied {
+		total += n
+	}
+	status, err := migrations.Status(t.Context(), databaseURL(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range status {
+		if !s.Applied {
+			t.Errorf("%s is not applied", s.Name)
+		}
+	}
+	if total != len(status) {
+		t.Errorf("%d migrations applied, there are %d", total, len(status))
+	}
+}
+
+// eventually waits for a condition that another process brings about.
+func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v", what, within)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func planOf(t *testing.T, c *tiers.Cache, subject string) *tierlimit.Plan {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testBudget)
+	defer cancel()
+	p, err := c.Resolve(ctx, subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func maxOf(p *tierlimit.Plan, limit string) int64 {
+	for _, l := range p.Limits {
+		if l.Name == limit {
+			return l.Max
+		}
+	}
+	return -2
+}
+
+func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
+	url := newDatabase(t)
+	admin, replicas := openCatalogue(t, url), []*tiers.Cache{follow(t, url), follow(t, url)}
+	ctx := t.Context()
+	everywhere := func(what string, holds func(*tiers.Cache) bool) {
+		t.Helper()
+		for i, r := range replicas {
+			eventually(t, time.Second, fmt.Sprintf("%s on replica %d", what, i), func() bool { return holds(r) })
+		}
+	}
+	for _, r := range replicas {
+		if p := planOf(t, r, "acct_42"); p.Tier != "free" || p.Fallback {
+			t.Fatalf("nobody yet: %+v", p)
+		}
+	}
+	s, err := admin.CreateSubject(ctx, tiers.Subject{ID: "acct_42", Tier: "pro"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	everywhere("on pro", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier == "pro" })
+
+	pro, err := admin.Tier(ctx, "pro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pro.Limits["per_minute"] = tiers.Limit{Max: 77, Window: tierlimit.Window{Length: time.Minute}}
+	if _, err := admin.ReplaceTier(ctx, pro, pro.Version); err != nil {
+		t.Fatal(err)
+	}
+	everywhere("pro has 77 a minute", func(r *tiers.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 77 })
+
+	if err := execute(ctx, url, `UPDATE tierlimit.limits SET max = 78 WHERE tier = 'pro' AND name = 'per_minute'`); err != nil {
+		t.Fatal(err)
+	}
+	everywhere("78 a minute, set by hand", func(r *tiers.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 78 })
+
+	if err := admin.DeleteSubject(ctx, s.ID, s.Version); err != nil {
+		t.Fatal(err)
+	}
+	everywhere("nobody again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier == "free" })
+}
+
+func TestAListenConnectionThatIsCutIsMadeAgain(t *testing.T) {
+	url := newDatabase(t)
+	admin, replica := openCatalogue(t, url), follow(t, url)
+	s, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Second, "on pro", func() bool { return planOf(t, replica, "acct_42").Tier == "pro" })
+	err = execute(t.Context(), url, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE 'LISTEN%'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.ReplaceSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "enterprise"}, s.Version); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "on enterprise", func() bool { return planOf(t, replica, "acct_42").Tier == "enterprise" })
+}
+
+func TestTheDatabaseItselfRefusesWhatGoWouldNotWrite(t *testing.T) {
+	url := newDatabase(t)
+	for _, sql := range []string{
+		`INSERT INTO tierlimit.tiers (key, name) VALUES ('Bad Key', 'x')`,
+		`INSERT INTO tierlimit.tiers (key, name, is_default) VALUES ('second', 'x', true)`,
+		`UPDATE tierlimit.tiers SET is_default = false`,
+		`DELETE FROM tierlimit.tiers WHERE key = 'free'`,
+		`UPDATE tierlimit.tiers SET load_floor = NULL WHERE key = 'free'`,
+		`UPDATE tierlimit.tiers SET load_start = 0.95 WHERE key = 'free'`,
+		`UPDATE tierlimit.limits SET max = -1`,
+		`UPDATE tierlimit.limits SET max = 1000000000000001`,
+		`UPDATE tierlimit.limits SET period = 'day' WHERE window_ms IS NOT NULL`,
+		`UPDATE tierlimit.limits SET window_ms = 0 WHERE window_ms IS NOT NULL`,
+		`UPDATE tierlimit.limits SET adaptive = true WHERE period IS NOT NULL`,
+		`INSERT INTO tierlimit.subjects (id, tier) VALUES ('a', 'nosuch')`,
+		`INSERT INTO tierlimit.subjects (id, tier) VALUES ('', 'free')`,
+	} {
+		err := execute(t.Context(), url, sql)
+		if err == nil || strings.Contains(err.Error(), "syntax") {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+}

@@ -1,0 +1,320 @@
+package tiers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// A fakeSource is a catalogue somewhere else, which can be lost, slow or deaf.
+type fakeSource struct {
+	mu       sync.Mutex
+	version  int64
+	tiers    []tiers.Tier
+	tiersAt  int64
+	subjects map[string]tiers.Subject
+	removed  []tiers.Subject
+	err      error
+	delay    time.Duration
+	deaf     bool
+	wake     func()
+	lookups  [][]string
+}
+
+func newFakeSource() *fakeSource {
+	return &fakeSource{version: 1, tiersAt: 1, tiers: tiers.Builtin(), subjects: make(map[string]tiers.Subject)}
+}
+
+func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return tiers.Changes{}, f.err
+	}
+	ch := tiers.Changes{Version: f.version}
+	if f.tiersAt > since {
+		ch.Tiers = slices.Clone(f.tiers)
+	}
+	for _, s := range f.subjects {
+		if s.Version > since {
+			ch.Subjects = append(ch.Subjects, s)
+		}
+	}
+	for _, s := range f.removed {
+		if s.Version > since {
+			ch.Removed = append(ch.Removed, s)
+		}
+	}
+	return ch, nil
+}
+
+func (f *fakeSource) Lookup(ctx context.Context, ids []string) ([]tiers.Subject, int64, error) {
+	f.mu.Lock()
+	delay := f.delay
+	f.lookups = append(f.lookups, ids)
+	var found []tiers.Subject
+	for _, id := range ids {
+		if s, ok := f.subjects[id]; ok {
+			found = append(found, s)
+		}
+	}
+	version, err := f.version, f.err
+	f.mu.Unlock()
+	if delay > 0 { // what was read may be old by the time it arrives
+		select {
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		case <-time.After(delay):
+		}
+	}
+	return found, version, err
+}
+
+func (f *fakeSource) Listen(ctx context.Context, wake func()) error {
+	f.mu.Lock()
+	f.wake = wake
+	f.mu.Unlock()
+	wake()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// change does something to the source and lets those who listen know.
+func (f *fakeSource) change(do func(version int64)) {
+	f.mu.Lock()
+	f.version++
+	do(f.version)
+	wake := f.wake
+	if f.deaf {
+		wake = nil
+	}
+	f.mu.Unlock()
+	if wake != nil {
+		wake()
+	}
+}
+
+func (f *fakeSource) put(id, tier string) {
+	f.change(func(v int64) { f.subjects[id] = tiers.Subject{ID: id, Tier: tier, Version: v} })
+}
+
+func (f *fakeSource) remove(id string) {
+	f.change(func(v int64) {
+		delete(f.subjects, id)
+		f.removed = append(f.removed, tiers.Subject{ID: id, Version: v})
+	})
+}
+
+func (f *fakeSource) set(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+}
+
+func newCache(t *testing.T, f *fakeSource, cfg tiers.CacheConfig) *tiers.Cache {
+	t.Helper()
+	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	c, err := tiers.NewCache(t.Context(), f, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// resolve asks as the engine does, with a decision's budget.
+func resolve(t *testing.T, c *tiers.Cache, subject string) *tierlimit.Plan {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	p, err := c.Resolve(ctx, subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func wantTier(t *testing.T, p *tierlimit.Plan, tier string, fallback bool) {
+	t.Helper()
+	if p.Tier != tier || p.Fallback != fallback {
+		t.Fatalf("on %s, fallback %v; want %s, %v", p.Tier, p.Fallback, tier, fallback)
+	}
+}
+
+func TestCacheFollowsSubjects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "pro")
+		c := newCache(t, f, tiers.CacheConfig{})
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+		wantTier(t, resolve(t, c, "nobody"), "free", false)
+
+		f.put("acct_42", "enterprise")
+		f.put("nobody", "pro")
+		synctest.Wait()
+		wantTier(t, resolve(t, c, "acct_42"), "enterprise", false)
+		wantTier(t, resolve(t, c, "nobody"), "pro", false)
+
+		f.remove("acct_42")
+		synctest.Wait()
+		wantTier(t, resolve(t, c, "acct_42"), "free", false)
+		if n := len(f.lookups); n != 2 {
+			t.Errorf("%d look-ups for two subjects: %v", n, f.lookups)
+		}
+	})
+}
+
+func TestCacheFollowsTiers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		c := newCache(t, f, tiers.CacheConfig{})
+		resolve(t, c, "nobody")
+		f.change(func(v int64) {
+			f.tiers, f.tiersAt = tiers.Builtin(), v
+			f.tiers[0].Limits["per_minute"] = tiers.Limit{Max: 50, Window: tierlimit.Window{Length: time.Minute}}
+		})
+		synctest.Wait()
+		if most := resolve(t, c, "nobody").Limits[1].Max; most != 50 {
+			t.Errorf("per_minute is %d after it was set to 50", most)
+		}
+	})
+}
+
+func TestCachePollsWhenNotificationsAreLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "free")
+		c := newCache(t, f, tiers.CacheConfig{})
+		wantTier(t, resolve(t, c, "acct_42"), "free", false)
+		f.set(func() { f.deaf = true })
+		f.put("acct_42", "pro")
+		synctest.Wait()
+		wantTier(t, resolve(t, c, "acct_42"), "free", false)
+		time.Sleep(5*time.Second + time.Millisecond) // the bubble's clock
+		synctest.Wait()
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+	})
+}
+
+func TestCacheNeverTakesInvalidTiers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		c := newCache(t, f, tiers.CacheConfig{})
+		for name, bad := range map[string][]tiers.Tier{
+			"empty":      {},
+			"no default": tiers.Builtin()[1:],
+			"an invalid": {{Key: "free", Default: true}},
+		} {
+			f.change(func(v int64) { f.tiers, f.tiersAt = bad, v })
+			synctest.Wait()
+			if p := resolve(t, c, "nobody"); p.Tier != "free" || len(p.Limits) != 2 {
+				t.Errorf("%s: put in force: %+v", name, p)
+			}
+		}
+		f.change(func(v int64) { f.tiers, f.tiersAt = tiers.Builtin(), v })
+		synctest.Wait()
+		if c.Version() != f.version {
+			t.Errorf("at version %d after valid tiers came back, want %d", c.Version(), f.version)
+		}
+	})
+}
+
+func TestCacheOutlivesAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "pro")
+		f.put("acct_43", "pro")
+		c := newCache(t, f, tiers.CacheConfig{})
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+		f.set(func() { f.err = errors.New("connection refused") })
+		time.Sleep(time.Hour)
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+		wantTier(t, resolve(t, c, "acct_43"), "free", true)
+		f.set(func() { f.err = nil })
+		time.Sleep(time.Second)
+		wantTier(t, resolve(t, c, "acct_43"), "pro", false)
+	})
+}
+
+func TestALookUpTakesAtMostHalfTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "pro")
+		f.delay = 200 * time.Millisecond
+		c := newCache(t, f, tiers.CacheConfig{})
+		start := time.Now()
+		wantTier(t, resolve(t, c, "acct_42"), "free", true)
+		if took := time.Since(start); took != 25*time.Millisecond {
+			t.Errorf("waited %v of a budget of 50ms", took)
+		}
+		time.Sleep(time.Second)
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+	})
+}
+
+func TestALookUpOvertakenByAChangeIsMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "free")
+		f.delay = 100 * time.Millisecond
+		c := newCache(t, f, tiers.CacheConfig{})
+		resolve(t, c, "acct_42")
+		synctest.Wait() // read as free, and on its way
+		f.put("acct_42", "pro")
+		time.Sleep(time.Second)
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+	})
+}
+
+func TestManyWhoAskForOneSubjectShareALookUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "pro")
+		f.delay = 10 * time.Millisecond
+		c := newCache(t, f, tiers.CacheConfig{})
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() { wantTier(t, resolve(t, c, "acct_42"), "pro", false) })
+		}
+		wg.Wait()
+		if len(f.lookups) != 1 {
+			t.Errorf("%d look-ups", len(f.lookups))
+		}
+	})
+}
+
+func TestAFloodOfMadeUpSubjectsIsAFewQueriesAndEvictsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "pro")
+		c := newCache(t, f, tiers.CacheConfig{Subjects: 1000})
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+		f.set(func() { f.delay = 5 * time.Millisecond })
+		var wg sync.WaitGroup
+		for i := range 20_000 {
+			wg.Go(func() { resolve(t, c, fmt.Sprint("made-up-", i)) })
+		}
+		wg.Wait()
+		time.Sleep(time.Second)
+		f.set(func() {
+			if n := len(f.lookups); n > 20_000/512+2 {
+				t.Errorf("%d queries for 20,000 names", n)
+			}
+			f.lookups = nil
+		})
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+		if len(f.lookups) != 0 {
+			t.Error("the flood evicted a customer")
+		}
+	})
+}

@@ -1,0 +1,130 @@
+package tiers
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	lookupBatch   = 512                    // most subjects in one query
+	lookupQueue   = 8192                   // most subjects waiting; past it nobody waits
+	lookupTimeout = time.Second            // longest query
+	lookupPause   = 500 * time.Millisecond // after a failure nobody waits for so long
+)
+
+// lookups bundles the questions for subjects that are not held: whoever asks
+// while a query is under way is in the next one. At most one query runs.
+type lookups struct {
+	ctx   context.Context //nolint:containedctx // ends the queries when the cache closes
+	query func(ctx context.Context, ids []string) (map[string]Subject, error)
+
+	mu         sync.Mutex
+	waiting    map[string]*answer // guarded by mu: asked and not answered yet
+	queue      []string           // guarded by mu: asked and not sent yet
+	busy       bool               // guarded by mu: a goroutine is at it
+	pauseUntil time.Time          // guarded by mu
+	running    sync.WaitGroup
+}
+
+// An answer is for all who asked for one subject at a time.
+type answer struct {
+	done chan struct{} // closed once tier and err are set
+	tier string        // "" for nobody known
+	err  error
+}
+
+func (l *lookups) start(ctx context.Context, query func(context.Context, []string) (map[string]Subject, error)) {
+	l.ctx, l.query, l.waiting = ctx, query, make(map[string]*answer)
+}
+
+// wait returns when no query is under way and none will be.
+func (l *lookups) wait() {
+	l.running.Wait()
+}
+
+// ask returns nil when it would make no sense to wait: too many do, or the last
+// query has just failed (the question is sent all the same, to know when the
+// source is back).
+func (l *lookups) ask(subject string) *answer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.waiting[subject]
+	if a == nil {
+		if len(l.waiting) >= lookupQueue || l.ctx.Err() != nil {
+			return nil
+		}
+		a = &answer{done: make(chan struct{})}
+		l.waiting[subject] = a
+		l.queue = append(l.queue, subject)
+		if !l.busy {
+			l.busy = true
+			l.running.Go(l.work)
+		}
+	}
+	if time.Now().Before(l.pauseUntil) {
+		return nil
+	}
+	return a
+}
+
+// await reports whether the answer came in half the time ctx leaves.
+func (a *answer) await(ctx context.Context) bool {
+	if a == nil {
+		return false
+	}
+	wait := lookupTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/2)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-a.done:
+		return a.err == nil
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// work sends queries until nobody waits.
+func (l *lookups) work() {
+	for {
+		batch := l.next()
+		if batch == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, lookupTimeout)
+		found, err := l.query(ctx, batch)
+		cancel()
+		l.settle(batch, found, err)
+	}
+}
+
+func (l *lookups) next() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.queue) == 0 {
+		l.busy = false
+		return nil
+	}
+	n := min(lookupBatch, len(l.queue))
+	batch := l.queue[:n:n]
+	l.queue = l.queue[n:]
+	return batch
+}
+
+func (l *lookups) settle(batch []string, found map[string]Subject, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.pauseUntil = time.Now().Add(lookupPause)
+	}
+	for _, id := range batch {
+		a := l.waiting[id]
+		delete(l.waiting, id)
+		a.tier, a.err = found[id].Tier, err
+		close(a.done)
+	}
+}

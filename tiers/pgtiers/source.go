@@ -1,0 +1,126 @@
+package pgtiers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// changesPage bounds how many changed subjects one call returns.
+const changesPage = 10_000
+
+// Changes implements tiers.Source.
+func (c *Catalogue) Changes(ctx context.Context, since int64) (ch tiers.Changes, err error) {
+	err = c.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		ch, err = selectChanges(ctx, tx, since)
+		return err
+	})
+	if err != nil {
+		return tiers.Changes{}, fmt.Errorf("read changes since version %d: %w", since, err)
+	}
+	return ch, nil
+}
+
+func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Changes, err error) {
+	var tiersVersion, forgotten int64
+	err = tx.QueryRow(ctx, `SELECT version, tiers_version, forgotten FROM tierlimit.catalogue`).
+		Scan(&ch.Version, &tiersVersion, &forgotten)
+	if err != nil || ch.Version == since {
+		return ch, err
+	}
+	if tiersVersion > since {
+		if ch.Tiers, err = selectTiers(ctx, tx, ""); err != nil {
+			return ch, err
+		}
+	}
+	if since == 0 || since < forgotten {
+		ch.ForgetSubjects = true
+		return ch, nil
+	}
+	rows, _ := tx.Query(ctx, `
+		SELECT id, tier, version FROM tierlimit.subjects WHERE version > $1 ORDER BY version LIMIT $2`, since, changesPage)
+	if ch.Subjects, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Subject]); err != nil {
+		return ch, err
+	}
+	if len(ch.Subjects) == changesPage {
+		ch.Version, ch.More = ch.Subjects[changesPage-1].Version, true
+	}
+	rows, _ = tx.Query(ctx, `
+		SELECT subject AS id, '' AS tier, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
+	ch.Removed, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Subject])
+	return ch, err
+}
+
+// Lookup implements tiers.Source. One statement sees one snapshot, so the
+// version and the subjects belong together.
+func (c *Catalogue) Lookup(ctx context.Context, ids []string) (found []tiers.Subject, version int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	rows, _ := c.pool.Query(ctx, `
+		SELECT c.version, coalesce(s.id, ''), coalesce(s.tier, ''), coalesce(s.version, 0)
+		FROM tierlimit.catalogue c LEFT JOIN tierlimit.subjects s ON s.id = ANY ($1)`, ids)
+	var s tiers.Subject
+	_, err = pgx.ForEachRow(rows, []any{&version, &s.ID, &s.Tier, &s.Version}, func() error {
+		if s.ID != "" {
+			found = append(found, s)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("look up %d subjects: %w", len(ids), err)
+	}
+	return found, version, nil
+}
+
+// pingEvery is how often a quiet LISTEN connection is tried: a half-open one
+// shows no error by itself.
+const pingEvery = 2 * time.Second
+
+// Listen implements tiers.Source. It uses a connection of its own: LISTEN does
+// not survive a pool, nor PgBouncer in transaction mode.
+func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
+	conn, err := pgx.ConnectConfig(ctx, c.pool.Config().ConnConfig)
+	if err != nil {
+		return fmt.Errorf("listen for changes: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(ctx) // the connection is given up either way
+	}()
+	if _, err := conn.Exec(ctx, `LISTEN tierlimit`); err != nil {
+		return fmt.Errorf("listen for changes: %w", err)
+	}
+	// What was notified while nobody listened is lost: look once now.
+	wake()
+	for {
+		heard, err := c.waitForNotification(ctx, conn)
+		if err != nil {
+			return fmt.Errorf("listen for changes: %w", err)
+		}
+		if heard {
+			wake()
+		}
+	}
+}
+
+// waitForNotification returns whether one came before it was time to ping.
+func (c *Catalogue) waitForNotification(ctx context.Context, conn *pgx.Conn) (heard bool, err error) {
+	wait, cancel := context.WithTimeout(ctx, pingEvery)
+	defer cancel()
+	_, err = conn.WaitForNotification(wait)
+	if err == nil {
+		return true, nil
+	}
+	if ctx.Err() != nil || !pgconn.Timeout(err) {
+		return false, err
+	}
+	ping, cancel := context.WithTimeout(ctx, pingEvery)
+	defer cancel()
+	return false, conn.Ping(ping)
+}

@@ -1,0 +1,224 @@
+package pgtiers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// Tiers implements tiers.Catalogue.
+func (c *Catalogue) Tiers(ctx context.Context) (list []tiers.Tier, err error) {
+	err = c.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		list, err = selectTiers(ctx, tx, "")
+		return err
+	})
+	return list, err
+}
+
+// Tier implements tiers.Catalogue.
+func (c *Catalogue) Tier(ctx context.Context, key string) (t tiers.Tier, err error) {
+	err = c.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		t, err = selectTier(ctx, tx, key)
+		return err
+	})
+	return t, err
+}
+
+// CreateTier implements tiers.Catalogue.
+func (c *Catalogue) CreateTier(ctx context.Context, t tiers.Tier) (tiers.Tier, error) {
+	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := selectTier(ctx, tx, t.Key)
+		if err == nil {
+			return tiers.TierError(t.Key, tiers.ErrExists)
+		}
+		if errors.Is(err, tiers.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+}
+
+// ReplaceTier implements tiers.Catalogue.
+func (c *Catalogue) ReplaceTier(ctx context.Context, t tiers.Tier, version int64) (tiers.Tier, error) {
+	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) error {
+		old, err := selectTierAt(ctx, tx, t.Key, version)
+		if err == nil && old.Default && !t.Default {
+			err = tiers.StillDefaultError(t.Key)
+		}
+		return err
+	})
+}
+
+// DeleteTier implements tiers.Catalogue.
+func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) error {
+	return c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		old, err := selectTierAt(ctx, tx, key, version)
+		if err != nil {
+			return err
+		}
+		if old.Default {
+			return tiers.StillDefaultError(key)
+		}
+		var subject string
+		err = tx.QueryRow(ctx, `SELECT id FROM tierlimit.subjects WHERE tier = $1 LIMIT 1`, key).Scan(&subject)
+		if err == nil {
+			return fmt.Errorf("tier %q is %w: subject %q is on it", key, tiers.ErrInUse, subject)
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		_, err = tx.Exec(ctx, `DELETE FROM tierlimit.tiers WHERE key = $1`, key)
+		return err
+	})
+}
+
+// putTier writes t once check has agreed, in one transaction.
+func (c *Catalogue) putTier(ctx context.Context, t tiers.Tier, check func(context.Context, pgx.Tx) error) (written tiers.Tier, err error) {
+	t.Normalize()
+	if err := t.Validate(); err != nil {
+		return tiers.Tier{}, err
+	}
+	err = c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		if err := check(ctx, tx); err != nil {
+			return err
+		}
+		batch := &pgx.Batch{}
+		queueTier(batch, t)
+		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+			return err
+		}
+		written, err = selectTier(ctx, tx, t.Key)
+		return err
+	})
+	return written, err
+}
+
+func queueTier(batch *pgx.Batch, t tiers.Tier) {
+	if t.Default {
+		batch.Queue(`UPDATE tierlimit.tiers SET is_default = false WHERE is_default AND key <> $1`, t.Key)
+	}
+	var start, full, floor *float64
+	if t.Load != nil {
+		start, full, floor = &t.Load.Start, &t.Load.Full, &t.Load.Floor
+	}
+	batch.Queue(`
+		INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (key) DO UPDATE SET name = $2, is_default = $3, priority = $4, on_store_error = $5,
+			load_start = $6, load_full = $7, load_floor = $8`,
+		t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor)
+	batch.Queue(`DELETE FROM tierlimit.limits WHERE tier = $1`, t.Key)
+	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
+		l := t.Limits[name]
+		batch.Queue(`
+			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive)
+			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7)`,
+			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive)
+	}
+}
+
+func selectTierAt(ctx context.Context, tx pgx.Tx, key string, version int64) (tiers.Tier, error) {
+	t, err := selectTier(ctx, tx, key)
+	if err == nil && t.Version != version {
+		err = tiers.TierError(key, tiers.ErrStale)
+	}
+	return t, err
+}
+
+func selectTier(ctx context.Context, tx pgx.Tx, key string) (tiers.Tier, error) {
+	if key == "" {
+		return tiers.Tier{}, tiers.TierError(key, tiers.ErrNotFound)
+	}
+	list, err := selectTiers(ctx, tx, key)
+	if err == nil && len(list) == 0 {
+		err = tiers.TierError(key, tiers.ErrNotFound)
+	}
+	if err != nil {
+		return tiers.Tier{}, err
+	}
+	return list[0], nil
+}
+
+type tierRow struct {
+	Key          string
+	Name         string
+	IsDefault    bool
+	Priority     int
+	OnStoreError string
+	LoadStart    *float64
+	LoadFull     *float64
+	LoadFloor    *float64
+	Version      int64
+}
+
+type limitRow struct {
+	Tier     string
+	Name     string
+	Scope    string
+	Max      *int64
+	WindowMS *int64 `db:"window_ms"`
+	Period   *string
+	Adaptive bool
+}
+
+// selectTiers reads the tier key, or all when key is empty.
+func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, error) {
+	rows, _ := tx.Query(ctx, `
+		SELECT key, name, is_default, priority, on_store_error, load_start, load_full, load_floor, version
+		FROM tierlimit.tiers WHERE $1 IN ('', key) ORDER BY priority, key`, key)
+	tierRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[tierRow])
+	if err != nil {
+		return nil, fmt.Errorf("read tiers: %w", err)
+	}
+	rows, _ = tx.Query(ctx, `
+		SELECT tier, name, scope, max, window_ms, period, adaptive FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
+	limitRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
+	if err != nil {
+		return nil, fmt.Errorf("read limits: %w", err)
+	}
+	limits := make(map[string]map[string]tiers.Limit)
+	for _, r := range limitRows {
+		if limits[r.Tier] == nil {
+			limits[r.Tier] = make(map[string]tiers.Limit)
+		}
+		limits[r.Tier][r.Name] = r.limit()
+	}
+	list := make([]tiers.Tier, len(tierRows))
+	for i, r := range tierRows {
+		list[i] = r.tier(limits[r.Key])
+	}
+	return list, nil
+}
+
+func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
+	t := tiers.Tier{
+		Key: r.Key, Name: r.Name, Default: r.IsDefault, Priority: r.Priority,
+		OnStoreError: tierlimit.Policy(r.OnStoreError), Limits: limits, Version: r.Version,
+	}
+	if r.LoadStart != nil {
+		t.Load = &tiers.Curve{Start: *r.LoadStart, Full: *r.LoadFull, Floor: *r.LoadFloor}
+	}
+	return t
+}
+
+func (r limitRow) limit() tiers.Limit {
+	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive}
+	if r.Max != nil {
+		l.Max = *r.Max
+	}
+	if r.WindowMS != nil {
+		l.Window.Length = time.Duration(*r.WindowMS) * time.Millisecond
+	}
+	if r.Period != nil {
+		l.Window.Period = tierlimit.Period(*r.Period)
+	}
+	return l
+}
