@@ -1,0 +1,128 @@
+package httplimit
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/problem"
+)
+
+// A Limiter decides; *tierlimit.Limiter does.
+type Limiter interface {
+	Take(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error)
+	Peek(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error)
+}
+
+// Config tunes the middleware. The zero Config limits every request by its
+// client's address, at a cost of 1.
+type Config struct {
+	Subject SubjectFunc                // who is asking; default ByAddress with no trusted proxy
+	Scope   func(*http.Request) string // the part of the API asked for; default ""
+	Cost    func(*http.Request) int64  // what the request is charged; 0 lets it through uncharged; default 1
+	Skip    func(*http.Request) bool   // true passes the request by the limiter; default never
+	Legacy  LegacyHeaders              // X-RateLimit-* beside the standard headers; default NoLegacy
+	Logger  *slog.Logger               // told of requests answered without the store, at debug level; default slog.Default
+}
+
+// New returns a middleware that asks lim about every request.
+func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
+	if lim == nil {
+		return nil, &tierlimit.FieldError{Field: "lim", Value: "nil", Want: "a limiter"}
+	}
+	if cfg.Subject == nil {
+		cfg.Subject = ByAddress(AddressConfig{})
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if !cfg.Legacy.valid() {
+		return nil, &tierlimit.FieldError{Field: "Legacy", Value: string(cfg.Legacy), Want: "empty, epoch or delta"}
+	}
+	g := &guard{lim: lim, cfg: cfg}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, next) })
+	}, nil
+}
+
+type guard struct {
+	lim Limiter
+	cfg Config
+}
+
+func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	if g.cfg.Skip != nil && g.cfg.Skip(r) {
+		next.ServeHTTP(w, r)
+		return
+	}
+	subject, err := g.cfg.Subject(r)
+	if err != nil {
+		g.cfg.Logger.Warn("httplimit: cannot tell who is asking", "error", err)
+		problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: "It could not be established who is asking."})
+		return
+	}
+	if subject == "" {
+		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Detail: "The request does not say who is asking."})
+		return
+	}
+	d, err := g.decide(r, subject)
+	var field *tierlimit.FieldError
+	if errors.As(err, &field) {
+		problem.Write(w, problem.Problem{
+			Status: http.StatusBadRequest, Detail: "The request cannot be limited.",
+			Errors: []problem.Field{{Field: field.Field, Detail: field.Error()}},
+		})
+		return
+	}
+	if err != nil {
+		g.cfg.Logger.Debug("httplimit: answered without the store", "tier", d.Tier, "allowed", d.Allowed, "error", err)
+	}
+	SetHeaders(w.Header(), &d, g.cfg.Legacy)
+	if !d.Allowed {
+		Deny(w, &d)
+		return
+	}
+	next.ServeHTTP(w, r.WithContext(tierlimit.NewContext(r.Context(), d)))
+}
+
+func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, error) {
+	req := tierlimit.Request{Subject: subject, Cost: 1}
+	if g.cfg.Scope != nil {
+		req.Scope = g.cfg.Scope(r)
+	}
+	if g.cfg.Cost != nil {
+		req.Cost = g.cfg.Cost(r)
+	}
+	if req.Cost != 0 {
+		return g.lim.Take(r.Context(), req)
+	}
+	d, err := g.lim.Peek(r.Context(), req)
+	d.Allowed = true // it costs nothing: no limit can stand against it
+	return d, err
+}
+
+// Deny answers a denied request: 429, or 503 when it was not the customer's use
+// that denied it. SetHeaders comes first.
+func Deny(w http.ResponseWriter, d *tierlimit.Decision) {
+	p := problem.Problem{Decision: d}
+	switch d.Reason {
+	case tierlimit.StoreDown:
+		p.Type, p.Status = problem.TemporaryReducedCapacity, http.StatusServiceUnavailable
+		p.Title, p.Detail = "Temporary reduced capacity", "Usage cannot be counted at the moment."
+	case tierlimit.CostTooLarge:
+		p.Detail = "The request costs more than the plan ever allows at once; waiting does not help."
+	case tierlimit.LoadScaled:
+		p.Detail = "The service is busy and this plan's limit is lowered for the time being."
+	default:
+		p.Detail = "The plan's limit is reached."
+	}
+	if p.Status == 0 {
+		p.Type, p.Status, p.Title = problem.QuotaExceeded, http.StatusTooManyRequests, "Quota exceeded"
+	}
+	if d.Limit != "" {
+		p.ViolatedPolicies = []string{d.Limit}
+	}
+	problem.Write(w, p)
+}

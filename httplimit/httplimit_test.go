@@ -1,0 +1,293 @@
+package httplimit_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dunglas/httpsfv"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+var noon = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+type clock struct{ now time.Time }
+
+func newLimiter(t *testing.T, c *clock) *tierlimit.Limiter {
+	t.Helper()
+	resolver, err := tiers.Static(tiers.Builtin(), func(subject string) string {
+		if strings.HasPrefix(subject, "acct_") {
+			return "pro"
+		}
+		return ""
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim, err := tierlimit.New(tierlimit.Config{
+		Store: memstore.New(memstore.Config{Now: func() time.Time { return c.now }}),
+		Tiers: resolver,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lim
+}
+
+func serve(t *testing.T, lim httplimit.Limiter, cfg httplimit.Config) func(*http.Request) *httptest.ResponseRecorder {
+	t.Helper()
+	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	mw, err := httplimit.New(lim, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := mw(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d, ok := tierlimit.FromContext(r.Context())
+		if !ok && (cfg.Skip == nil || !cfg.Skip(r)) {
+			t.Error("no decision in the request's context")
+		}
+		_, _ = io.WriteString(w, d.Subject)
+	}))
+	return func(r *http.Request) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w
+	}
+}
+
+func get(header ...string) *http.Request {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr = "203.0.113.7:4711"
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	return r
+}
+
+func TestFiveAreServedAndTheSixthIsToldWhenToComeBack(t *testing.T) {
+	c := &clock{now: noon}
+	do := serve(t, newLimiter(t, c), httplimit.Config{})
+	for i := range 5 {
+		w := do(get())
+		want := `"per_day";r=` + strconv.Itoa(999-i) + `;t=43200, "per_minute";r=` + strconv.Itoa(4-i) + `;t=60`
+		if w.Code != 200 || w.Header().Get("RateLimit") != want {
+			t.Fatalf("request %d: %d, RateLimit %s, want %s", i+1, w.Code, w.Header().Get("RateLimit"), want)
+		}
+		if got := w.Header().Get("RateLimit-Policy"); got != `"per_day";q=1000;w=86400, "per_minute";q=5;w=60` {
+			t.Errorf("RateLimit-Policy: %s", got)
+		}
+	}
+	c.now = noon.Add(18*time.Second + 500*time.Millisecond)
+	w := do(get())
+	if w.Code != 429 || w.Header().Get("Retry-After") != "42" || w.Header().Get("Content-Type") != "application/problem+json" || w.Header().Get("Cache-Control") != "no-store" {
+		t.Fatalf("the sixth: %d %v", w.Code, w.Header())
+	}
+	var p struct {
+		Type     string
+		Status   int
+		Violated []string `json:"violated-policies"`
+		Decision tierlimit.Decision
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(p.Type, "#quota-exceeded") || p.Status != 429 || len(p.Violated) != 1 || p.Violated[0] != "per_minute" ||
+		p.Decision.Reason != tierlimit.Exceeded || p.Decision.RetryAfter != 41500*time.Millisecond {
+		t.Errorf("the problem: %s", w.Body)
+	}
+	c.now = noon.Add(60 * time.Second)
+	if w := do(get()); w.Code != 200 {
+		t.Errorf("a minute later: %d", w.Code)
+	}
+}
+
+func TestTheHeadersAreStructuredFields(t *testing.T) {
+	do := serve(t, newLimiter(t, &clock{now: noon}), httplimit.Config{})
+	for range 7 {
+		w := do(get())
+		for _, name := range []string{"RateLimit", "RateLimit-Policy"} {
+			list, err := httpsfv.UnmarshalList(w.Header().Values(name))
+			if err != nil || len(list) != 2 {
+				t.Fatalf("%s %q: %v, %v", name, w.Header().Values(name), list, err)
+			}
+			for _, member := range list {
+				if _, ok := member.(httpsfv.Item).Value.(string); !ok {
+					t.Errorf("%s: %v is no string item", name, member)
+				}
+			}
+		}
+	}
+}
+
+func TestMonthsAndUnlimitedWindowsSendOnlyWhatIsTrue(t *testing.T) {
+	d := tierlimit.Decision{Allowed: true, Windows: []tierlimit.WindowState{
+		{Limit: "burst", EffectiveMax: 3, Remaining: 2, Reset: 100 * time.Millisecond, Window: tierlimit.Window{Length: 250 * time.Millisecond}},
+		{Limit: "ever", EffectiveMax: tierlimit.Unlimited, Remaining: tierlimit.Unlimited, Window: tierlimit.Window{Length: time.Hour}},
+		{Limit: "per_month", EffectiveMax: 10, Remaining: 10, Reset: time.Hour, Window: tierlimit.Window{Period: tierlimit.Month}},
+		{Limit: "unbegun", EffectiveMax: 5, Remaining: 5, Window: tierlimit.Window{Length: time.Minute}},
+	}}
+	h := http.Header{}
+	httplimit.SetHeaders(h, &d, httplimit.NoLegacy)
+	if got, want := h.Get("RateLimit-Policy"), `"burst";q=3;w=1, "per_month";q=10, "unbegun";q=5;w=60`; got != want {
+		t.Errorf("RateLimit-Policy %s, want %s", got, want)
+	}
+	if got, want := h.Get("RateLimit"), `"burst";r=2;t=1, "per_month";r=10;t=3600, "unbegun";r=5`; got != want {
+		t.Errorf("RateLimit %s, want %s", got, want)
+	}
+}
+
+func TestLegacyHeaders(t *testing.T) {
+	do := serve(t, newLimiter(t, &clock{now: noon}), httplimit.Config{Legacy: httplimit.LegacyDelta})
+	w := do(get())
+	for name, want := range map[string]string{"X-RateLimit-Limit": "5", "X-RateLimit-Remaining": "4", "X-RateLimit-Reset": "60"} {
+		if got := w.Header().Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	do = serve(t, newLimiter(t, &clock{now: noon}), httplimit.Config{Legacy: httplimit.LegacyEpoch})
+	reset, err := strconv.ParseInt(do(get()).Header().Get("X-RateLimit-Reset"), 10, 64)
+	if until := time.Until(time.Unix(reset, 0)); err != nil || until < 50*time.Second || until > 61*time.Second {
+		t.Errorf("epoch reset %d is %v from now", reset, until)
+	}
+	if _, err := httplimit.New(newLimiter(t, &clock{}), httplimit.Config{Legacy: "date"}); err == nil {
+		t.Error(`Legacy "date" was accepted`)
+	}
+}
+
+func TestScopeCostAndSkip(t *testing.T) {
+	lim := newLimiter(t, &clock{now: noon})
+	do := serve(t, lim, httplimit.Config{
+		Cost: func(r *http.Request) int64 { n, _ := strconv.ParseInt(r.Header.Get("X-Cost"), 10, 64); return n },
+		Skip: func(r *http.Request) bool { return r.Header.Get("X-Skip") != "" },
+	})
+	if w := do(get("X-Cost", "4")); w.Code != 200 || !strings.Contains(w.Header().Get("RateLimit"), `"per_minute";r=1;`) {
+		t.Errorf("cost 4: %d %v", w.Code, w.Header())
+	}
+	if w := do(get("X-Cost", "2")); w.Code != 429 {
+		t.Errorf("cost 2 with 1 left: %d", w.Code)
+	}
+	if w := do(get("X-Cost", "6")); w.Code != 429 || w.Header().Get("Retry-After") != "" || !strings.Contains(w.Body.String(), "waiting does not help") {
+		t.Errorf("cost 6 of 5: %d, Retry-After %q, %s", w.Code, w.Header().Get("Retry-After"), w.Body)
+	}
+	do(get("X-Cost", "1"))
+	if w := do(get("X-Cost", "0")); w.Code != 200 || !strings.Contains(w.Header().Get("RateLimit"), `"per_minute";r=0;`) {
+		t.Errorf("a free request of an exhausted client: %d %v", w.Code, w.Header())
+	}
+	if w := do(get("X-Skip", "1")); w.Code != 200 || w.Header().Get("RateLimit") != "" {
+		t.Errorf("skipped: %d %v", w.Code, w.Header())
+	}
+	if w := do(get("X-Cost", "-1")); w.Code != 400 || !strings.Contains(w.Body.String(), "cost") {
+		t.Errorf("cost -1: %d %s", w.Code, w.Body)
+	}
+}
+
+func TestWhoIsAsking(t *testing.T) {
+	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:ff::/48")}
+	keys := func(_ context.Context, key string) (string, error) {
+		switch key {
+		case "good":
+			return "acct_42", nil
+		case "trouble":
+			return "", errors.New("database is down")
+		}
+		return "", nil
+	}
+	subject := httplimit.FirstOf(
+		httplimit.ByAPIKey("Authorization", keys),
+		httplimit.ByTrustedHeader("X-Account", proxies),
+		httplimit.ByAddress(httplimit.AddressConfig{Trusted: proxies}),
+	)
+	const xff = "X-Forwarded-For"
+	for name, c := range map[string]struct {
+		peer   string
+		header []string
+		want   string // "" is 400
+	}{
+		"the TCP peer":                             {"203.0.113.7:1", nil, "ip:203.0.113.7"},
+		"a peer that forges the header":            {"203.0.113.7:1", []string{xff, "198.51.100.1"}, "ip:203.0.113.7"},
+		"behind a proxy":                           {"10.0.0.1:1", []string{xff, "198.51.100.1"}, "ip:198.51.100.1"},
+		"behind two proxies":                       {"10.0.0.1:1", []string{xff, "198.51.100.1, 10.0.0.2"}, "ip:198.51.100.1"},
+		"a client that forges the leftmost":        {"10.0.0.1:1", []string{xff, "192.0.2.66, 198.51.100.1"}, "ip:198.51.100.1"},
+		"a client that names a trusted address":    {"10.0.0.1:1", []string{xff, "10.9.9.9, 198.51.100.1"}, "ip:198.51.100.1"},
+		"the header twice":                         {"10.0.0.1:1", []string{xff, "192.0.2.66", xff, "198.51.100.1"}, "ip:198.51.100.1"},
+		"garbage at the right end":                 {"10.0.0.1:1", []string{xff, "198.51.100.1, unknown"}, "ip:10.0.0.1"},
+		"an empty last entry":                      {"10.0.0.1:1", []string{xff, "198.51.100.1,"}, "ip:198.51.100.1"},
+		"only proxies":                             {"10.0.0.1:1", []string{xff, "10.0.0.3, 10.0.0.2"}, "ip:10.0.0.1"},
+		"a proxy without the header":               {"10.0.0.1:1", nil, "ip:10.0.0.1"},
+		"an address with a port":                   {"10.0.0.1:1", []string{xff, "198.51.100.1:4711"}, "ip:198.51.100.1"},
+		"an IPv6 client":                           {"[2001:db8:1:2:3:4:5:6]:1", nil, "ip:2001:db8:1:2::/64"},
+		"an IPv6 client's neighbour address":       {"[2001:db8:1:2:ffff::1]:1", nil, "ip:2001:db8:1:2::/64"},
+		"IPv4 dressed as IPv6":                     {"[::ffff:203.0.113.7]:1", nil, "ip:203.0.113.7"},
+		"a trusted proxy dressed as IPv6":          {"[::ffff:10.0.0.1]:1", []string{xff, "198.51.100.1"}, "ip:198.51.100.1"},
+		"IPv6 in brackets behind an IPv6 proxy":    {"[2001:db8:ff::1]:1", []string{xff, "[2001:db8:1:2::9]:80"}, "ip:2001:db8:1:2::/64"},
+		"a zone":                                   {"[fe80::1%eth0]:1", nil, "ip:fe80::/64"},
+		"no address at all":                        {"@", nil, ""},
+		"a key":                                    {"203.0.113.7:1", []string{"Authorization", "Bearer good"}, "acct_42"},
+		"a key without a scheme":                   {"203.0.113.7:1", []string{"Authorization", "good"}, "acct_42"},
+		"a made-up key is the address":             {"203.0.113.7:1", []string{"Authorization", "Bearer made-up"}, "ip:203.0.113.7"},
+		"a header from a gateway":                  {"10.0.0.1:1", []string{"X-Account", "acct_7"}, "acct_7"},
+		"a client's own header before a gateway's": {"10.0.0.1:1", []string{"X-Account", "acct_victim", "X-Account", "acct_7"}, "acct_7"},
+		"a header from anybody":                    {"203.0.113.7:1", []string{"X-Account", "acct_victim"}, "ip:203.0.113.7"},
+	} {
+		do := serve(t, newLimiter(t, &clock{now: noon}), httplimit.Config{Subject: subject})
+		r := get(c.header...)
+		r.RemoteAddr = c.peer
+		w := do(r)
+		if c.want == "" && w.Code != 400 || c.want != "" && (w.Code != 200 || w.Body.String() != c.want) {
+			t.Errorf("%s: %d %s, want %s", name, w.Code, w.Body, c.want)
+		}
+	}
+	do := serve(t, newLimiter(t, &clock{now: noon}), httplimit.Config{Subject: subject})
+	if w := do(get("Authorization", "Bearer trouble")); w.Code != 503 || strings.Contains(w.Body.String(), "database") {
+		t.Errorf("a lookup that failed: %d %s", w.Code, w.Body)
+	}
+}
+
+// broken stands for a limiter whose store is gone.
+type broken struct{ d tierlimit.Decision }
+
+func (b broken) Take(context.Context, tierlimit.Request) (tierlimit.Decision, error) {
+	return b.d, tierlimit.ErrStoreUnavailable
+}
+
+func (b broken) Peek(ctx context.Context, r tierlimit.Request) (tierlimit.Decision, error) {
+	return b.Take(ctx, r)
+}
+
+func TestThePolicyAnswersWhileTheStoreIsGone(t *testing.T) {
+	open := broken{tierlimit.Decision{Allowed: true, Reason: tierlimit.StoreDown, Degraded: true}}
+	if w := serve(t, open, httplimit.Config{})(get()); w.Code != 200 || w.Header().Get("RateLimit") != "" {
+		t.Errorf("open: %d %v", w.Code, w.Header())
+	}
+	closed := broken{tierlimit.Decision{Reason: tierlimit.StoreDown, Degraded: true, RetryAfter: time.Second}}
+	if w := serve(t, closed, httplimit.Config{})(get()); w.Code != 503 || w.Header().Get("Retry-After") != "1" {
+		t.Errorf("closed: %d %v", w.Code, w.Header())
+	}
+}
+
+func TestARequestsBodyIsNeverRead(t *testing.T) {
+	do := serve(t, newLimiter(t, &clock{now: noon}), httplimit.Config{})
+	r := get()
+	r.Body = io.NopCloser(unreadable{t})
+	do(r)
+}
+
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body was read")
+	return 0, io.EOF
+}
