@@ -1,0 +1,424 @@
+package tierlimit_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+var noon = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+// A world is a limiter and everything around it that a test may turn.
+type world struct {
+	*testing.T
+	lim   *tierlimit.Limiter
+	now   time.Time
+	plan  *tierlimit.Plan
+	load  float64
+	fail  error
+	store *memstore.Store
+}
+
+func (w *world) Resolve(context.Context, string) (*tierlimit.Plan, error) {
+	if w.plan == nil {
+		return nil, tierlimit.ErrNoPlan
+	}
+	return w.plan, nil
+}
+
+func (w *world) Multiplier(string) float64 { return w.load }
+
+func (w *world) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	if w.fail != nil {
+		return tierlimit.Outcome{}, w.fail
+	}
+	return w.store.Take(ctx, c)
+}
+
+func (w *world) Reset(ctx context.Context, subject string, limits ...string) error {
+	if w.fail != nil {
+		return w.fail
+	}
+	return w.store.Reset(ctx, subject, limits...)
+}
+
+func newWorld(t *testing.T, limits ...tierlimit.Limit) *world {
+	t.Helper()
+	w := &world{T: t, now: noon, load: 1, plan: &tierlimit.Plan{Tier: "free", Limits: limits}}
+	w.store = memstore.New(memstore.Config{Now: func() time.Time { return w.now }})
+	local := memstore.New(memstore.Config{Now: func() time.Time { return w.now }})
+	var err error
+	w.lim, err = tierlimit.New(tierlimit.Config{Store: w, Tiers: w, Load: w, Local: local, Replicas: func() int { return 2 }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) take(req tierlimit.Request) tierlimit.Decision {
+	w.Helper()
+	if req.Subject == "" {
+		req.Subject = "acct_42"
+	}
+	d, err := w.lim.Take(w.Context(), req)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return d
+}
+
+func cost(n int64) tierlimit.Request { return tierlimit.Request{Cost: n} }
+
+func perMinute(most int64) tierlimit.Limit {
+	return tierlimit.Limit{Name: "per_minute", Max: most, Window: tierlimit.Window{Length: time.Minute}, Adaptive: true, From: tierlimit.FromTier}
+}
+
+func perDay(most int64) tierlimit.Limit {
+	return tierlimit.Limit{Name: "per_day", Max: most, Window: tierlimit.Window{Period: tierlimit.Day}, From: tierlimit.FromTier}
+}
+
+func TestADecisionSaysEverything(t *testing.T) {
+	w := newWorld(t, perDay(1000), perMinute(5))
+	w.take(cost(2))
+	w.now = noon.Add(10 * time.Second)
+	got := w.take(tierlimit.Request{Scope: "search"})
+	want := tierlimit.Decision{
+		Allowed: true, Reason: tierlimit.OK, Subject: "acct_42", Tier: "free", Scope: "search", Limit: "per_minute",
+		Multiplier: 1, Source: tierlimit.SourceMemory,
+		Windows: []tierlimit.WindowState{
+			{Limit: "per_day", Max: 1000, EffectiveMax: 1000, Used: 3, Remaining: 997, Reset: 12*time.Hour - 10*time.Second, Window: tierlimit.Window{Period: tierlimit.Day}, From: "tier"},
+			{Limit: "per_minute", Max: 5, EffectiveMax: 5, Used: 3, Remaining: 2, Reset: 50 * time.Second, Window: tierlimit.Window{Length: time.Minute}, From: "tier"},
+		},
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestDenials(t *testing.T) {
+	minute, hour := perMinute(10), tierlimit.Limit{Name: "per_hour", Max: 20, Window: tierlimit.Window{Length: time.Hour}, Adaptive: true}
+	for name, c := range map[string]struct {
+		used   int64
+		later  time.Duration
+		load   float64
+		cost   int64
+		reason tierlimit.Reason
+		limit  string
+		retry  time.Duration
+	}{
+		"the max is reached":                       {10, 20 * time.Second, 1, 1, tierlimit.Exceeded, "per_minute", 40 * time.Second},
+		"the cost is above the max":                {0, 0, 1, 11, tierlimit.CostTooLarge, "per_minute", 0},
+		"the cost is above two maxes":              {0, 0, 1, 21, tierlimit.CostTooLarge, "per_hour", 0},
+		"only load denies":                         {6, 30 * time.Second, 0.5, 1, tierlimit.LoadScaled, "per_minute", 30 * time.Second},
+		"load leaves too little in a fresh window": {0, 0, 0.5, 6, tierlimit.LoadScaled, "per_minute", time.Second},
+		"of two that load fills, the later one":    {6, 30 * time.Second, 0.25, 1, tierlimit.LoadScaled, "per_hour", time.Hour - 30*time.Second},
+		"a reached max before a scaled one":        {10, 30 * time.Second, 0.25, 1, tierlimit.Exceeded, "per_minute", 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, hour, minute)
+			if c.used > 0 {
+				w.take(cost(c.used))
+			}
+			w.now, w.load = noon.Add(c.later), c.load
+			before := w.take(tierlimit.Request{Subject: "somebody_else"})
+			d := w.take(cost(c.cost))
+			if d.Allowed || d.Reason != c.reason || d.Limit != c.limit || d.RetryAfter != c.retry {
+				t.Errorf("allowed %v, %s by %s, retry in %v; want %s by %s, %v", d.Allowed, d.Reason, d.Limit, d.RetryAfter, c.reason, c.limit, c.retry)
+			}
+			if d.Windows[1].Used != c.used {
+				t.Errorf("a denial left %d used of %d", d.Windows[1].Used, c.used)
+			}
+			if !before.Allowed {
+				t.Error("somebody else was denied")
+			}
+		})
+	}
+}
+
+func TestAMaxOf0IsAnAnswerAndNotAnOutage(t *testing.T) {
+	w := newWorld(t, perMinute(0))
+	d := w.take(cost(1))
+	if d.Allowed || d.Reason != tierlimit.CostTooLarge || d.RetryAfter != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestUnlimitedNeverDeniesAndCounts(t *testing.T) {
+	w := newWorld(t, perMinute(tierlimit.Unlimited))
+	w.load = 0.1
+	for range 100 {
+		if d := w.take(cost(1)); !d.Allowed || d.Windows[0].Remaining != tierlimit.Unlimited || d.Limit != "" {
+			t.Fatalf("%+v", d)
+		}
+	}
+	if d := w.take(cost(1)); d.Windows[0].Used != 101 {
+		t.Errorf("used %d", d.Windows[0].Used)
+	}
+}
+
+func TestLoadScalesAdaptiveLimitsOnly(t *testing.T) {
+	for _, c := range []struct {
+		load float64
+		max  int64
+		want int64
+	}{
+		{1, 100, 100}, {0.5, 100, 50}, {0.55, 100, 55}, {0.29, 100, 29}, {0.1, 5, 1}, {0.001, 1, 1}, {0.5, 0, 0},
+		{2, 100, 100}, {math.NaN(), 100, 100}, {-1, 100, 1}, {0.1, tierlimit.Unlimited, tierlimit.Unlimited},
+	} {
+		w := newWorld(t, perDay(c.max), perMinute(c.max))
+		w.load = c.load
+		d, err := w.lim.Peek(t.Context(), tierlimit.Request{Subject: "acct_42"})
+		if err != nil || d.Windows[1].EffectiveMax != c.want || d.Windows[1].Max != c.max || d.Windows[0].EffectiveMax != c.max {
+			t.Errorf("%v of %d: %+v, %v; want %d, and the daily one whole", c.load, c.max, d.Windows, err, c.want)
+		}
+	}
+}
+
+func TestFallingLoadLetsPassAtOnce(t *testing.T) {
+	w := newWorld(t, perMinute(10))
+	w.load = 0.5
+	w.take(cost(5))
+	if d := w.take(cost(1)); d.Allowed || d.Multiplier != 0.5 || d.Windows[0].Remaining != 0 {
+		t.Errorf("under load: %+v", d)
+	}
+	w.load = 1
+	if d := w.take(cost(1)); !d.Allowed || d.Windows[0].Used != 6 {
+		t.Errorf("after it: %+v", d)
+	}
+}
+
+// A plan change acts on the next request and keeps usage: GCRA, which holds no
+// count, cannot.
+func TestAPlanChangeActsAtOnceAndKeepsUsage(t *testing.T) {
+	w := newWorld(t, perMinute(5))
+	w.take(cost(5))
+	if d := w.take(cost(1)); d.Allowed {
+		t.Fatalf("%+v", d)
+	}
+	w.plan = &tierlimit.Plan{Tier: "pro", Limits: []tierlimit.Limit{perMinute(100)}}
+	if d := w.take(cost(1)); !d.Allowed || d.Tier != "pro" || d.Windows[0].Used != 6 || d.Windows[0].Remaining != 94 {
+		t.Errorf("upgraded: %+v", d)
+	}
+	w.plan = &tierlimit.Plan{Tier: "free", Limits: []tierlimit.Limit{perMinute(5)}}
+	if d := w.take(cost(1)); d.Allowed || d.Windows[0].Used != 6 || d.Windows[0].Remaining != 0 {
+		t.Errorf("downgraded: %+v", d)
+	}
+}
+
+func TestScopes(t *testing.T) {
+	search, exports := perMinute(2), perMinute(1)
+	search.Name, search.Scope = "search", "search"
+	exports.Name, exports.Scope = "exports", "exports"
+	w := newWorld(t, exports, perMinute(10), search)
+	names := func(d tierlimit.Decision) (s string) {
+		for _, x := range d.Windows {
+			s += fmt.Sprintf("%s=%d ", x.Limit, x.Used)
+		}
+		return s
+	}
+	for _, c := range []struct {
+		scope   string
+		allowed bool
+		windows string
+	}{
+		{"", true, "per_minute=1 "}, {"search", true, "per_minute=2 search=1 "}, {"search", true, "per_minute=3 search=2 "},
+		{"search", false, "per_minute=3 search=2 "}, {"exports", true, "exports=1 per_minute=4 "}, {"nosuch", true, "per_minute=5 "},
+	} {
+		if d := w.take(tierlimit.Request{Scope: c.scope}); d.Allowed != c.allowed || names(d) != c.windows {
+			t.Errorf("scope %q: %v %s, want %v %s", c.scope, d.Allowed, names(d), c.allowed, c.windows)
+		}
+	}
+	u, err := w.lim.Usage(t.Context(), "acct_42")
+	if err != nil || len(u.Windows) != 3 || u.Windows[0].Used != 1 || u.Windows[1].Used != 5 || u.Windows[2].Used != 2 {
+		t.Errorf("usage: %+v, %v", u, err)
+	}
+	if err := w.lim.Reset(t.Context(), "acct_42", "search"); err != nil {
+		t.Fatal(err)
+	}
+	if d := w.take(tierlimit.Request{Scope: "search"}); names(d) != "per_minute=6 search=1 " {
+		t.Errorf("after a reset of search: %s", names(d))
+	}
+	w.plan = &tierlimit.Plan{Tier: "scoped", Limits: []tierlimit.Limit{search}}
+	if d := w.take(tierlimit.Request{}); !d.Allowed || len(d.Windows) != 0 {
+		t.Errorf("no limit guards the request: %+v", d)
+	}
+}
+
+func TestPeekChargesNothing(t *testing.T) {
+	w := newWorld(t, perMinute(5))
+	w.take(cost(4))
+	for range 3 {
+		for n, allowed := range map[int64]bool{0: true, 1: true, 2: false, 6: false} {
+			d, err := w.lim.Peek(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: n})
+			if err != nil || d.Allowed != allowed || d.Windows[0].Used != 4 {
+				t.Errorf("peek of %d: %+v, %v", n, d, err)
+			}
+		}
+	}
+}
+
+func TestMalformedRequestsNameTheField(t *testing.T) {
+	w := newWorld(t, perMinute(5))
+	for field, requests := range map[string][]tierlimit.Request{
+		"subject": {{}, {Subject: strings.Repeat("x", 257)}, {Subject: "a\nb"}, {Subject: "a\x00"}, {Subject: "\xff"}, {Subject: "a\ufffd"}},
+		"cost":    {{Subject: "a", Cost: -1}, {Subject: "a", Cost: tierlimit.MaxCount + 1}, {Subject: "a", Cost: math.MinInt64}},
+		"scope":   {{Subject: "a", Scope: "A"}, {Subject: "a", Scope: "a b"}, {Subject: "a", Scope: strings.Repeat("x", 65)}, {Subject: "a", Scope: `a"`}},
+	} {
+		for _, req := range requests {
+			d, err := w.lim.Take(t.Context(), req)
+			var wrong *tierlimit.FieldError
+			if !errors.As(err, &wrong) || wrong.Field != field || d.Allowed || len(err.Error()) > 300 {
+				t.Errorf("%.40q %d: %+v, %.300v; want an error that names %s", req.Subject, req.Cost, d, err, field)
+			}
+		}
+	}
+}
+
+func TestThePolicyAnswersWhenTheStoreCannot(t *testing.T) {
+	down := fmt.Errorf("dial: %w", tierlimit.ErrStoreUnavailable)
+	for name, c := range map[string]struct {
+		policy  tierlimit.Policy
+		fail    error
+		allowed bool
+		source  tierlimit.Source
+	}{
+		"open":                             {tierlimit.Open, down, true, tierlimit.SourcePolicy},
+		"closed":                           {tierlimit.Closed, down, false, tierlimit.SourcePolicy},
+		"local":                            {tierlimit.Local, down, true, tierlimit.SourceMemory},
+		"none named is local":              {"", down, true, tierlimit.SourceMemory},
+		"open does not open up on a fault": {tierlimit.Open, errors.New("WRONGTYPE"), false, tierlimit.SourcePolicy},
+		"nor does local":                   {tierlimit.Local, errors.New("NOPERM"), false, tierlimit.SourcePolicy},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, perMinute(5))
+			w.plan.OnStoreError, w.fail = c.policy, c.fail
+			d, err := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+			if !errors.Is(err, c.fail) || d.Allowed != c.allowed || !d.Degraded || d.Source != c.source || d.Tier != "free" {
+				t.Errorf("%+v, %v", d, err)
+			}
+			if !d.Allowed && (d.Reason != tierlimit.StoreDown || d.RetryAfter <= 0) {
+				t.Errorf("a client is told %s and to retry in %v", d.Reason, d.RetryAfter)
+			}
+		})
+	}
+}
+
+func TestLocalCountsAShareOfTheMax(t *testing.T) {
+	w := newWorld(t, perMinute(10)) // of two replicas
+	w.fail = tierlimit.ErrStoreUnavailable
+	allowed := 0
+	for range 20 {
+		d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+		if d.Allowed {
+			allowed++
+		}
+		if w := d.Windows[0]; w.EffectiveMax != 5 || w.Max != 10 {
+			t.Fatalf("%+v", w)
+		}
+	}
+	if allowed != 5 {
+		t.Errorf("%d allowed by one of two replicas, want 5", allowed)
+	}
+}
+
+func TestWithoutAPlanNothingIsAllowed(t *testing.T) {
+	w := newWorld(t)
+	w.plan = nil
+	d, err := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+	if !errors.Is(err, tierlimit.ErrNoPlan) || d.Allowed || !d.Degraded {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestNewNamesWhatIsWrong(t *testing.T) {
+	w := newWorld(t)
+	for field, cfg := range map[string]tierlimit.Config{
+		"Store":  {Tiers: w},
+		"Tiers":  {Store: w},
+		"Budget": {Store: w, Tiers: w, Budget: time.Microsecond},
+	} {
+		var wrong *tierlimit.FieldError
+		if _, err := tierlimit.New(cfg); !errors.As(err, &wrong) || wrong.Field != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+func TestDecisionJSON(t *testing.T) {
+	w := newWorld(t, perDay(tierlimit.Unlimited), perMinute(5))
+	w.take(cost(5))
+	w.now = noon.Add(1234 * time.Millisecond)
+	d := w.take(cost(1))
+	got, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"allowed":false,"reason":"exceeded","subject":"acct_42","tier":"free","scope":"","limit":"per_minute","retry_after_ms":58766,` +
+		`"multiplier":1,"degraded":false,"source":"memory","windows":[` +
+		`{"limit":"per_day","max":null,"effective_max":null,"used":5,"remaining":null,"reset_ms":43198766,"window":"day","from":"tier"},` +
+		`{"limit":"per_minute","max":5,"effective_max":5,"used":5,"remaining":0,"reset_ms":58766,"window":"60s","from":"tier"}]}`
+	if string(got) != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	var back tierlimit.Decision
+	if err := json.Unmarshal(got, &back); err != nil || fmt.Sprint(back) != fmt.Sprint(d) {
+		t.Errorf("back %+v, %v\nwas  %+v", back, err, d)
+	}
+}
+
+func TestWindows(t *testing.T) {
+	for s, want := range map[string]tierlimit.Window{
+		"60s": {Length: time.Minute}, "300s": {Length: 5 * time.Minute}, "1h": {Length: time.Hour}, "24h": {Length: 24 * time.Hour},
+		"250ms": {Length: 250 * time.Millisecond}, "day": {Period: tierlimit.Day}, "week": {Period: tierlimit.Week}, "month": {Period: tierlimit.Month},
+	} {
+		w, err := tierlimit.ParseWindow(s)
+		if err != nil || w != want || w.String() != s {
+			t.Errorf("%s: %v, %v", s, w, err)
+		}
+	}
+	for _, s := range []string{"", "0s", "-1s", "1us", "1.0005s", "87841h", "year", "Day", "60", "1e9h"} {
+		if w, err := tierlimit.ParseWindow(s); err == nil {
+			t.Errorf("%q was read as %v", s, w)
+		}
+	}
+}
+
+func ExampleLimiter_Take() {
+	resolver, err := tiers.Static(tiers.Builtin(), func(subject string) string {
+		if subject == "acct_42" {
+			return "pro"
+		}
+		return "" // everybody else is on the default tier, free
+	})
+	if err != nil {
+		panic(err)
+	}
+	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: resolver})
+	if err != nil {
+		panic(err)
+	}
+	for i := range 6 {
+		d, err := lim.Take(context.Background(), tierlimit.Request{Subject: "acct_7"})
+		if err != nil {
+			panic(err)
+		}
+		if i >= 4 {
+			fmt.Println(d.Tier, d.Allowed, d.Reason)
+		}
+	}
+	d, _ := lim.Take(context.Background(), tierlimit.Request{Subject: "acct_42", Cost: 60})
+	fmt.Println(d.Tier, d.Allowed, d.Windows[0].Remaining)
+	// Output:
+	// free true ok
+	// free false exceeded
+	// pro true 40
+}
