@@ -26,11 +26,14 @@ type FieldError struct {
 const maxShown = 64
 
 func (e *FieldError) Error() string {
-	value := e.Value
-	if len(value) > maxShown {
-		return fmt.Sprintf("%s %q... (%d bytes): must be %s", e.Field, value[:maxShown], len(value), e.Want)
+	switch {
+	case e.Value == "":
+		return fmt.Sprintf("%s: must be %s", e.Field, e.Want)
+	case len(e.Value) > maxShown:
+		return fmt.Sprintf("%s %q... (%d bytes): must be %s", e.Field, e.Value[:maxShown], len(e.Value), e.Want)
+	default:
+		return fmt.Sprintf("%s %q: must be %s", e.Field, e.Value, e.Want)
 	}
-	return fmt.Sprintf("%s %q: must be %s", e.Field, value, e.Want)
 }
 
 // In returns e with its field moved under parent: "max" in "limits.per_day" is

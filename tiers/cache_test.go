@@ -196,6 +196,7 @@ func TestCachePollsWhenNotificationsAreLost(t *testing.T) {
 		f.put("acct_42", "free")
 		c := newCache(t, f, tiers.CacheConfig{})
 		wantTier(t, resolve(t, c, "acct_42"), "free", false)
+		synctest.Wait() // the look that comes with listening is over
 		f.set(func() { f.deaf = true })
 		f.put("acct_42", "pro")
 		synctest.Wait()

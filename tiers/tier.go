@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -22,7 +23,7 @@ type Tier struct {
 	Priority     int              `json:"priority"`       // 0 to 1000; under load a lower one gives way first
 	OnStoreError tierlimit.Policy `json:"on_store_error"` // default local
 	Load         *Curve           `json:"load"`           // how load scales the adaptive limits; null: it does not
-	Limits       map[string]Limit `json:"limits"`
+	Limits       Limits           `json:"limits"`
 	Version      int64            `json:"version"` // set by the catalogue; greater with each change
 }
 
@@ -33,6 +34,9 @@ type Curve struct {
 	Full  float64 `json:"full"`  // Start < Full <= 1
 	Floor float64 `json:"floor"` // 0.05 to 1: the multiplier at full load
 }
+
+// Limits are a tier's limits by name.
+type Limits map[string]Limit
 
 // A Limit is a ceiling inside a tier, which holds it by name.
 type Limit struct {
@@ -126,6 +130,25 @@ func (t Tier) clone() Tier {
 	return t
 }
 
+// UnmarshalJSON reads limits and reports everything that is wrong in them,
+// joined, each under the limit's name.
+func (l *Limits) UnmarshalJSON(data []byte) error {
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal(data, &raw); err != nil {
+		return &tierlimit.FieldError{Field: "limits", Value: string(data), Want: "an object of limits by name"}
+	}
+	*l = make(Limits, len(raw))
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(raw)) {
+		var limit Limit
+		if err := limit.UnmarshalJSON(raw[name]); err != nil {
+			errs = append(errs, in("limits."+name, err))
+		}
+		(*l)[name] = limit
+	}
+	return errors.Join(errs...)
+}
+
 type limitJSON struct {
 	Scope    string          `json:"scope,omitempty"`
 	Max      json.RawMessage `json:"max,omitempty"`
@@ -157,7 +180,10 @@ func (l *Limit) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&j); err != nil {
-		return err
+		return &tierlimit.FieldError{
+			Field: "limit", Value: string(data),
+			Want: "an object with max, window or period, and if need be scope, anchor and adaptive: " + strings.TrimPrefix(err.Error(), "json: "),
+		}
 	}
 	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive}
 	var err error

@@ -1,0 +1,408 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/load"
+	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+const (
+	adminToken   = "owner-token-of-the-tests"
+	serviceToken = "service-token-of-the-tests"
+)
+
+// A site is both listeners on memory.
+type site struct {
+	*testing.T
+	public, admin http.Handler
+	draining      atomic.Bool
+	store         *flakyStore
+}
+
+// A flakyStore is a store that can be taken away.
+type flakyStore struct {
+	tierlimit.Store
+	err error
+}
+
+func (f *flakyStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	if f.err != nil {
+		return tierlimit.Outcome{}, f.err
+	}
+	return f.Store.Take(ctx, c)
+}
+
+func (f *flakyStore) Reset(ctx context.Context, subject string, limits ...string) error {
+	if f.err != nil {
+		return f.err
+	}
+	return f.Store.Reset(ctx, subject, limits...)
+}
+
+func newSite(t *testing.T, utilisation float64) *site {
+	t.Helper()
+	catalogue, err := tiers.NewMemory(tiers.Builtin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cpu, err := load.New(load.Config{Tiers: tiers.Builtin, Meter: load.Fixed(utilisation)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cpu.Close)
+	s := &site{T: t, store: &flakyStore{Store: memstore.New(memstore.Config{})}}
+	lim, err := tierlimit.New(tierlimit.Config{Store: s.store, Tiers: catalogue, Load: cpu})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := api.Config{
+		Limiter: lim, Catalogue: catalogue, Load: cpu, AdminToken: adminToken, ServiceToken: serviceToken, Demo: true,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Health: api.Health{Draining: &s.draining, Checks: map[string]func(context.Context) error{
+			"good": func(context.Context) error { return nil },
+			"gone": func(context.Context) error { return errors.New("password=hunter2") },
+		}},
+	}
+	if s.public, err = api.Public(cfg); err != nil {
+		t.Fatal(err)
+	}
+	s.admin = api.Admin(cfg)
+	return s
+}
+
+// An answer is a response with its body read.
+type answer struct {
+	*testing.T
+	code   int
+	header http.Header
+	body   []byte
+}
+
+func (s *site) ask(h http.Handler, method, path, body string, header ...string) answer {
+	s.Helper()
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	r.Header.Set("Authorization", "Bearer "+adminToken)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return answer{s.T, w.Code, w.Header(), w.Body.Bytes()}
+}
+
+func (a answer) want(code int, parts ...string) answer {
+	a.Helper()
+	if a.code != code {
+		a.Fatalf("answered %d, want %d: %s", a.code, code, a.body)
+	}
+	for _, part := range parts {
+		if !bytes.Contains(a.body, []byte(part)) {
+			a.Fatalf("no %s in %s", part, a.body)
+		}
+	}
+	if code >= 400 && a.header.Get("Content-Type") != "application/problem+json" {
+		a.Errorf("%d came as %s", code, a.header.Get("Content-Type"))
+	}
+	return a
+}
+
+func (a answer) decision() (d tierlimit.Decision) {
+	a.Helper()
+	if err := json.Unmarshal(a.want(200).body, &d); err != nil {
+		a.Fatal(err)
+	}
+	return d
+}
+
+func (s *site) take(body string) answer { s.Helper(); return s.ask(s.public, "POST", "/v1/take", body) }
+
+func TestTakeAndPeek(t *testing.T) {
+	s := newSite(t, 0)
+	a := s.take(`{"subject":"acct_42","cost":4}`)
+	if d := a.decision(); !d.Allowed || d.Windows[1].Used != 4 || a.header.Get("RateLimit") == "" {
+		t.Fatalf("%s %v", a.body, a.header)
+	}
+	for path, body := range map[string]string{
+		"/v1/peek": `{"subject":"acct_42","cost":2}`,
+		"/v1/take": `{"subject":"acct_42","cost":0}`,
+	} {
+		if d := s.ask(s.public, "POST", path, body).decision(); d.Windows[1].Used != 4 || d.Allowed != (path == "/v1/take") {
+			t.Errorf("%s %s: %+v", path, body, d)
+		}
+	}
+	s.take(`{"subject":"acct_42"}`)
+	a = s.take(`{"subject":"acct_42"}`)
+	if d := a.decision(); d.Allowed || d.Reason != tierlimit.Exceeded || a.header.Get("Retry-After") == "" {
+		t.Errorf("the sixth: %s %v", a.body, a.header)
+	}
+	s.ask(s.public, "GET", "/v1/usage/acct_42", "").want(200, `"used":5`, `"limit":"per_day"`)
+}
+
+func TestBadInputIsNamedAndChargesNothing(t *testing.T) {
+	s := newSite(t, 0)
+	long := strings.Repeat("x", 10_000)
+	for body, part := range map[string]string{
+		``:                               "ends too early",
+		`{`:                              "ends too early",
+		`{"subject":}`:                   "malformed at byte",
+		`[]`:                             "body",
+		`"x"`:                            "body",
+		`null`:                           "subject",
+		`{"subject":"a"}{"subject":"b"}`: "nothing behind it",
+		`{"subject":"a","extra":1}`:      "extra: must be left out",
+		`{"subject":"a","cost":-1}`:      `cost \"-1\"`,
+		`{"subject":"a","cost":1e300}`:   `cost \"1e300\"`,
+		`{"subject":"a","cost":1.5}`:     `cost \"1.5\"`,
+		`{"subject":"a","cost":"1"}`:     `cost`,
+		`{"subject":"a","cost":9e18}`:    `cost`,
+		`{"subject":"a","cost":1000000000000001}`: `cost \"1000000000000001\"`,
+		`{"subject":5}`:                     `subject \"number\": must be a string`,
+		`{"subject":""}`:                    "subject: must be",
+		`{"subject":"a\nb"}`:                "subject",
+		`{"subject":"a\u0000"}`:             "subject",
+		`{"subject":"a\ud800"}`:             "subject",
+		"{\"subject\":\"a\xff\"}":           "UTF-8",
+		`{"subject":"` + long + `"}`:        "(10000 bytes)",
+		`{"subject":"a","scope":"Search!"}`: "scope",
+	} {
+		a := s.take(body).want(400, part)
+		if len(a.body) > 1000 {
+			t.Errorf("%.30s: %d bytes of answer", body, len(a.body))
+		}
+	}
+	s.take(strings.Repeat(" ", 10<<20)).want(413)
+	if d := s.take(`{"subject":"a","cost":0}`).decision(); d.Windows[0].Used != 0 {
+		t.Errorf("%d used by malformed requests", d.Windows[0].Used)
+	}
+}
+
+func TestSubjectsInPaths(t *testing.T) {
+	s := newSite(t, 0)
+	for _, subject := range []string{"acct_42", "a b", "a/b", "a%b", "a%2Fb", "ip:2001:db8::/64", "}{", "ü", "?", "#", "..", "%"} {
+		s.ask(s.admin, "POST", "/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"pro"}`, subject)).want(201)
+		if d := s.take(fmt.Sprintf(`{"subject":%q,"cost":7}`, subject)).decision(); d.Tier != "pro" {
+			t.Errorf("%s is on %s", subject, d.Tier)
+		}
+		path := url.PathEscape(subject)
+		if subject == ".." {
+			path = "%2E%2E"
+		}
+		s.ask(s.public, "GET", "/v1/usage/"+path, "").want(200, `"used":7`)
+		var read tiers.Subject
+		if err := json.Unmarshal(s.ask(s.admin, "GET", "/admin/v1/subjects/"+path, "").want(200).body, &read); err != nil || read.ID != subject {
+			t.Errorf("asked for %s, read %+v, %v", subject, read, err)
+		}
+	}
+}
+
+func TestATiersLifeOverHTTP(t *testing.T) {
+	s := newSite(t, 0)
+	const gold = `{"key":"gold","name":"Gold","priority":25,"load":{"start":0.5,"full":0.9,"floor":0.2},
+		"limits":{"per_minute":{"max":7,"window":"60s","adaptive":true},"per_month":{"max":null,"period":"month","anchor":"calendar"}}}`
+	tag := s.ask(s.admin, "POST", "/admin/v1/tiers", gold).want(201, `"on_store_error":"local"`).header.Get("ETag")
+	s.ask(s.admin, "POST", "/admin/v1/tiers", gold).want(409, "exists already")
+	a := s.ask(s.admin, "GET", "/admin/v1/tiers/gold", "").want(200)
+	if a.header.Get("ETag") != tag {
+		t.Errorf("ETag %s, created with %s", a.header.Get("ETag"), tag)
+	}
+	// What was read can be sent back as it is.
+	changed := strings.Replace(string(a.body), `"max":7`, `"max":8`, 1)
+	s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed).want(428)
+	s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", "gold").want(400, "If-Match")
+	s.ask(s.admin, "PUT", "/admin/v1/tiers/silver", changed, "If-Match", tag).want(400, "key")
+	next := s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", tag).want(200, `"max":8`).header.Get("ETag")
+	s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", tag).want(412)
+
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_1","tier":"gold"}`).want(201)
+	if d := s.take(`{"subject":"acct_1"}`).decision(); d.Tier != "gold" || d.Windows[0].Max != 8 {
+		t.Errorf("%+v", d)
+	}
+	s.ask(s.admin, "DELETE", "/admin/v1/tiers/gold", "").want(428)
+	s.ask(s.admin, "DELETE", "/admin/v1/tiers/gold", "", "If-Match", next).want(409, "acct_1")
+	s.ask(s.admin, "DELETE", "/admin/v1/tiers/free", "", "If-Match", `"1"`).want(409, "default")
+	s.ask(s.admin, "GET", "/admin/v1/tiers/nosuch", "").want(404)
+	s.ask(s.admin, "GET", "/admin/v1/tiers", "").want(200, `"has_more":false`, `"key":"enterprise"`)
+
+	bad := `{"key":"BAD","priority":-1,"limits":{"a":{"max":-5,"window":"60s"},"b":{"max":1,"period":"day","adaptive":true},"c":{"max":1,"window":"soon"}}}`
+	s.ask(s.admin, "POST", "/admin/v1/tiers", bad).want(400, "limits.a.max", "limits.c.window")
+	bad = strings.NewReplacer("-5", "5", "soon", "1s").Replace(bad)
+	s.ask(s.admin, "POST", "/admin/v1/tiers", bad).want(400, "3 fields", `"key"`, "priority", "limits.b.adaptive")
+}
+
+func TestASubjectsLifeOverHTTP(t *testing.T) {
+	s := newSite(t, 0)
+	tag := s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"free"}`).want(201).header.Get("ETag")
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(409)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_43","tier":"nosuch"}`).want(400, `tier \"nosuch\"`)
+	for range 5 {
+		s.take(`{"subject":"acct_42"}`)
+	}
+	if d := s.take(`{"subject":"acct_42"}`).decision(); d.Allowed {
+		t.Fatal("six on free")
+	}
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_42", `{"tier":"pro"}`, "If-Match", tag).want(200)
+	if d := s.take(`{"subject":"acct_42"}`).decision(); !d.Allowed || d.Tier != "pro" || d.Windows[0].Used != 6 {
+		t.Errorf("an upgrade acts at once and keeps usage: %+v", d)
+	}
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_42", `{"tier":"free"}`, "If-Match", tag).want(412)
+	s.ask(s.admin, "GET", "/admin/v1/subjects/acct_42/usage", "").want(200, `"used":6`)
+	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage?limit=per_month", "").want(204)
+	s.ask(s.admin, "GET", "/admin/v1/subjects/acct_42/usage", "").want(200, `"used":6`, `"used":0`)
+	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage?limit=Per+Month", "").want(400, "limit")
+	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage", "").want(204)
+	if d := s.take(`{"subject":"acct_42"}`).decision(); d.Windows[0].Used != 1 {
+		t.Errorf("after a reset: %+v", d)
+	}
+}
+
+func TestSubjectsArePaged(t *testing.T) {
+	s := newSite(t, 0)
+	for i := range 7 {
+		s.ask(s.admin, "POST", "/admin/v1/subjects", fmt.Sprintf(`{"id":"acct/%d","tier":"pro"}`, i)).want(201)
+	}
+	var got []string
+	cursor := ""
+	for pages := 0; pages < 4; pages++ {
+		var page struct {
+			Data       []tiers.Subject
+			NextCursor string `json:"next_cursor"`
+			HasMore    bool   `json:"has_more"`
+		}
+		a := s.ask(s.admin, "GET", "/admin/v1/subjects?limit=3&cursor="+cursor, "").want(200)
+		if err := json.Unmarshal(a.body, &page); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range page.Data {
+			got = append(got, x.ID)
+		}
+		if cursor = page.NextCursor; !page.HasMore {
+			break
+		}
+	}
+	if strings.Join(got, " ") != "acct/0 acct/1 acct/2 acct/3 acct/4 acct/5 acct/6" {
+		t.Errorf("pages held %v", got)
+	}
+	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21"} {
+		s.ask(s.admin, "GET", "/admin/v1/subjects?"+query, "").want(400, query[:5])
+	}
+}
+
+func TestTokens(t *testing.T) {
+	s := newSite(t, 0)
+	var refusals []string
+	for _, c := range []struct {
+		authorization string
+		public, admin int
+	}{
+		{"Bearer " + adminToken, 200, 200},
+		{"bearer " + adminToken, 200, 200},
+		{"Bearer " + serviceToken, 200, 401},
+		{"Bearer " + adminToken + "x", 401, 401},
+		{"Bearer ", 401, 401},
+		{"", 401, 401},
+		{adminToken, 401, 401},
+		{"Basic " + adminToken, 401, 401},
+	} {
+		for _, x := range []struct {
+			h    http.Handler
+			path string
+			code int
+		}{{s.public, "/v1/usage/acct_42", c.public}, {s.admin, "/admin/v1/tiers", c.admin}} {
+			a := s.ask(x.h, "GET", x.path, "", "Authorization", c.authorization)
+			if a.code != x.code {
+				t.Errorf("%q on %s: %d, want %d", c.authorization, x.path, a.code, x.code)
+			}
+			if a.code == 401 {
+				refusals = append(refusals, string(a.body))
+			}
+		}
+	}
+	for _, r := range refusals {
+		if r != refusals[0] {
+			t.Errorf("refusals differ: %s and %s", r, refusals[0])
+		}
+	}
+}
+
+func TestLoadIsShownWhereItBites(t *testing.T) {
+	s := newSite(t, 0.95)
+	d := s.take(`{"subject":"nobody"}`).decision()
+	if d.Multiplier != 0.1 || d.Windows[1].Max != 5 || d.Windows[1].EffectiveMax != 1 {
+		t.Errorf("free under load: %+v", d)
+	}
+	if d := s.take(`{"subject":"nobody"}`).decision(); d.Allowed || d.Reason != tierlimit.LoadScaled {
+		t.Errorf("the second: %+v", d)
+	}
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201)
+	if d := s.take(`{"subject":"acct_42"}`).decision(); d.Windows[0].EffectiveMax != 55 {
+		t.Errorf("pro under load: %+v", d)
+	}
+	s.ask(s.public, "GET", "/v1/load", "", "Authorization", "").want(200, `"mode":"enforce"`, `"cpu":0.95`, `"multiplier":0.1`)
+}
+
+func TestTheDemoAnswers429(t *testing.T) {
+	s := newSite(t, 0)
+	for range 5 {
+		s.ask(s.public, "GET", "/demo/data", "").want(200, "data")
+	}
+	a := s.ask(s.public, "GET", "/demo/data", "").want(429, "#quota-exceeded")
+	if a.header.Get("Retry-After") != "60" {
+		t.Errorf("%v", a.header)
+	}
+}
+
+func TestAStoreThatIsGone(t *testing.T) {
+	s := newSite(t, 0)
+	s.store.err = fmt.Errorf("dial 10.1.2.3: %w", tierlimit.ErrStoreUnavailable)
+	if d := s.take(`{"subject":"acct_42"}`).decision(); d.Allowed || d.Reason != tierlimit.StoreDown || !d.Degraded {
+		t.Errorf("%+v", d)
+	}
+	for _, a := range []answer{
+		s.ask(s.public, "GET", "/v1/usage/acct_42", "").want(503),
+		s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage", "").want(503),
+	} {
+		if bytes.Contains(a.body, []byte("10.1.2.3")) || a.header.Get("Retry-After") == "" {
+			t.Errorf("%s %v", a.body, a.header)
+		}
+	}
+	s.ask(s.public, "GET", "/demo/data", "").want(503, "#temporary-reduced-capacity")
+}
+
+func TestHealth(t *testing.T) {
+	s := newSite(t, 0)
+	for _, h := range []http.Handler{s.public, s.admin} {
+		s.ask(h, "GET", "/livez", "", "Authorization", "").want(200, "ok")
+		a := s.ask(h, "GET", "/readyz?verbose", "", "Authorization", "").want(200, "ready", "good: ok", "gone: failing")
+		if bytes.Contains(a.body, []byte("hunter2")) {
+			t.Errorf("a secret in %s", a.body)
+		}
+	}
+	s.draining.Store(true)
+	if a := s.ask(s.public, "GET", "/readyz", ""); a.code != 503 {
+		t.Errorf("draining and %d", a.code)
+	}
+	s.ask(s.public, "GET", "/livez", "").want(200)
+}
+
+func TestWhatIsNotThere(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.public, "GET", "/nosuch", "").want(404)
+	s.ask(s.public, "GET", "/v1/take", "").want(405)
+	s.ask(s.public, "GET", "/admin/v1/tiers", "").want(404)
+}

@@ -1,0 +1,180 @@
+package api
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// maxBody bounds what is read of a request. The largest tier is a few KiB.
+const maxBody = 64 << 10
+
+// errTooLarge and errNoVersion are answered with statuses of their own.
+var (
+	errTooLarge  = errors.New("the body is larger than 64 KiB")
+	errNoVersion = errors.New("If-Match is missing: send the ETag you read")
+)
+
+// decode reads a JSON body: one value, no unknown fields, no malformed UTF-8
+// (which the decoder would quietly turn into U+FFFD).
+func decode(w http.ResponseWriter, r *http.Request, into any) error {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return errTooLarge
+		}
+		return bodyError("a body that can be read")
+	}
+	if !utf8.Valid(data) {
+		return bodyError("UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return decodeError(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return bodyError("one JSON value and nothing behind it")
+	}
+	return nil
+}
+
+func decodeError(err error) error {
+	var field *tierlimit.FieldError
+	var wrongType *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &field):
+		return err
+	case errors.As(err, &wrongType) && wrongType.Field != "":
+		return &tierlimit.FieldError{Field: wrongType.Field, Value: strings.TrimPrefix(wrongType.Value, "number "), Want: typeName(wrongType.Type.Kind().String())}
+	case errors.As(err, &syntax):
+		return bodyError("JSON; it is malformed at byte " + strconv.FormatInt(syntax.Offset, 10))
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return bodyError("JSON; it ends too early")
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		name, _ = strconv.Unquote(name)
+		return &tierlimit.FieldError{Field: name, Want: "left out: there is no such field"}
+	}
+	return bodyError("the JSON object that is documented")
+}
+
+func bodyError(want string) error {
+	return &tierlimit.FieldError{Field: "body", Want: want}
+}
+
+// typeName says what JSON should stand in a Go field of a kind.
+func typeName(kind string) string {
+	switch kind {
+	case "int", "int64":
+		return "a whole number within the documented bounds"
+	case "float64":
+		return "a number"
+	case "bool":
+		return "true or false"
+	case "string":
+		return "a string"
+	case "slice":
+		return "a list"
+	default:
+		return "an object"
+	}
+}
+
+// pathValue returns a path parameter as it was meant: chi hands it out escaped
+// exactly when the path has a raw form.
+func pathValue(r *http.Request, name string) string {
+	value := chi.URLParam(r, name)
+	if r.URL.RawPath != "" {
+		if plain, err := url.PathUnescape(value); err == nil {
+			return plain
+		}
+	}
+	return value
+}
+
+// samePath returns the path's value for what the body may name too.
+func samePath(r *http.Request, field, inBody string) (string, error) {
+	inPath := pathValue(r, field)
+	if inBody != "" && inBody != inPath {
+		return "", &tierlimit.FieldError{Field: field, Value: inBody, Want: "left out, or " + strconv.Quote(inPath) + " as in the path"}
+	}
+	return inPath, nil
+}
+
+// ifMatch reads the version a writer saw.
+func ifMatch(r *http.Request) (int64, error) {
+	tag := r.Header.Get("If-Match")
+	if tag == "" {
+		return 0, errNoVersion
+	}
+	quoted := len(tag) > 2 && tag[0] == '"' && tag[len(tag)-1] == '"'
+	if quoted {
+		if version, err := strconv.ParseInt(tag[1:len(tag)-1], 10, 64); err == nil {
+			return version, nil
+		}
+	}
+	return 0, &tierlimit.FieldError{Field: "If-Match", Value: tag, Want: `one ETag as it was sent, such as "12"`}
+}
+
+// A page is a list as all lists are answered.
+type page[T any] struct {
+	Data       []T    `json:"data"`
+	NextCursor string `json:"next_cursor"`
+	HasMore    bool   `json:"has_more"`
+}
+
+func (p page[T]) MarshalJSON() ([]byte, error) {
+	type plain page[T]
+	if p.Data == nil {
+		p.Data = []T{}
+	}
+	return json.Marshal(plain(p))
+}
+
+// pageOf reads ?limit= and ?cursor=.
+func pageOf(r *http.Request) (after string, most int, err error) {
+	q, most := r.URL.Query(), 50
+	if s := q.Get("limit"); s != "" {
+		if most, err = strconv.Atoi(s); err != nil || most < 1 || most > 500 {
+			return "", 0, &tierlimit.FieldError{Field: "limit", Value: s, Want: "a whole number from 1 to 500"}
+		}
+	}
+	cursor, err := base64.RawURLEncoding.DecodeString(q.Get("cursor"))
+	if err != nil || !utf8.Valid(cursor) {
+		return "", 0, &tierlimit.FieldError{Field: "cursor", Value: q.Get("cursor"), Want: "a next_cursor as it was sent"}
+	}
+	return string(cursor), most, nil
+}
+
+func cursorAfter(id string) string { return base64.RawURLEncoding.EncodeToString([]byte(id)) }
+
+func respond(w http.ResponseWriter, status int, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		panic(err) // what we answer with is ours
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(data, '\n')) // the client may be gone
+}
+
+// respondVersion sends a strong ETag with what can be changed.
+func respondVersion(w http.ResponseWriter, status int, version int64, body any) {
+	w.Header().Set("Etag", `"`+strconv.FormatInt(version, 10)+`"`)
+	respond(w, status, body)
+}

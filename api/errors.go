@@ -1,0 +1,74 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/problem"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// fail answers with what went wrong. Clients learn what they can mend; what
+// only an operator can is logged and not shown.
+func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
+	if fields := fieldErrors(err); len(fields) > 0 {
+		detail := fields[0].Detail
+		if len(fields) > 1 {
+			detail = strconv.Itoa(len(fields)) + " fields are wrong."
+		}
+		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Detail: detail, Errors: fields})
+		return
+	}
+	status := statusOf(err)
+	p := problem.Problem{Status: status, Detail: err.Error()}
+	if status >= http.StatusInternalServerError {
+		log.Error("api: request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		p.Detail = ""
+	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	problem.Write(w, p)
+}
+
+func statusOf(err error) int {
+	for _, known := range []struct {
+		err    error
+		status int
+	}{
+		{tiers.ErrNotFound, http.StatusNotFound},
+		{tiers.ErrExists, http.StatusConflict},
+		{tiers.ErrInUse, http.StatusConflict},
+		{tiers.ErrStale, http.StatusPreconditionFailed},
+		{errNoVersion, http.StatusPreconditionRequired},
+		{errTooLarge, http.StatusRequestEntityTooLarge},
+		{tierlimit.ErrStoreUnavailable, http.StatusServiceUnavailable},
+		{tierlimit.ErrNoPlan, http.StatusServiceUnavailable},
+		{context.DeadlineExceeded, http.StatusServiceUnavailable},
+	} {
+		if errors.Is(err, known.err) {
+			return known.status
+		}
+	}
+	return http.StatusInternalServerError
+}
+
+// fieldErrors returns every input error in err, which may be joined.
+func fieldErrors(err error) []problem.Field {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []problem.Field
+		for _, e := range joined.Unwrap() {
+			all = append(all, fieldErrors(e)...)
+		}
+		return all
+	}
+	var field *tierlimit.FieldError
+	if errors.As(err, &field) {
+		return []problem.Field{{Field: field.Field, Detail: field.Error()}}
+	}
+	return nil
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+)
+
+func configCommand(s streams) *cobra.Command {
+	var set settings
+	opts := set.serve()
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Show the configuration serve would run with, secrets hidden",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			wrong := opts.resolve(cmd.Flags(), s.env)
+			w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+			for _, o := range opts {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", o.env(), o.shown(), o.source)
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			if wrong != nil {
+				return usage(wrong)
+			}
+			return nil
+		},
+	}
+	opts.flags(cmd.Flags())
+	return cmd
+}

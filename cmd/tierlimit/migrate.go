@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tierlimit/tierlimit/migrations"
+)
+
+func migrateCommand(s streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "migrate", Short: "Bring the database to the schema (serve does it too)", Args: cobra.NoArgs}
+	cmd.AddCommand(
+		migrateStep(s, "up", "Apply what is missing", migrateUp),
+		migrateStep(s, "status", "Show what is applied", migrateStatus),
+	)
+	return cmd
+}
+
+func migrateStep(s streams, use, short string, do func(context.Context, streams, string) error) *cobra.Command {
+	var set settings
+	opts := options{set.database()}
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.resolve(cmd.Flags(), s.env); err != nil {
+				return usage(err)
+			}
+			return do(cmd.Context(), s, set.databaseURL)
+		},
+	}
+	opts.flags(cmd.Flags())
+	return cmd
+}
+
+func migrateUp(ctx context.Context, s streams, url string) error {
+	steps, err := migrations.Up(ctx, url)
+	for _, step := range steps {
+		fmt.Fprintln(s.out, "applied", step.Name)
+	}
+	if err == nil && len(steps) == 0 {
+		fmt.Fprintln(s.out, "nothing to apply")
+	}
+	return err
+}
+
+func migrateStatus(ctx context.Context, s streams, url string) error {
+	steps, err := migrations.Status(ctx, url)
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	for _, step := range steps {
+		when := "missing"
+		if step.Applied {
+			when = step.AppliedAt.UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "%s\t%s\n", step.Name, when)
+	}
+	return w.Flush()
+}

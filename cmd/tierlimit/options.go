@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// An option is one thing that can be configured: by the flag --redis-url, the
+// variable TIERLIMIT_REDIS_URL, or a default, in this order. A secret can also
+// stand in the file that TIERLIMIT_REDIS_URL_FILE names.
+type option struct {
+	name     string // as in the flag
+	usage    string
+	fallback string // the default
+	secret   bool
+	required bool
+	want     string             // completes "must be ..."
+	parse    func(string) error // keeps the value; its error's text is not shown
+
+	value  string // as given, once resolved
+	source string // where from: "--redis-url", "TIERLIMIT_REDIS_URL", "default"
+}
+
+type options []*option
+
+func (o *option) env() string {
+	return "TIERLIMIT_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))
+}
+
+// flags declares a flag for each option.
+func (opts options) flags(fs *pflag.FlagSet) {
+	for _, o := range opts {
+		text := o.usage
+		if o.secret {
+			text += " (also " + o.env() + "_FILE)"
+		}
+		fs.StringVar(&o.value, o.name, "", fmt.Sprintf("%s [%s]%s", text, o.env(), defaultText(o)))
+	}
+}
+
+func defaultText(o *option) string {
+	switch {
+	case o.required:
+		return " (required)"
+	case o.fallback != "":
+		return " (default " + o.fallback + ")"
+	default:
+		return ""
+	}
+}
+
+// resolve finds each option's value and keeps it, or reports all that are
+// wrong: the name used, the value and what is allowed.
+func (opts options) resolve(fs *pflag.FlagSet, env func(string) (string, bool)) error {
+	var errs []error
+	for _, o := range opts {
+		if err := o.resolve(fs.Changed(o.name), env); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (o *option) resolve(given bool, env func(string) (string, bool)) error {
+	if err := o.find(given, env); err != nil {
+		return err
+	}
+	if o.value == "" && !o.required {
+		return nil
+	}
+	if o.value != "" && o.parse(o.value) == nil {
+		return nil
+	}
+	shown := o.value
+	if o.secret && shown != "" {
+		shown = hidden
+	}
+	name := o.source
+	if o.value == "" {
+		name = o.env()
+	}
+	return &tierlimit.FieldError{Field: name, Value: shown, Want: o.want}
+}
+
+func (o *option) find(given bool, env func(string) (string, bool)) error {
+	if given {
+		o.source = "--" + o.name
+		return nil
+	}
+	if v, ok := env(o.env()); ok && v != "" {
+		o.value, o.source = v, o.env()
+		return nil
+	}
+	if file, ok := env(o.env() + "_FILE"); ok && o.secret {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return &tierlimit.FieldError{Field: o.env() + "_FILE", Value: file, Want: "a file that can be read"}
+		}
+		o.value, o.source = strings.TrimSpace(string(data)), o.env()+"_FILE"
+		return nil
+	}
+	o.value, o.source = o.fallback, "default"
+	return nil
+}
+
+const hidden = "(hidden)"
+
+// shown is the value for people: secrets hidden.
+func (o *option) shown() string {
+	if o.secret && o.value != "" {
+		return hidden
+	}
+	return o.value
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// streams is all of the process that commands may touch.
+type streams struct {
+	out, err io.Writer
+	env      func(string) (string, bool)
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // what was asked for did not happen, or a request was denied
+	exitUsage  = 2 // the command line or the configuration is wrong
+)
+
+// A codedError ends the process with its code; a nil cause has been told
+// already.
+type codedError struct {
+	code  int
+	cause error
+}
+
+func (e *codedError) Error() string {
+	if e.cause == nil {
+		return ""
+	}
+	return e.cause.Error()
+}
+
+func (e *codedError) Unwrap() error { return e.cause }
+
+func usage(err error) error { return &codedError{code: exitUsage, cause: err} }
+
+// run is main without the process, for main and for tests.
+func run(ctx context.Context, args []string, s streams) int {
+	root := &cobra.Command{
+		Use:           "tierlimit",
+		Short:         "Hold every customer of an API to the plan they pay for",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.AddCommand(
+		devCommand(s), serveCommand(s), migrateCommand(s), takeCommand(s),
+		benchCommand(s), configCommand(s), versionCommand(s),
+	)
+	root.SetArgs(args)
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if err.Error() != "" {
+		fmt.Fprintln(s.err, "tierlimit:", err)
+	}
+	var coded *codedError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
+	return exitFailed
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/load"
+	"github.com/tierlimit/tierlimit/migrations"
+	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/store/redisstore"
+	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/pgtiers"
+)
+
+func serveCommand(s streams) *cobra.Command {
+	var set settings
+	opts := set.serve()
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve decisions from Redis, with tiers from Postgres",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.resolve(cmd.Flags(), s.env); err != nil {
+				return usage(err)
+			}
+			return serve(cmd.Context(), &set, newLogger(&set, s.err))
+		},
+	}
+	opts.flags(cmd.Flags())
+	return cmd
+}
+
+// startTimeout bounds each step of the start that needs another server.
+const startTimeout = 30 * time.Second
+
+// serve builds everything from the outside in and takes it down in reverse.
+func serve(ctx context.Context, set *settings, log *slog.Logger) error {
+	slog.SetDefault(log)
+	redis.SetLogger(clientLog{log})
+	l, err := listen(set)
+	if err != nil {
+		return err
+	}
+	catalogue, err := openCatalogue(ctx, set.databaseURL, log)
+	if err != nil {
+		return err
+	}
+	defer catalogue.Close()
+	cache, err := tiers.NewCache(ctx, catalogue, tiers.CacheConfig{Logger: log})
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	opts, err := redisstore.Options(set.redisURL, set.budget)
+	if err != nil {
+		return err
+	}
+	client := redis.NewClient(opts)
+	defer client.Close() //nolint:errcheck // the process ends
+	store, err := redisstore.New(client)
+	if err != nil {
+		return err
+	}
+	if err := store.Ping(ctx); err != nil {
+		log.Warn("redis does not answer; each tier's on_store_error decides until it does", "addr", opts.Addr, "error", err)
+	}
+	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer cpu.Close()
+	lim, err := tierlimit.New(tierlimit.Config{
+		Store: store, Tiers: cache, Load: cpu, Budget: set.budget, Local: memstore.New(memstore.Config{}),
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
+	return serveUntil(ctx, l, api.Config{
+		Limiter: lim, Catalogue: catalogue, Load: cpu,
+		Health: api.Health{Checks: map[string]func(context.Context) error{"redis": store.Ping, "postgres": catalogue.Ping}},
+
+		AdminToken: set.adminToken, ServiceToken: set.serviceToken,
+		TrustedProxies: set.trustedProxies, Logger: log,
+	})
+}
+
+// openCatalogue brings the database to the schema and opens it.
+func openCatalogue(ctx context.Context, url string, log *slog.Logger) (*pgtiers.Catalogue, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	steps, err := migrations.Up(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	for _, step := range steps {
+		log.Info("migrated the database", "migration", step.Name)
+	}
+	return pgtiers.Open(ctx, url)
+}
+
+// clientLog keeps the Redis client's own lines, one for each failed dial, out
+// of an operator's way.
+type clientLog struct{ log *slog.Logger }
+
+func (c clientLog) Printf(_ context.Context, format string, v ...any) {
+	c.log.Debug("redis client: " + fmt.Sprintf(format, v...))
+}

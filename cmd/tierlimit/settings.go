@@ -1,0 +1,191 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/load"
+)
+
+// settings is the configuration of dev and serve, read.
+type settings struct {
+	addr, adminAddr          string
+	redisURL, databaseURL    string
+	adminToken, serviceToken string
+	dataFile                 string
+	trustedProxies           []netip.Prefix
+	budget                   time.Duration
+	loadMode                 load.Mode
+	loadMeter                load.Meter // nil: measure
+	logLevel                 slog.Level
+	logJSON                  bool
+}
+
+// common are the options that dev and serve share.
+func (s *settings) common(addr, adminAddr, logFormat string) options {
+	return options{
+		{
+			name: "addr", usage: "public listener", fallback: addr,
+			want: "host:port, such as :8080", parse: address(&s.addr),
+		},
+		{
+			name: "admin-addr", usage: "admin listener", fallback: adminAddr,
+			want: "host:port, such as 127.0.0.1:8081", parse: address(&s.adminAddr),
+		},
+		{
+			name: "trusted-proxies", usage: "whose X-Forwarded-For is believed",
+			want: "addresses or prefixes between commas, such as 10.0.0.0/8,192.0.2.1", parse: s.parseProxies,
+		},
+		{
+			name: "load-mode", usage: "what CPU load does to adaptive limits", fallback: string(load.Enforce),
+			want: "off, observe or enforce", parse: s.parseLoadMode,
+		},
+		{
+			name: "load-fixed", usage: "pretend this CPU utilisation instead of measuring it",
+			want: "a number from 0 to 1, such as 0.95", parse: s.parseLoadFixed,
+		},
+		{
+			name: "log-level", usage: "what is logged", fallback: "info",
+			want: "debug, info, warn or error", parse: func(v string) error { return s.logLevel.UnmarshalText([]byte(v)) },
+		},
+		{
+			name: "log-format", usage: "how it is logged", fallback: logFormat,
+			want: "json or text", parse: s.parseLogFormat,
+		},
+	}
+}
+
+func (s *settings) serve() options {
+	return append(options{
+		{
+			name: "redis-url", usage: "the Redis that counts", fallback: "redis://127.0.0.1:6379/0", secret: true,
+			want: "redis://, rediss:// or unix:// and an address, such as redis://user:password@host:6379/0", parse: s.parseRedisURL,
+		},
+		{
+			name: "redis-mode", usage: "how Redis is run", fallback: "single",
+			want: "single", parse: oneOf("single"),
+		},
+		s.database(),
+		{
+			name: "admin-token", usage: "bearer token that opens everything", secret: true, required: true,
+			want: "16 to 256 characters without spaces", parse: token(&s.adminToken),
+		},
+		{
+			name: "service-token", usage: "bearer token for applications that ask for decisions", secret: true,
+			want: "16 to 256 characters without spaces", parse: token(&s.serviceToken),
+		},
+		{
+			name: "budget", usage: "longest a decision may take", fallback: tierlimit.DefaultBudget.String(),
+			want: "a duration from 1ms to 10s, such as 50ms", parse: s.parseBudget,
+		},
+	}, s.common(":8080", "127.0.0.1:8081", "json")...)
+}
+
+func (s *settings) database() *option {
+	return &option{
+		name: "database-url", usage: "the Postgres that holds tiers and subjects", secret: true, required: true,
+		want: "postgres:// and an address, such as postgres://user:password@host:5432/tierlimit", parse: s.parseDatabaseURL,
+	}
+}
+
+func (s *settings) dev() options {
+	return append(options{
+		{
+			name: "data", usage: "file that keeps tiers and subjects across restarts; it begins with the built-in tiers",
+			want: "a file name", parse: func(v string) error { s.dataFile = v; return nil },
+		},
+		{
+			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
+			want: "16 to 256 characters without spaces", parse: token(&s.adminToken),
+		},
+	}, s.common("127.0.0.1:8080", "127.0.0.1:8081", "text")...)
+}
+
+var errInvalid = errors.New("invalid")
+
+func check(ok bool) error {
+	if !ok {
+		return errInvalid
+	}
+	return nil
+}
+
+func oneOf(allowed ...string) func(string) error {
+	return func(v string) error { return check(slices.Contains(allowed, v)) }
+}
+
+func address(into *string) func(string) error {
+	return func(v string) error {
+		_, port, err := net.SplitHostPort(v)
+		if err != nil {
+			return err
+		}
+		n, err := strconv.Atoi(port)
+		*into = v
+		return check(err == nil && n >= 0 && n <= 65535)
+	}
+}
+
+func token(into *string) func(string) error {
+	return func(v string) error {
+		*into = v
+		return check(len(v) >= 16 && len(v) <= 256 && !strings.ContainsAny(v, " \t\r\n"))
+	}
+}
+
+func (s *settings) parseProxies(v string) error {
+	for part := range strings.SplitSeq(v, ",") {
+		part = strings.TrimSpace(part)
+		prefix, err := netip.ParsePrefix(part)
+		if err != nil {
+			addr, err := netip.ParseAddr(part)
+			if err != nil {
+				return err
+			}
+			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		s.trustedProxies = append(s.trustedProxies, prefix)
+	}
+	return nil
+}
+
+func (s *settings) parseLoadMode(v string) error {
+	s.loadMode = load.Mode(v)
+	return oneOf(string(load.Off), string(load.Observe), string(load.Enforce))(v)
+}
+
+func (s *settings) parseLoadFixed(v string) error {
+	u, err := strconv.ParseFloat(v, 64)
+	s.loadMeter = load.Fixed(u)
+	return check(err == nil && u >= 0 && u <= 1)
+}
+
+func (s *settings) parseLogFormat(v string) error {
+	s.logJSON = v == "json"
+	return oneOf("json", "text")(v)
+}
+
+func (s *settings) parseBudget(v string) (err error) {
+	s.budget, err = time.ParseDuration(v)
+	return errors.Join(err, check(s.budget >= time.Millisecond && s.budget <= 10*time.Second))
+}
+
+func (s *settings) parseRedisURL(v string) error {
+	s.redisURL = v
+	u, err := url.Parse(v)
+	return errors.Join(err, check(err == nil && slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme)))
+}
+
+func (s *settings) parseDatabaseURL(v string) error {
+	s.databaseURL = v
+	u, err := url.Parse(v)
+	return errors.Join(err, check(err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql")))
+}
