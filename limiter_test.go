@@ -171,8 +171,17 @@ func TestLoadScalesAdaptiveLimitsOnly(t *testing.T) {
 		max  int64
 		want int64
 	}{
-		{1, 100, 100}, {0.5, 100, 50}, {0.55, 100, 55}, {0.29, 100, 29}, {0.1, 5, 1}, {0.001, 1, 1}, {0.5, 0, 0},
-		{2, 100, 100}, {math.NaN(), 100, 100}, {-1, 100, 1}, {0.1, tierlimit.Unlimited, tierlimit.Unlimited},
+		{1, 100, 100},
+		{0.5, 100, 50},
+		{0.55, 100, 55},
+		{0.29, 100, 29},
+		{0.1, 5, 1},
+		{0.001, 1, 1},
+		{0.5, 0, 0},
+		{2, 100, 100},
+		{math.NaN(), 100, 100},
+		{-1, 100, 1},
+		{0.1, tierlimit.Unlimited, tierlimit.Unlimited},
 	} {
 		w := newWorld(t, perDay(c.max), perMinute(c.max))
 		w.load = c.load
@@ -230,8 +239,12 @@ func TestScopes(t *testing.T) {
 		allowed bool
 		windows string
 	}{
-		{"", true, "per_minute=1 "}, {"search", true, "per_minute=2 search=1 "}, {"search", true, "per_minute=3 search=2 "},
-		{"search", false, "per_minute=3 search=2 "}, {"exports", true, "exports=1 per_minute=4 "}, {"nosuch", true, "per_minute=5 "},
+		{"", true, "per_minute=1 "},
+		{"search", true, "per_minute=2 search=1 "},
+		{"search", true, "per_minute=3 search=2 "},
+		{"search", false, "per_minute=3 search=2 "},
+		{"exports", true, "exports=1 per_minute=4 "},
+		{"nosuch", true, "per_minute=5 "},
 	} {
 		if d := w.take(tierlimit.Request{Scope: c.scope}); d.Allowed != c.allowed || names(d) != c.windows {
 			t.Errorf("scope %q: %v %s, want %v %s", c.scope, d.Allowed, names(d), c.allowed, c.windows)

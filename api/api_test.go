@@ -278,7 +278,7 @@ func TestSubjectsArePaged(t *testing.T) {
 	}
 	var got []string
 	cursor := ""
-	for pages := 0; pages < 4; pages++ {
+	for range 4 {
 		var page struct {
 			Data       []tiers.Subject
 			NextCursor string `json:"next_cursor"`

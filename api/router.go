@@ -34,7 +34,7 @@ func recoverPanics(log *slog.Logger) func(http.Handler) http.Handler {
 			defer func() {
 				switch cause := recover(); cause {
 				case nil:
-				case http.ErrAbortHandler: //nolint:errorlint // the value net/http gives out to be panicked with
+				case http.ErrAbortHandler:
 					panic(cause)
 				default:
 					log.Error("api: panic", "method", r.Method, "path", r.URL.Path, "cause", cause, "stack", string(debug.Stack()))

@@ -69,7 +69,7 @@ func serve(t *testing.T, lim httplimit.Limiter, cfg httplimit.Config) func(*http
 }
 
 func get(header ...string) *http.Request {
-	r := httptest.NewRequest("GET", "/", nil)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.RemoteAddr = "203.0.113.7:4711"
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])

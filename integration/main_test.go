@@ -14,10 +14,18 @@ import (
 // subject and by database.
 var redisServer, postgresServer *servers.Server
 
+// scratch is a folder that lasts as long as the run.
+var scratch string
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
 	var err error
+	if scratch, err = os.MkdirTemp("", "tierlimit-integration-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(scratch)
 	if redisServer, err = servers.Redis(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -204,12 +204,32 @@ func TestScriptsRefuseWhatGoWouldNotSend(t *testing.T) {
 	}
 	before := client.Get(t.Context(), key).Val()
 	for _, args := range [][]any{
-		{-1, 1, "per_minute", 5, 60000}, {0.5, 1, "per_minute", 5, 60000}, {"1e300", 1, "per_minute", 5, 60000},
-		{"nan", 1, "per_minute", 5, 60000}, {"inf", 1, "per_minute", 5, 60000}, {"", 1, "per_minute", 5, 60000},
-		{1, 1, "per_minute", -2, 60000}, {1, 1, "per_minute", 1.5, 60000}, {1, 1, "per_minute", "1e16", 60000}, {1, 1, "per_minute", "five", 60000},
-		{1, 1, "per_minute", 5, 0}, {1, 1, "per_minute", 5, -60000}, {1, 1, "per_minute", 5, 0.5}, {1, 1, "per_minute", 5, "1e300"}, {1, 1, "per_minute", 5, "year"},
-		{1, 1, "per minute", 5, 60000}, {1, 1, "a=1@2", 5, 60000}, {1, 1, "", 5, 60000},
-		{1, 0}, {1, 17}, {1, -1}, {1, 1.5}, {1}, {}, {1, 2, "per_minute", 5, 60000}, {1, 1, "per_minute", 5, 60000, "more"},
+		{-1, 1, "per_minute", 5, 60000},
+		{0.5, 1, "per_minute", 5, 60000},
+		{"1e300", 1, "per_minute", 5, 60000},
+		{"nan", 1, "per_minute", 5, 60000},
+		{"inf", 1, "per_minute", 5, 60000},
+		{"", 1, "per_minute", 5, 60000},
+		{1, 1, "per_minute", -2, 60000},
+		{1, 1, "per_minute", 1.5, 60000},
+		{1, 1, "per_minute", "1e16", 60000},
+		{1, 1, "per_minute", "five", 60000},
+		{1, 1, "per_minute", 5, 0},
+		{1, 1, "per_minute", 5, -60000},
+		{1, 1, "per_minute", 5, 0.5},
+		{1, 1, "per_minute", 5, "1e300"},
+		{1, 1, "per_minute", 5, "year"},
+		{1, 1, "per minute", 5, 60000},
+		{1, 1, "a=1@2", 5, 60000},
+		{1, 1, "", 5, 60000},
+		{1, 0},
+		{1, 17},
+		{1, -1},
+		{1, 1.5},
+		{1},
+		{},
+		{1, 2, "per_minute", 5, 60000},
+		{1, 1, "per_minute", 5, 60000, "more"},
 	} {
 		if err := take(args...); err == nil || !strings.Contains(err.Error(), "TIERLIMIT") {
 			t.Errorf("%v: %v, want the script's own refusal", args, err)

@@ -89,7 +89,7 @@ func New(cfg Config) (*Controller, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	g := newGovernor()
-	c.sample(g, time.Now())
+	_ = c.sample(g, time.Now()) // an error is there at the next sample too, and told then
 	c.running.Go(func() { c.run(ctx, g) })
 	return c, nil
 }

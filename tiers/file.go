@@ -65,7 +65,7 @@ func (m *Memory) save() error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // nothing is left to remove after the rename
+	defer func() { _ = os.Remove(tmp.Name()) }() // nothing is left to remove after the rename
 	_, err = tmp.Write(append(data, '\n'))
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", tmp.Name(), err)

@@ -111,7 +111,7 @@ func TestALimitInJSON(t *testing.T) {
 		{`{"max":5,"period":"year"}`, "period"},
 		{`{"max":5,"window":"60s","anchor":"calendar"}`, "anchor"},
 		{`{"max":5,"period":"month","anchor":"billing"}`, "anchor"},
-		{`{"max":5,"window":"60s","shaddow":true}`, "shaddow"},
+		{`{"max":5,"window":"60s","shade":true}`, "shade"},
 	} {
 		var l tiers.Limit
 		err := json.Unmarshal([]byte(c.in), &l)

@@ -39,7 +39,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	if err != nil {
 		return err
 	}
-	l, err := listen(set)
+	l, err := listen(ctx, set)
 	if err != nil {
 		return err
 	}

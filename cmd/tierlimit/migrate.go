@@ -12,7 +12,7 @@ import (
 )
 
 func migrateCommand(s streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "migrate", Short: "Bring the database to the schema (serve does it too)", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "migrate", Short: "Bring the database to the schema (serve does it too)", Args: cobra.NoArgs, RunE: help}
 	cmd.AddCommand(
 		migrateStep(s, "up", "Apply what is missing", migrateUp),
 		migrateStep(s, "status", "Show what is applied", migrateStatus),

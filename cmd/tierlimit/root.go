@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string, s streams) int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
+		RunE:          help,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
@@ -71,3 +72,6 @@ func run(ctx context.Context, args []string, s streams) int {
 	}
 	return exitFailed
 }
+
+// help is what a command does that only holds others.
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }

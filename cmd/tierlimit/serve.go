@@ -44,7 +44,7 @@ const startTimeout = 30 * time.Second
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	slog.SetDefault(log)
 	redis.SetLogger(clientLog{log})
-	l, err := listen(set)
+	l, err := listen(ctx, set)
 	if err != nil {
 		return err
 	}

@@ -28,11 +28,12 @@ const (
 // listeners are the two of dev and serve, open before anything is served.
 type listeners struct{ public, admin net.Listener }
 
-func listen(s *settings) (l listeners, err error) {
-	if l.public, err = net.Listen("tcp", s.addr); err != nil {
+func listen(ctx context.Context, s *settings) (l listeners, err error) {
+	var lc net.ListenConfig
+	if l.public, err = lc.Listen(ctx, "tcp", s.addr); err != nil {
 		return l, fmt.Errorf("public listener: %w", err)
 	}
-	if l.admin, err = net.Listen("tcp", s.adminAddr); err != nil {
+	if l.admin, err = lc.Listen(ctx, "tcp", s.adminAddr); err != nil {
 		_ = l.public.Close() // nothing was served on it
 		return l, fmt.Errorf("admin listener: %w", err)
 	}

@@ -74,9 +74,10 @@ func ceiling(name string, most int64, w tierlimit.Window) tierlimit.Ceiling {
 	return tierlimit.Ceiling{Name: name, Max: most, Window: w}
 }
 
-func length(d time.Duration) tierlimit.Window     { return tierlimit.Window{Length: d} }
-func period(p tierlimit.Period) tierlimit.Window  { return tierlimit.Window{Period: p} }
-func perMinute(most int64) tierlimit.Ceiling      { return ceiling("per_minute", most, length(time.Minute)) }
+func length(d time.Duration) tierlimit.Window    { return tierlimit.Window{Length: d} }
+func period(p tierlimit.Period) tierlimit.Window { return tierlimit.Window{Period: p} }
+func perMinute(most int64) tierlimit.Ceiling { return ceiling("per_minute", most, length(time.Minute)) }
+
 func perHour(most int64) tierlimit.Ceiling        { return ceiling("per_hour", most, length(time.Hour)) }
 func (s *subject) as(name string) *subject        { return &subject{s.T, s.Harness, name} }
 func (s *subject) also(suffix string) *subject    { return s.as(s.name + suffix) }

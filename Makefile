@@ -1,0 +1,44 @@
+# The commands of a developer's day. `make help` lists them.
+
+GO ?= go
+BIN := bin/tierlimit
+GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
+
+# The race detector needs a C compiler; a machine that has only Go tests without.
+RACE ?= $(if $(shell command -v gcc),-race)
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test unit integration lint format bench clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## build and start tierlimit dev: everything in one process (ARGS="--load-fixed 0.95")
+	$(BIN) dev $(ARGS)
+
+build: ## build bin/tierlimit
+	$(GO) build -trimpath -ldflags='-s -w' -o $(BIN) ./cmd/tierlimit
+
+test: unit integration ## pass every test, on real Redis and Postgres
+
+unit: ## pass the tests that need no server
+	$(GO) test $(RACE) ./...
+
+integration: ## pass the tests on real servers: Docker where it answers, else local processes
+	env="$$(integration/prepare)" && eval "$$env" && $(GO) test $(RACE) -count=1 ./integration/...
+
+lint: ## pass the linters
+	$(GO) vet ./... ./integration/...
+	$(GOLANGCI_LINT) run ./... ./integration/...
+	test -z "$$($(GOFUMPT) -l .)" || { $(GOFUMPT) -d .; exit 1; }
+
+format: ## format the Go files
+	$(GOFUMPT) -w .
+
+bench: ## measure what a decision costs, in memory and on Redis
+	env="$$(integration/prepare)" && eval "$$env" && \
+	$(GO) test -run=NONE -bench=. -benchmem -count=$(or $(COUNT),3) ./ ./store/... ./httplimit/ ./integration/
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// A shell runs commands as a user would, in this process.
+type shell struct {
+	*testing.T
+	env map[string]string
+}
+
+func (sh shell) run(args ...string) (code int, out, errs string) {
+	sh.Helper()
+	var o, e bytes.Buffer
+	code = run(sh.Context(), args, sh.streams(&o, &e))
+	return code, o.String(), e.String()
+}
+
+func (sh shell) streams(out, errs io.Writer) streams {
+	return streams{out: out, err: errs, env: func(name string) (string, bool) { v, ok := sh.env[name]; return v, ok }}
+}
+
+// A lockedBuffer is written by one goroutine and read by another.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+var banner = regexp.MustCompile(`public +(\S+)\n +admin +(\S+)\n +token +(\S+)`)
+
+// dev starts `tierlimit dev` and returns what it printed, and a function that
+// stops it and waits.
+func (sh shell) dev(args ...string) (public, admin, token string, stop func()) {
+	sh.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var out, errs lockedBuffer
+	done := make(chan int, 1)
+	args = append([]string{"dev", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"}, args...)
+	go func() { done <- run(ctx, args, sh.streams(&out, &errs)) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if code := <-done; code != exitOK {
+			sh.Errorf("dev ended with %d: %s", code, errs.String())
+		}
+	})
+	sh.Cleanup(stop)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if m := banner.FindStringSubmatch(out.String()); m != nil {
+			return m[1], m[2], m[3], stop
+		}
+	}
+	sh.Fatalf("dev printed %s%s", out.String(), errs.String())
+	return
+}
+
+func status(t *testing.T, url string) int {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func TestDevShowsA429(t *testing.T) {
+	public, _, _, _ := shell{T: t}.dev()
+	for i := range 6 {
+		want := 200
+		if i == 5 {
+			want = 429
+		}
+		if got := status(t, public+"/demo/data"); got != want {
+			t.Fatalf("request %d: %d, want %d", i+1, got, want)
+		}
+	}
+}
+
+func TestBenchCountsExactly(t *testing.T) {
+	sh := shell{T: t}
+	public, _, _, _ := sh.dev()
+	code, out, errs := sh.run("bench", "-c", "50", "-n", "50", "--expect-allowed", "5", public+"/demo/data")
+	if code != exitOK || !regexp.MustCompile(`allowed +5\n +denied +45\n +errors +0\n`).MatchString(out) || !strings.Contains(out, "p99") {
+		t.Errorf("%d: %s%s", code, out, errs)
+	}
+	code, out, _ = sh.run("bench", "-c", "8", "-n", "20", public+"/v1/take", "--body", `{"subject":"acct_42"}`)
+	if code != exitOK || !regexp.MustCompile(`allowed +5\n +denied +15\n`).MatchString(out) {
+		t.Errorf("a decision in JSON counts by its allowed: %d: %s", code, out)
+	}
+	if code, _, errs = sh.run("bench", "-n", "10", "--expect-allowed", "7", public+"/demo/data"); code != exitFailed || !strings.Contains(errs, "0 allowed, expected exactly 7") {
+		t.Errorf("%d: %s", code, errs)
+	}
+	if code, out, errs = sh.run("bench", "-n", "10", public+"/nosuch"); code != exitFailed || !strings.Contains(errs, "404") {
+		t.Errorf("%d: %s%s", code, out, errs)
+	}
+	if code, out, _ = sh.run("bench", "-c", "2", "-d", "50ms", public+"/demo/data"); code != exitOK || !strings.Contains(out, "a second") {
+		t.Errorf("by duration: %d: %s", code, out)
+	}
+	for _, args := range [][]string{{"-c", "0"}, {"-n", "-1"}, {"-n", "1", "-d", "1s"}, {"-H", "x"}, {"ftp://x"}} {
+		if code, _, errs := sh.run(append([]string{"bench"}, args...)...); code != exitUsage || !strings.Contains(errs, "must be") {
+			t.Errorf("%v: %d: %s", args, code, errs)
+		}
+	}
+}
+
+func TestTakeShowsTheDecision(t *testing.T) {
+	sh := shell{T: t}
+	public, _, _, _ := sh.dev()
+	sh.env = map[string]string{"TIERLIMIT_URL": public}
+	code, out, errs := sh.run("take", "acct_42", "--cost", "5")
+	if code != exitOK || !strings.Contains(out, "acct_42 on free: allowed") || !strings.Contains(out, "used 5 of 5") {
+		t.Errorf("%d: %s%s", code, out, errs)
+	}
+	if code, out, _ = sh.run("take", "acct_42"); code != exitFailed || !strings.Contains(out, "denied: exceeded by per_minute, retry in") {
+		t.Errorf("%d: %s", code, out)
+	}
+	code, out, _ = sh.run("take", "--peek", "--json", "acct_43")
+	var d tierlimit.Decision
+	if err := json.Unmarshal([]byte(out), &d); err != nil || code != exitOK || d.Windows[0].Used != 0 {
+		t.Errorf("%d: %s %v", code, out, err)
+	}
+	if code, _, errs = sh.run("take", "acct_42", "--cost", "-3"); code != exitFailed || !strings.Contains(errs, "cost") {
+		t.Errorf("%d: %s", code, errs)
+	}
+}
+
+func TestDevKeepsTiersAndSubjectsInAFile(t *testing.T) {
+	sh := shell{T: t}
+	file := filepath.Join(t.TempDir(), "data.json")
+	_, admin, token, stop := sh.dev("--data", file)
+	req, err := http.NewRequest(http.MethodPost, admin+"/admin/v1/subjects", strings.NewReader(`{"id":"acct_42","tier":"pro"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil || resp.StatusCode != http.StatusCreated {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+	stop()
+	public, _, _, _ := sh.dev("--data", file)
+	if _, out, _ := sh.run("take", "acct_42", "--url", public); !strings.Contains(out, "acct_42 on pro") {
+		t.Errorf("after a restart: %s", out)
+	}
+}
+
+func TestAFixedLoadIsShownInTheDecision(t *testing.T) {
+	sh := shell{T: t}
+	public, _, _, _ := sh.dev("--load-fixed", "0.95")
+	if _, out, _ := sh.run("take", "acct_42", "--url", public); !strings.Contains(out, "used 1 of 1 (of 5, load x0.1)") {
+		t.Errorf("%s", out)
+	}
+	if _, out, _ := sh.run("take", "acct_42", "--url", public); !strings.Contains(out, "denied: load by per_minute") {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestAWrongConfigurationStopsTheStart(t *testing.T) {
+	good := map[string]string{
+		"TIERLIMIT_DATABASE_URL": "postgres://tl:hunter2secret@127.0.0.1:1/tl",
+		"TIERLIMIT_ADMIN_TOKEN":  "0123456789abcdef0123",
+	}
+	for name, value := range map[string]string{
+		"TIERLIMIT_BUDGET":          "soon",
+		"TIERLIMIT_ADDR":            "8080",
+		"TIERLIMIT_ADMIN_ADDR":      "127.0.0.1:99999",
+		"TIERLIMIT_REDIS_URL":       "http://127.0.0.1",
+		"TIERLIMIT_REDIS_MODE":      "many",
+		"TIERLIMIT_DATABASE_URL":    "mysql://x",
+		"TIERLIMIT_ADMIN_TOKEN":     "short",
+		"TIERLIMIT_SERVICE_TOKEN":   "with a space in the middle",
+		"TIERLIMIT_TRUSTED_PROXIES": "10.0.0.0/8,office",
+		"TIERLIMIT_LOAD_MODE":       "sometimes",
+		"TIERLIMIT_LOAD_FIXED":      "95",
+		"TIERLIMIT_LOG_LEVEL":       "loud",
+		"TIERLIMIT_LOG_FORMAT":      "xml",
+	} {
+		env := map[string]string{name: value}
+		for k, v := range good {
+			if k != name {
+				env[k] = v
+			}
+		}
+		code, _, errs := shell{T: t, env: env}.run("serve")
+		if code != exitUsage || !strings.Contains(errs, name) || !strings.Contains(errs, "must be") {
+			t.Errorf("%s=%s: %d: %s", name, value, code, errs)
+		}
+		if secret := strings.HasSuffix(name, "TOKEN") || strings.HasSuffix(name, "URL"); strings.Contains(errs, value) == secret {
+			t.Errorf("%s=%s: a secret is shown, or a value hidden: %s", name, value, errs)
+		}
+	}
+	code, _, errs := shell{T: t}.run("serve")
+	if code != exitUsage || !strings.Contains(errs, "TIERLIMIT_DATABASE_URL") || !strings.Contains(errs, "TIERLIMIT_ADMIN_TOKEN") {
+		t.Errorf("all that is missing is named at once: %d: %s", code, errs)
+	}
+	code, _, errs = shell{T: t, env: good}.run("serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0")
+	if code != exitFailed || !strings.Contains(errs, "reach database") || strings.Contains(errs, "hunter2secret") {
+		t.Errorf("without a database: %d: %s", code, errs)
+	}
+}
+
+func TestConfigShowsWhatIsInForce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("0123456789abcdef0123\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errs := shell{T: t, env: map[string]string{
+		"TIERLIMIT_DATABASE_URL":     "postgres://tl:hunter2@db/tl",
+		"TIERLIMIT_ADMIN_TOKEN_FILE": file,
+		"TIERLIMIT_BUDGET":           "20ms",
+	}}.run("config", "--addr", ":9000")
+	if code != exitOK || strings.Contains(out, "hunter2") || strings.Contains(out, "0123456789") {
+		t.Errorf("%d: %s%s", code, out, errs)
+	}
+	for _, line := range []string{
+		`TIERLIMIT_ADDR +:9000 +--addr`, `TIERLIMIT_BUDGET +20ms +TIERLIMIT_BUDGET`, `TIERLIMIT_LOAD_MODE +enforce +default`,
+		`TIERLIMIT_ADMIN_TOKEN +\(hidden\) +TIERLIMIT_ADMIN_TOKEN_FILE`, `TIERLIMIT_DATABASE_URL +\(hidden\)`,
+	} {
+		if !regexp.MustCompile(line).MatchString(out) {
+			t.Errorf("no %s in\n%s", line, out)
+		}
+	}
+}
+
+func TestCommandLineMistakes(t *testing.T) {
+	for _, args := range [][]string{{"serv"}, {"serve", "--nosuch"}, {"take"}, {"migrate", "down"}, {"dev", "extra"}} {
+		if code, _, errs := (shell{T: t}).run(args...); code == exitOK || errs == "" {
+			t.Errorf("%v: %d: %q", args, code, errs)
+		}
+	}
+	if code, out, _ := (shell{T: t}).run("version"); code != exitOK || !strings.HasPrefix(out, "tierlimit ") {
+		t.Errorf("version: %d: %s", code, out)
+	}
+}
