@@ -74,15 +74,27 @@ func ceiling(name string, most int64, w tierlimit.Window) tierlimit.Ceiling {
 	return tierlimit.Ceiling{Name: name, Max: most, Window: w}
 }
 
-func length(d time.Duration) tierlimit.Window    { return tierlimit.Window{Length: d} }
-func period(p tierlimit.Period) tierlimit.Window { return tierlimit.Window{Period: p} }
-func perMinute(most int64) tierlimit.Ceiling { return ceiling("per_minute", most, length(time.Minute)) }
+func length(d time.Duration) tierlimit.Window { return tierlimit.Window{Length: d} }
 
-func perHour(most int64) tierlimit.Ceiling        { return ceiling("per_hour", most, length(time.Hour)) }
-func (s *subject) as(name string) *subject        { return &subject{s.T, s.Harness, name} }
-func (s *subject) also(suffix string) *subject    { return s.as(s.name + suffix) }
-func (s *subject) clockAt(now time.Time) *subject { s.SetNow(now); return s }
-func ms(n int64) time.Duration                    { return time.Duration(n) * time.Millisecond }
+func period(p tierlimit.Period) tierlimit.Window { return tierlimit.Window{Period: p} }
+
+func perMinute(most int64) tierlimit.Ceiling {
+	return ceiling("per_minute", most, length(time.Minute))
+}
+
+func perHour(most int64) tierlimit.Ceiling { return ceiling("per_hour", most, length(time.Hour)) }
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+func (s *subject) as(name string) *subject { return &subject{s.T, s.Harness, name} }
+
+func (s *subject) also(suffix string) *subject { return s.as(s.name + suffix) }
+
+func (s *subject) clockAt(now time.Time) *subject {
+	s.SetNow(now)
+	return s
+}
+
 func (s *subject) peek(c ...tierlimit.Ceiling) []tierlimit.Count {
 	s.Helper()
 	return s.take(0, c...).Counts
