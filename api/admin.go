@@ -15,18 +15,30 @@ func Admin(cfg Config) http.Handler {
 	r := newRouter(&cfg)
 	cfg.Health.routes(r)
 	a := &admin{catalogue: cfg.Catalogue, lim: cfg.Limiter, log: cfg.Logger}
+	tier := &resource[tiers.Tier]{
+		param:   "key",
+		name:    func(t *tiers.Tier) *string { return &t.Key },
+		version: func(t *tiers.Tier) int64 { return t.Version },
+		create:  a.catalogue.CreateTier,
+		read:    a.catalogue.Tier,
+		replace: a.catalogue.ReplaceTier,
+		remove:  a.catalogue.DeleteTier,
+	}
+	subject := &resource[tiers.Subject]{
+		param:   "id",
+		name:    func(s *tiers.Subject) *string { return &s.ID },
+		version: func(s *tiers.Subject) int64 { return s.Version },
+		create:  a.catalogue.CreateSubject,
+		read:    a.catalogue.Subject,
+		replace: a.catalogue.ReplaceSubject,
+		remove:  a.catalogue.DeleteSubject,
+	}
 	r.Route("/admin/v1", func(r chi.Router) {
 		r.Use(requireToken(cfg.AdminToken))
 		r.Get("/tiers", a.handle(a.listTiers))
-		r.Post("/tiers", a.handle(a.createTier))
-		r.Get("/tiers/{key}", a.handle(a.readTier))
-		r.Put("/tiers/{key}", a.handle(a.replaceTier))
-		r.Delete("/tiers/{key}", a.handle(a.deleteTier))
+		tier.mount(r, "/tiers", a.handle)
 		r.Get("/subjects", a.handle(a.listSubjects))
-		r.Post("/subjects", a.handle(a.createSubject))
-		r.Get("/subjects/{id}", a.handle(a.readSubject))
-		r.Put("/subjects/{id}", a.handle(a.replaceSubject))
-		r.Delete("/subjects/{id}", a.handle(a.deleteSubject))
+		subject.mount(r, "/subjects", a.handle)
 		r.Get("/subjects/{id}/usage", a.handle(a.readUsage))
 		r.Delete("/subjects/{id}/usage", a.handle(a.resetUsage))
 	})
@@ -39,8 +51,10 @@ type admin struct {
 	log       *slog.Logger
 }
 
-// handle answers what a handler could not.
-func (a *admin) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+// A handlerFunc answers, or returns why it could not.
+type handlerFunc func(http.ResponseWriter, *http.Request) error
+
+func (a *admin) handle(h handlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
 			fail(w, r, a.log, err)
@@ -54,60 +68,6 @@ func (a *admin) listTiers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	respond(w, http.StatusOK, page[tiers.Tier]{Data: list})
-	return nil
-}
-
-func (a *admin) createTier(w http.ResponseWriter, r *http.Request) error {
-	var t tiers.Tier
-	if err := decode(w, r, &t); err != nil {
-		return err
-	}
-	created, err := a.catalogue.CreateTier(r.Context(), t)
-	if err != nil {
-		return err
-	}
-	respondVersion(w, http.StatusCreated, created.Version, created)
-	return nil
-}
-
-func (a *admin) readTier(w http.ResponseWriter, r *http.Request) error {
-	t, err := a.catalogue.Tier(r.Context(), pathValue(r, "key"))
-	if err != nil {
-		return err
-	}
-	respondVersion(w, http.StatusOK, t.Version, t)
-	return nil
-}
-
-func (a *admin) replaceTier(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
-	if err != nil {
-		return err
-	}
-	t := tiers.Tier{}
-	if err := decode(w, r, &t); err != nil {
-		return err
-	}
-	if t.Key, err = samePath(r, "key", t.Key); err != nil {
-		return err
-	}
-	replaced, err := a.catalogue.ReplaceTier(r.Context(), t, version)
-	if err != nil {
-		return err
-	}
-	respondVersion(w, http.StatusOK, replaced.Version, replaced)
-	return nil
-}
-
-func (a *admin) deleteTier(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
-	if err != nil {
-		return err
-	}
-	if err := a.catalogue.DeleteTier(r.Context(), pathValue(r, "key"), version); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
@@ -126,60 +86,6 @@ func (a *admin) listSubjects(w http.ResponseWriter, r *http.Request) error {
 		p.NextCursor = cursorAfter(list[most-1].ID)
 	}
 	respond(w, http.StatusOK, p)
-	return nil
-}
-
-func (a *admin) createSubject(w http.ResponseWriter, r *http.Request) error {
-	var s tiers.Subject
-	if err := decode(w, r, &s); err != nil {
-		return err
-	}
-	created, err := a.catalogue.CreateSubject(r.Context(), s)
-	if err != nil {
-		return err
-	}
-	respondVersion(w, http.StatusCreated, created.Version, created)
-	return nil
-}
-
-func (a *admin) readSubject(w http.ResponseWriter, r *http.Request) error {
-	s, err := a.catalogue.Subject(r.Context(), pathValue(r, "id"))
-	if err != nil {
-		return err
-	}
-	respondVersion(w, http.StatusOK, s.Version, s)
-	return nil
-}
-
-func (a *admin) replaceSubject(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
-	if err != nil {
-		return err
-	}
-	var s tiers.Subject
-	if err := decode(w, r, &s); err != nil {
-		return err
-	}
-	if s.ID, err = samePath(r, "id", s.ID); err != nil {
-		return err
-	}
-	replaced, err := a.catalogue.ReplaceSubject(r.Context(), s, version)
-	if err != nil {
-		return err
-	}
-	respondVersion(w, http.StatusOK, replaced.Version, replaced)
-	return nil
-}
-
-func (a *admin) deleteSubject(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
-	if err != nil {
-		return err
-	}
-	if err := a.catalogue.DeleteSubject(r.Context(), pathValue(r, "id"), version); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
