@@ -199,16 +199,17 @@ func (c *Cache) report(err, before error) {
 // meanwhile the poll finds.
 func (c *Cache) listen(ctx context.Context) {
 	const pause = 500 * time.Millisecond
-	var failing error
+	told := false
 	for {
-		err := c.source.Listen(ctx, func() { failing = nil; c.wake() })
+		var listening atomic.Bool // a source may wake from any goroutine
+		err := c.source.Listen(ctx, func() { listening.Store(true); c.wake() })
 		if ctx.Err() != nil {
 			return
 		}
-		if failing == nil {
+		if listening.Load() || !told {
 			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.cfg.Poll, "error", err)
+			told = true
 		}
-		failing = err
 		select {
 		case <-ctx.Done():
 			return
