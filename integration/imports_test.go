@@ -1,0 +1,34 @@
+package integration
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// What somebody who imports one package gets into their binary.
+func TestImportersInheritOnlyWhatTheyUse(t *testing.T) {
+	const module = "github.com/tierlimit/tierlimit"
+	for pkg, allowed := range map[string][]string{
+		"":                  nil,
+		"/scripts":          nil,
+		"/store/memstore":   nil,
+		"/httplimit":        nil,
+		"/store/redisstore": {"github.com/redis/go-redis/", "github.com/cespare/xxhash/", "github.com/zeebo/xxh3", "github.com/klauspost/cpuid/", "go.uber.org/atomic", "golang.org/x/sys/"},
+		"/tiers":            {"github.com/hashicorp/golang-lru/"},
+	} {
+		out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+pkg).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, dep := range strings.Fields(string(out)) {
+			ours := dep == module || strings.HasPrefix(dep, module+"/")
+			for _, prefix := range allowed {
+				ours = ours || strings.HasPrefix(dep, prefix)
+			}
+			if !ours {
+				t.Errorf("%s%s brings %s", module, pkg, dep)
+			}
+		}
+	}
+}
