@@ -42,9 +42,9 @@ const (
 func (l Limit) Validate() error {
 	switch {
 	case !ValidName(l.Name):
-		return &FieldError{Field: "name", Value: l.Name, Want: nameRule}
+		return &FieldError{Field: "name", Value: l.Name, Want: NameRule}
 	case l.Scope != "" && !ValidName(l.Scope):
-		return &FieldError{Field: "scope", Value: l.Scope, Want: "empty, or " + nameRule}
+		return &FieldError{Field: "scope", Value: l.Scope, Want: "empty, or " + NameRule}
 	case l.Max != Unlimited && (l.Max < 0 || l.Max > MaxCount):
 		return &FieldError{
 			Field: "max", Value: strconv.FormatInt(l.Max, 10),
@@ -70,7 +70,8 @@ func (l Limit) scaled(multiplier float64) int64 {
 	return max(1, int64(math.Floor(float64(l.Max)*multiplier+1e-6)))
 }
 
-const nameRule = "1 to 64 characters of a-z, 0-9, _ and -, the first a letter or digit"
+// NameRule is what ValidName allows, as a FieldError says it.
+const NameRule = "1 to 64 characters of a-z, 0-9, _ and -, the first a letter or digit"
 
 // ValidName reports whether s can name a tier, a limit or a scope. The alphabet
 // is what a RateLimit header can carry without escapes.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -93,9 +94,11 @@ func (l *Limiter) Usage(ctx context.Context, subject string) (Usage, error) {
 		return Usage{}, err
 	}
 	q := l.question(plan, plan.Limits, req)
-	outcome, err := l.store.Take(ctx, Charge{Subject: subject, Ceilings: q.ceilings})
-	if err != nil {
-		return Usage{}, fmt.Errorf("usage of subject %q: %w", subject, err)
+	outcome := Outcome{Source: SourcePolicy}
+	if len(q.limits) > 0 {
+		if outcome, err = l.store.Take(ctx, q.charge(false)); err != nil {
+			return Usage{}, fmt.Errorf("usage of subject %q: %w", subject, ours(err))
+		}
 	}
 	d := q.answer(outcome, false)
 	return Usage{
@@ -115,7 +118,7 @@ func (l *Limiter) Reset(ctx context.Context, subject string, limits ...string) e
 	}
 	for _, name := range limits {
 		if !ValidName(name) {
-			return &FieldError{Field: "limit", Value: name, Want: nameRule}
+			return &FieldError{Field: "limit", Value: name, Want: NameRule}
 		}
 	}
 	if err := l.store.Reset(ctx, subject, limits...); err != nil {
@@ -145,7 +148,17 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge bool) (Decisio
 	if err == nil {
 		return q.answer(outcome, charge), nil
 	}
-	return l.fallback(caller, q, charge, fmt.Errorf("decide for subject %q: %w", req.Subject, err))
+	return l.fallback(caller, q, charge, fmt.Errorf("decide for subject %q: %w", req.Subject, ours(err)))
+}
+
+// ours keeps a plan that no store accepts from looking like a malformed request:
+// the caller has done nothing wrong.
+func ours(err error) error {
+	var field *FieldError
+	if errors.As(err, &field) {
+		return fmt.Errorf("the plan cannot be counted: %v", err) //nolint:errorlint // hidden on purpose
+	}
+	return err
 }
 
 func (l *Limiter) resolve(ctx context.Context, subject string) (*Plan, error) {
@@ -174,14 +187,18 @@ func (l *Limiter) countLocally(q question, charge bool, cause error) (Decision, 
 	if l.local == nil {
 		return q.fail(Closed), cause
 	}
+	share := q
 	if l.replicas != nil {
-		q.divide(l.replicas())
+		share = q.share(l.replicas())
 	}
-	outcome, err := l.local.Take(context.Background(), q.charge(charge))
+	outcome, err := l.local.Take(context.Background(), share.charge(charge))
 	if err != nil {
 		return q.fail(Closed), errors.Join(cause, err)
 	}
-	d := q.answer(outcome, charge)
+	d := share.answer(outcome, charge)
+	for i := range d.Windows {
+		d.Windows[i].Max = q.limits[i].Max // the plan's, whatever this process may give of it
+	}
 	d.Degraded = true
 	return d, cause
 }
@@ -196,7 +213,11 @@ type question struct {
 }
 
 func (l *Limiter) question(plan *Plan, limits []Limit, req Request) question {
-	q := question{Request: req, plan: plan, limits: limits, multiplier: l.multiplier(plan, limits)}
+	return newQuestion(plan, limits, req, l.multiplier(plan, limits))
+}
+
+func newQuestion(plan *Plan, limits []Limit, req Request, multiplier float64) question {
+	q := question{Request: req, plan: plan, limits: limits, multiplier: multiplier}
 	q.ceilings = make([]Ceiling, len(limits))
 	for i := range limits {
 		q.ceilings[i] = Ceiling{
@@ -235,13 +256,16 @@ func (q *question) charge(charge bool) Charge {
 	return c
 }
 
-// divide gives this process its share of each max.
-func (q *question) divide(replicas int) {
-	for i := range q.ceilings {
-		if c := &q.ceilings[i]; c.Max > 0 && replicas > 1 {
-			c.Max = max(1, c.Max/int64(replicas))
+// share is the question as one of several replicas may answer it alone: each
+// max divided, and at least 1 where there is any.
+func (q *question) share(replicas int) question {
+	limits := slices.Clone(q.limits)
+	for i := range limits {
+		if l := &limits[i]; l.Max > 0 && replicas > 1 {
+			l.Max = max(1, l.Max/int64(replicas))
 		}
 	}
+	return newQuestion(q.plan, limits, q.Request, q.multiplier)
 }
 
 func (q *question) answer(o Outcome, charge bool) Decision {

@@ -341,6 +341,33 @@ func TestLocalCountsAShareOfTheMax(t *testing.T) {
 	if allowed != 5 {
 		t.Errorf("%d allowed by one of two replicas, want 5", allowed)
 	}
+	d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+	if d.Reason != tierlimit.Exceeded || d.RetryAfter != time.Minute {
+		t.Errorf("past the share: %s, retry in %v", d.Reason, d.RetryAfter)
+	}
+	d, _ = w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 6})
+	if d.Reason != tierlimit.CostTooLarge || d.RetryAfter != 0 {
+		t.Errorf("a cost no share allows: %s, retry in %v", d.Reason, d.RetryAfter)
+	}
+}
+
+func TestAPlanThatCannotBeCountedIsNotTheCallersFault(t *testing.T) {
+	w := newWorld(t, perMinute(5), perDay(5)) // out of order
+	d, err := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+	var field *tierlimit.FieldError
+	if err == nil || errors.As(err, &field) || d.Allowed || d.Reason != tierlimit.StoreDown {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestACallerWhoIsGoneIsNotLetThrough(t *testing.T) {
+	w := newWorld(t, perMinute(5))
+	w.plan.OnStoreError, w.fail = tierlimit.Open, tierlimit.ErrStoreUnavailable
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if d, err := w.lim.Take(ctx, tierlimit.Request{Subject: "acct_42"}); d.Allowed || err == nil {
+		t.Errorf("%+v, %v", d, err)
+	}
 }
 
 func TestWithoutAPlanNothingIsAllowed(t *testing.T) {

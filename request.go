@@ -21,16 +21,34 @@ func (r *Request) normalize() error {
 	if r.Cost == 0 {
 		r.Cost = 1
 	}
-	switch {
-	case !ValidSubject(r.Subject):
-		return &FieldError{Field: "subject", Value: r.Subject, Want: "1 to 256 bytes of UTF-8 without control characters"}
-	case r.Scope != "" && !ValidName(r.Scope):
-		return &FieldError{Field: "scope", Value: r.Scope, Want: "empty, or " + nameRule}
-	case r.Cost < 0 || r.Cost > MaxCount:
-		return &FieldError{Field: "cost", Value: strconv.FormatInt(r.Cost, 10), Want: "a whole number from 0 to 1000000000000000"}
+	if err := checkSubject(r.Subject); err != nil {
+		return err
+	}
+	if r.Scope != "" && !ValidName(r.Scope) {
+		return &FieldError{Field: "scope", Value: r.Scope, Want: "empty, or " + NameRule}
+	}
+	return checkCost(r.Cost)
+}
+
+func checkSubject(s string) error {
+	if !ValidSubject(s) {
+		return &FieldError{Field: "subject", Value: s, Want: SubjectRule}
 	}
 	return nil
 }
+
+func checkCost(n int64) error {
+	if n < 0 || n > MaxCount {
+		return &FieldError{Field: "cost", Value: strconv.FormatInt(n, 10), Want: CostRule}
+	}
+	return nil
+}
+
+// What is allowed, as a FieldError says it.
+const (
+	SubjectRule = "1 to 256 bytes of UTF-8 without control characters"
+	CostRule    = "a whole number from 0 to 1000000000000000"
+)
 
 // ValidSubject reports whether s can name a subject. The replacement character
 // U+FFFD is refused because decoders write it for every byte they cannot read:

@@ -51,11 +51,11 @@ type Count struct {
 // Validate reports a charge that no store should see. Stores call it before
 // they write anything.
 func (c *Charge) Validate() error {
-	if !ValidSubject(c.Subject) {
-		return &FieldError{Field: "subject", Value: c.Subject, Want: "1 to 256 bytes of UTF-8 without control characters"}
+	if err := checkSubject(c.Subject); err != nil {
+		return err
 	}
-	if c.Cost < 0 || c.Cost > MaxCount {
-		return &FieldError{Field: "cost", Value: strconv.FormatInt(c.Cost, 10), Want: "a whole number from 0 to 1000000000000000"}
+	if err := checkCost(c.Cost); err != nil {
+		return err
 	}
 	if len(c.Ceilings) == 0 || len(c.Ceilings) > MaxLimits {
 		return &FieldError{Field: "limits", Value: strconv.Itoa(len(c.Ceilings)), Want: "1 to 16 limits"}

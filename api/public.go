@@ -77,7 +77,7 @@ type costJSON int64
 func (c *costJSON) UnmarshalJSON(data []byte) error {
 	n, err := strconv.ParseInt(string(data), 10, 64)
 	if err != nil {
-		return &tierlimit.FieldError{Field: "cost", Value: string(data), Want: "a whole number from 0 to 1000000000000000"}
+		return &tierlimit.FieldError{Field: "cost", Value: string(data), Want: tierlimit.CostRule}
 	}
 	*c = costJSON(n)
 	return nil

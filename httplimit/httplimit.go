@@ -99,7 +99,8 @@ func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, err
 		return g.lim.Take(r.Context(), req)
 	}
 	d, err := g.lim.Peek(r.Context(), req)
-	d.Allowed = true // it costs nothing: no limit can stand against it
+	// It costs nothing: no limit can stand against it.
+	d.Allowed, d.Reason, d.RetryAfter = true, tierlimit.OK, 0
 	return d, err
 }
 

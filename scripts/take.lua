@@ -49,44 +49,65 @@ local function read_limits(first, n)
   return limits
 end
 
--- Finds what is stored for the limits. Returns the entries of other limits that
--- are still running, the last end of all that was stored, and an error reply.
+-- Finds what is stored for the limits, and keeps the entries of other limits
+-- that are still running. Returns the state, or nil and an error reply.
 local function read_state(key, limits)
   local asked = {}
   for i = 1, #limits do
     asked[limits[i].name] = limits[i]
   end
-  local others, last_other, last_stored = {}, 0, nil
+  local state = { others = {}, last = 0, stored = false, shortened = false }
   local err = read_value(key, function(name, used, stop)
     local stop_ms, limit = tonumber(stop), asked[name]
-    last_stored = math.max(last_stored or 0, stop_ms)
+    state.stored = true
     if stop_ms <= now then
       return
     end
     if limit then
       -- A window never lasts longer than its limit says now.
+      state.shortened = state.shortened or stop_ms > limit.latest
       limit.used, limit.stop = tonumber(used), math.min(stop_ms, limit.latest)
     else
-      others[#others + 1] = entry_text(name, used, stop)
-      last_other = math.max(last_other, stop_ms)
+      state.others[#state.others + 1] = entry_text(name, used, stop)
+      state.last = math.max(state.last, stop_ms)
     end
   end)
-  return others, last_other, last_stored, err
+  if err then
+    return nil, err
+  end
+  return state
 end
 
-local function charge(key, limits, cost, others, last)
-  local entries = {}
+local function charge(limits, cost)
   for i = 1, #limits do
     local limit = limits[i]
     limit.used = math.min(limit.used + cost, MAX_USED)
     limit.stop = limit.stop or limit.latest
-    entries[i] = entry_text(limit.name, exact(limit.used), exact(limit.stop))
-    last = math.max(last, limit.stop)
   end
-  for i = 1, #others do
-    entries[#limits + i] = others[i]
+end
+
+-- Writes the running windows of the limits, and what else is running.
+local function write_state(key, limits, state)
+  local entries, last = state.others, state.last
+  for i = 1, #limits do
+    local limit = limits[i]
+    if limit.stop then
+      entries[#entries + 1] = entry_text(limit.name, exact(limit.used), exact(limit.stop))
+      last = math.max(last, limit.stop)
+    end
   end
   return write_value(key, entries, last)
+end
+
+-- Sees to it that counters never stay for good.
+local function expire(key, limits, state)
+  if redis.call('PTTL', key) == -1 then
+    local last = math.max(state.last, now + 1)
+    for i = 1, #limits do
+      last = math.max(last, limits[i].stop or 0)
+    end
+    redis.call('PEXPIREAT', key, exact(last))
+  end
 end
 
 local function take(key, cost_text, first, n)
@@ -98,7 +119,7 @@ local function take(key, cost_text, first, n)
   if bad then
     return bad
   end
-  local others, last_other, last_stored, err = read_state(key, limits)
+  local state, err = read_state(key, limits)
   if err then
     return err
   end
@@ -108,13 +129,19 @@ local function take(key, cost_text, first, n)
       fits = 0
     end
   end
-  if fits == 1 and cost > 0 then
-    err = charge(key, limits, cost, others, last_other)
+  local charged = fits == 1 and cost > 0
+  if charged then
+    charge(limits, cost)
+  end
+  if charged or state.shortened then
+    -- A shortened end is kept although nothing was charged: else a window that
+    -- is full would be shortened anew at every look, and never end.
+    err = write_state(key, limits, state)
     if err then
       return err
     end
-  elseif last_stored and redis.call('PTTL', key) == -1 then
-    redis.call('PEXPIREAT', key, exact(last_stored)) -- counters never stay for good
+  elseif state.stored then
+    expire(key, limits, state)
   end
   local reply = { fits }
   for i = 1, n do

@@ -19,7 +19,7 @@ type Subject struct {
 func (s *Subject) Validate() error {
 	var errs []error
 	if !tierlimit.ValidSubject(s.ID) {
-		errs = append(errs, &tierlimit.FieldError{Field: "id", Value: s.ID, Want: "1 to 256 bytes of UTF-8 without control characters"})
+		errs = append(errs, &tierlimit.FieldError{Field: "id", Value: s.ID, Want: tierlimit.SubjectRule})
 	}
 	if !tierlimit.ValidName(s.Tier) {
 		errs = append(errs, &tierlimit.FieldError{Field: "tier", Value: s.Tier, Want: "the key of a tier"})

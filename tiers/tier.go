@@ -75,7 +75,7 @@ func (t *Tier) Validate() error {
 			errs = append(errs, &tierlimit.FieldError{Field: field, Value: value, Want: want})
 		}
 	}
-	check(tierlimit.ValidName(t.Key), "key", t.Key, "1 to 64 characters of a-z, 0-9, _ and -, the first a letter or digit")
+	check(tierlimit.ValidName(t.Key), "key", t.Key, tierlimit.NameRule)
 	check(len(t.Name) <= 200, "name", t.Name, "at most 200 bytes")
 	check(t.Priority >= 0 && t.Priority <= 1000, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
 	check(t.OnStoreError.Valid(), "on_store_error", string(t.OnStoreError), "open, closed or local")

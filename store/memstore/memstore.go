@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"sync"
 	"time"
 
@@ -68,11 +69,11 @@ func (s *Store) Take(_ context.Context, c tierlimit.Charge) (tierlimit.Outcome, 
 	if err := c.Validate(); err != nil {
 		return tierlimit.Outcome{}, err
 	}
-	now := s.now()
 	sh := s.shard(c.Subject)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 
+	now := s.now() // under the lock: time does not run backwards between charges
 	sh.sweepIfDue(now.UnixMilli())
 	rec, known := sh.records[c.Subject]
 	if !known {
@@ -160,10 +161,16 @@ func (sh *shard) sweepIfDue(nowMS int64) {
 }
 
 func (sh *shard) sweep(nowMS int64) {
+	held := len(sh.records)
 	for subject, rec := range sh.records {
 		if rec.ended(nowMS) {
 			delete(sh.records, subject)
 		}
+	}
+	if held > minSweepSize && len(sh.records) < held/4 {
+		live := make(map[string]*record, len(sh.records)) // a map keeps the room it once had
+		maps.Copy(live, sh.records)
+		sh.records = live
 	}
 	sh.sweepSize = 2 * len(sh.records)
 	sh.sweptAt = nowMS

@@ -35,8 +35,11 @@ func (r *record) read(c *tierlimit.Charge, now time.Time, ends []int64) (counts 
 		end := ceiling.Window.End(now).UnixMilli()
 		used, running := int64(0), false
 		if w := r.find(ceiling.Name); w != nil && w.end > nowMS {
-			// A window never lasts longer than its limit says now.
-			used, running, end = w.used, true, min(w.end, end)
+			// A window never lasts longer than its limit says now. A shortened end
+			// is kept, charge or not: else a window that is full would be
+			// shortened anew at every look, and never end.
+			w.end = min(w.end, end)
+			used, running, end = w.used, true, w.end
 		}
 		if running || ceiling.Window.Period != "" {
 			counts[i].Reset = time.Duration(end-nowMS) * time.Millisecond

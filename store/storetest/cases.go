@@ -135,6 +135,16 @@ var cases = []testCase{
 		s.Advance(101 * time.Millisecond)
 		s.used(s.allowed(1, short), 1)
 	}},
+	{"a shortened window ends although it is full and asked all the time", func(s *subject) {
+		s.allowed(5, perHour(5))
+		short := ceiling("per_hour", 5, length(150*time.Millisecond))
+		s.denied(1, short)
+		s.Advance(100 * time.Millisecond)
+		s.take(1, short)
+		s.peek(short)
+		s.Advance(51 * time.Millisecond)
+		s.used(s.allowed(1, short), 1)
+	}},
 	{"a lengthened window leaves the running end", func(s *subject) {
 		s.allowed(1, perMinute(5))
 		s.resetBy(s.allowed(1, ceiling("per_minute", 5, length(time.Hour)))[0], time.Minute-slack, time.Minute)

@@ -74,11 +74,16 @@ var clockCases = []testCase{
 		daily := ceiling("quota", 5, period(tierlimit.Day))
 		s.resetBy(s.denied(1, daily)[0], 12*time.Hour-ms(1), 12*time.Hour)
 		s.clockAt(at("2026-03-10T23:59:59.999Z")).denied(1, daily)
+		s.clockAt(at("2026-03-11T00:00:00Z")).allowed(1, daily)
 	}},
 	{"a clock that steps back does not lengthen a window", func(s *subject) {
 		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(5, perMinute(5))
 		s.clockAt(at("2026-03-01T06:00:00Z"))
 		s.resetBy(s.denied(1, perMinute(5))[0], 0, time.Minute)
+		s.Advance(30 * time.Second)
+		s.resetBy(s.denied(1, perMinute(5))[0], 0, 30*time.Second)
+		s.Advance(30 * time.Second)
+		s.used(s.allowed(1, perMinute(5)), 1)
 	}},
 	{"a clock that steps forward ends windows and no more", func(s *subject) {
 		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(5, perMinute(5))

@@ -31,6 +31,7 @@ func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count)
 		}
 		if latest := ceiling.Window.End(now); w.end.After(latest) {
 			w.end = latest
+			m[c.Subject+" "+ceiling.Name] = w
 		}
 		before[i] = w
 		fits = fits && (ceiling.Max == tierlimit.Unlimited || w.used+c.Cost <= ceiling.Max)
