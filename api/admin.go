@@ -13,7 +13,7 @@ import (
 // Admin returns the handler of the admin listener.
 func Admin(cfg Config) http.Handler {
 	r := newRouter(&cfg)
-	cfg.Health.routes(r)
+	cfg.Health.routes(r, true)
 	a := &admin{catalogue: cfg.Catalogue, lim: cfg.Limiter, log: cfg.Logger}
 	tier := &resource[tiers.Tier]{
 		param:   "key",

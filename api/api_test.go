@@ -298,7 +298,7 @@ func TestSubjectsArePaged(t *testing.T) {
 	if strings.Join(got, " ") != "acct/0 acct/1 acct/2 acct/3 acct/4 acct/5 acct/6" {
 		t.Errorf("pages held %v", got)
 	}
-	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21"} {
+	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=AA"} {
 		s.ask(s.admin, "GET", "/admin/v1/subjects?"+query, "").want(400, query[:5])
 	}
 }
@@ -388,10 +388,14 @@ func TestHealth(t *testing.T) {
 	s := newSite(t, 0)
 	for _, h := range []http.Handler{s.public, s.admin} {
 		s.ask(h, "GET", "/livez", "", "Authorization", "").want(200, "ok")
-		a := s.ask(h, "GET", "/readyz?verbose", "", "Authorization", "").want(200, "ready", "good: ok", "gone: failing")
-		if bytes.Contains(a.body, []byte("hunter2")) {
-			t.Errorf("a secret in %s", a.body)
-		}
+		s.ask(h, "HEAD", "/readyz", "", "Authorization", "").want(200)
+	}
+	a := s.ask(s.admin, "GET", "/readyz?verbose", "", "Authorization", "").want(200, "ready", "good: ok", "gone: failing")
+	if bytes.Contains(a.body, []byte("hunter2")) {
+		t.Errorf("a secret in %s", a.body)
+	}
+	if a := s.ask(s.public, "GET", "/readyz?verbose", "").want(200); string(a.body) != "ready\n" {
+		t.Errorf("strangers have the servers asked: %s", a.body)
 	}
 	s.draining.Store(true)
 	if a := s.ask(s.public, "GET", "/readyz", ""); a.code != 503 {
@@ -403,6 +407,11 @@ func TestHealth(t *testing.T) {
 func TestWhatIsNotThere(t *testing.T) {
 	s := newSite(t, 0)
 	s.ask(s.public, "GET", "/nosuch", "").want(404)
-	s.ask(s.public, "GET", "/v1/take", "").want(405)
+	if a := s.ask(s.public, "GET", "/v1/take", "").want(405); a.header.Get("Allow") != "POST" {
+		t.Errorf("Allow: %v", a.header["Allow"])
+	}
+	if a := s.ask(s.admin, "PATCH", "/admin/v1/tiers/free", "").want(405); strings.Join(a.header["Allow"], " ") != "GET PUT DELETE" {
+		t.Errorf("Allow: %v", a.header["Allow"])
+	}
 	s.ask(s.public, "GET", "/admin/v1/tiers", "").want(404)
 }

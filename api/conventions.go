@@ -154,7 +154,7 @@ func pageOf(r *http.Request) (after string, most int, err error) {
 		}
 	}
 	cursor, err := base64.RawURLEncoding.DecodeString(q.Get("cursor"))
-	if err != nil || !utf8.Valid(cursor) {
+	if err != nil || len(cursor) > 0 && !tierlimit.ValidSubject(string(cursor)) {
 		return "", 0, &tierlimit.FieldError{Field: "cursor", Value: q.Get("cursor"), Want: "a next_cursor as it was sent"}
 	}
 	return string(cursor), most, nil

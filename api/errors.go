@@ -47,6 +47,7 @@ func statusOf(err error) int {
 		{errNoVersion, http.StatusPreconditionRequired},
 		{errTooLarge, http.StatusRequestEntityTooLarge},
 		{tierlimit.ErrStoreUnavailable, http.StatusServiceUnavailable},
+		{tiers.ErrUnavailable, http.StatusServiceUnavailable},
 		{tierlimit.ErrNoPlan, http.StatusServiceUnavailable},
 		{context.DeadlineExceeded, http.StatusServiceUnavailable},
 	} {

@@ -2,11 +2,11 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +15,8 @@ import (
 
 // Health answers /livez and /readyz. A process is ready as long as it can
 // decide: it starts with tiers loaded, and decides by policy when a server it
-// needs is gone. Checks tell an operator which; they do not take it out of
-// rotation.
+// needs is gone. Checks tell an operator which (/readyz?verbose on the admin
+// listener); they do not take it out of rotation.
 type Health struct {
 	Draining *atomic.Bool // true: about to stop, send nothing more
 	Checks   map[string]func(context.Context) error
@@ -24,34 +24,47 @@ type Health struct {
 
 const checkTimeout = time.Second
 
-func (h Health) routes(r chi.Router) {
-	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok\n") })
-	r.Get("/readyz", h.ready)
-}
-
-func (h Health) ready(w http.ResponseWriter, r *http.Request) {
-	status, text := http.StatusOK, "ready\n"
-	if h.Draining != nil && h.Draining.Load() {
-		status, text = http.StatusServiceUnavailable, "draining\n"
-	}
-	if r.URL.Query().Has("verbose") {
-		text += h.report(r.Context())
-	}
-	plain(w, status, text)
-}
-
-func (h Health) report(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(h.Checks)) {
-		if err := h.Checks[name](ctx); err != nil {
-			fmt.Fprintf(&b, "%s: failing\n", name)
-		} else {
-			fmt.Fprintf(&b, "%s: ok\n", name)
+// routes serves health; verbose reports need the admin listener: each asks the
+// servers behind, which strangers should not be able to have done.
+func (h Health) routes(r chi.Router, verbose bool) {
+	live := func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok\n") }
+	ready := func(w http.ResponseWriter, r *http.Request) {
+		status, text := h.state()
+		if verbose && r.URL.Query().Has("verbose") {
+			text += h.report(r.Context())
 		}
+		plain(w, status, text)
 	}
-	return b.String()
+	r.Get("/livez", live)
+	r.Head("/livez", live)
+	r.Get("/readyz", ready)
+	r.Head("/readyz", ready)
+}
+
+func (h Health) state() (status int, text string) {
+	if h.Draining != nil && h.Draining.Load() {
+		return http.StatusServiceUnavailable, "draining\n"
+	}
+	return http.StatusOK, "ready\n"
+}
+
+// report makes all checks at once, each with its own deadline.
+func (h Health) report(ctx context.Context) string {
+	names := slices.Sorted(maps.Keys(h.Checks))
+	lines := make([]string, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+			defer cancel()
+			lines[i] = name + ": ok\n"
+			if h.Checks[name](ctx) != nil {
+				lines[i] = name + ": failing\n"
+			}
+		})
+	}
+	wg.Wait()
+	return strings.Join(lines, "")
 }
 
 func plain(w http.ResponseWriter, status int, text string) {

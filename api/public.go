@@ -34,7 +34,7 @@ type Config struct {
 // Public returns the handler of the public listener.
 func Public(cfg Config) (http.Handler, error) {
 	r := newRouter(&cfg)
-	cfg.Health.routes(r)
+	cfg.Health.routes(r, false)
 	d := &decisions{lim: cfg.Limiter, load: cfg.Load, log: cfg.Logger}
 	r.Get("/v1/load", d.getLoad)
 	r.Group(func(r chi.Router) {

@@ -22,7 +22,12 @@ func newRouter(cfg *Config) chi.Router {
 	r.NotFound(func(w http.ResponseWriter, _ *http.Request) {
 		problem.Write(w, problem.Problem{Status: http.StatusNotFound})
 	})
-	r.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
+	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
+			if r.Match(chi.NewRouteContext(), method, req.URL.EscapedPath()) {
+				w.Header().Add("Allow", method)
+			}
+		}
 		problem.Write(w, problem.Problem{Status: http.StatusMethodNotAllowed})
 	})
 	return r

@@ -215,6 +215,54 @@ func TestAListenConnectionThatIsCutIsMadeAgain(t *testing.T) {
 	eventually(t, 10*time.Second, "on enterprise", func() bool { return planOf(t, replica, "acct_42").Tier == "enterprise" })
 }
 
+func TestChangesComeInPagesAndForgetWhatIsLongGone(t *testing.T) {
+	url := newDatabase(t)
+	c := openCatalogue(t, url)
+	start, err := c.Changes(t.Context(), 0)
+	if err != nil || len(start.Tiers) != 3 || !start.ForgetSubjects {
+		t.Fatalf("%+v, %v", start, err)
+	}
+	run := func(sql string) {
+		t.Helper()
+		if err := execute(t.Context(), url, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(`INSERT INTO tierlimit.subjects (id, tier) SELECT 'acct_' || n, 'pro' FROM generate_series(1, 10001) n`)
+	first, err := c.Changes(t.Context(), start.Version)
+	if err != nil || !first.More || len(first.Subjects) != 10_000 || first.Tiers != nil {
+		t.Fatalf("%d subjects, more %v, %v", len(first.Subjects), first.More, err)
+	}
+	second, err := c.Changes(t.Context(), first.Version)
+	if err != nil || second.More || len(second.Subjects) != 1 {
+		t.Fatalf("%d subjects, more %v, %v", len(second.Subjects), second.More, err)
+	}
+	run(`DELETE FROM tierlimit.subjects WHERE id = 'acct_1'`)
+	gone, err := c.Changes(t.Context(), second.Version)
+	if err != nil || len(gone.Removed) != 1 || gone.Removed[0].ID != "acct_1" || gone.Removed[0].Version <= second.Version {
+		t.Fatalf("%+v, %v", gone.Removed, err)
+	}
+	run(`UPDATE tierlimit.removals SET removed_at = now() - interval '2 days'`)
+	run(`DELETE FROM tierlimit.subjects WHERE id = 'acct_2'`)
+	if late, err := c.Changes(t.Context(), second.Version); err != nil || !late.ForgetSubjects {
+		t.Errorf("a reader who missed a removal that is no longer listed: %+v, %v", late, err)
+	}
+	if now, err := c.Changes(t.Context(), gone.Version); err != nil || now.ForgetSubjects || len(now.Removed) != 1 {
+		t.Errorf("one who did not: %+v, %v", now, err)
+	}
+}
+
+func TestAQuietListenConnectionStaysGood(t *testing.T) {
+	url := newDatabase(t)
+	admin, replica := openCatalogue(t, url), follow(t, url)
+	planOf(t, replica, "acct_42")
+	time.Sleep(5 * time.Second) // past two pings of the idle connection
+	if _, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Second, "on pro", func() bool { return planOf(t, replica, "acct_42").Tier == "pro" })
+}
+
 func TestTheDatabaseItselfRefusesWhatGoWouldNotWrite(t *testing.T) {
 	url := newDatabase(t)
 	for _, sql := range []string{

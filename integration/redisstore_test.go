@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,8 +17,10 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/scripts"
+	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 	"github.com/tierlimit/tierlimit/store/storetest"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // testBudget is generous: these tests ask what is counted, not how fast.
@@ -293,6 +296,82 @@ func TestALostReplyIsChargedAtMostOnce(t *testing.T) {
 	if err != nil || o.Counts[0].Used != 2 {
 		t.Fatalf("after one charge and one whose reply was lost: %+v, %v; want 2 used", o, err)
 	}
+}
+
+// The README names the least rights; this is a user who has no others.
+func TestTheLeastRightsAreEnough(t *testing.T) {
+	admin := newClient(t, redisServer.URL, testBudget)
+	user := fmt.Sprintf("tl%d", time.Now().UnixNano())
+	err := admin.Do(t.Context(), "ACL", "SETUSER", user, "on", ">secret", "~tl:*", "-@all",
+		"+eval", "+evalsha", "+get", "+set", "+del", "+time", "+pttl", "+pexpireat", "+ping", "+hello").Err()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Do(context.Background(), "ACL", "DELUSER", user)
+	opts := *admin.Options()
+	client := newClient(t, "redis://"+user+":secret@"+opts.Addr, testBudget)
+	store, subject := newStore(t, client), newSubject(t)
+	for _, c := range []tierlimit.Charge{charge(subject, 5, perMinute(5)), charge(subject, 1, perMinute(5)), charge(subject, 0, perMinute(5))} {
+		if _, err := store.Take(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := admin.Persist(t.Context(), redisstore.Key(subject)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(5))); err != nil {
+		t.Errorf("repair: %v", err)
+	}
+	if err := errors.Join(store.Ping(t.Context()), store.Reset(t.Context(), subject, "per_minute"), store.Reset(t.Context(), subject)); err != nil {
+		t.Error(err)
+	}
+	if err := client.FlushAll(t.Context()).Err(); !redis.HasErrorPrefix(err, "NOPERM") {
+		t.Errorf("FLUSHALL: %v", err)
+	}
+}
+
+// Contract: a decision never takes longer than its budget, whatever Redis does.
+// The slack is the machine's: what is shown is that nothing waits for seconds.
+func TestADecisionKeepsItsBudget(t *testing.T) {
+	const budget, slack = 50 * time.Millisecond, 450 * time.Millisecond
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	direct := newClient(t, redisServer.URL, testBudget)
+	silent := newReplyEater(t, direct.Options().Addr)
+	silent.eat.Store(true)
+	for name, url := range map[string]string{
+		"replies that never come":      "redis://" + silent.addr,
+		"a connection that is refused": "redis://127.0.0.1:1",
+		"a server that never accepts":  "redis://" + deaf.Addr().String(),
+	} {
+		store := newStore(t, newClient(t, url, budget))
+		lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: builtinResolver(t), Budget: budget, Local: memstore.New(memstore.Config{})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			began := time.Now()
+			d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+			if took := time.Since(began); took > budget+slack {
+				t.Errorf("%s: a decision took %v", name, took)
+			}
+			if !errors.Is(err, tierlimit.ErrStoreUnavailable) || !d.Allowed || !d.Degraded {
+				t.Errorf("%s: %+v, %v", name, d, err)
+			}
+		}
+	}
+}
+
+func builtinResolver(t *testing.T) tierlimit.Resolver {
+	t.Helper()
+	r, err := tiers.Static(tiers.Builtin(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {

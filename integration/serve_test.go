@@ -54,6 +54,7 @@ func startReplica(t *testing.T, redisURL, databaseURL string, args ...string) *r
 	cmd.Env = append(os.Environ(),
 		"TIERLIMIT_REDIS_URL="+redisURL, "TIERLIMIT_DATABASE_URL="+databaseURL, "TIERLIMIT_ADMIN_TOKEN="+adminToken,
 		"TIERLIMIT_ADDR=127.0.0.1:0", "TIERLIMIT_ADMIN_ADDR=127.0.0.1:0",
+		"TIERLIMIT_DRAIN=100ms",
 		"TIERLIMIT_BUDGET=2s", // these tests ask what is counted, on machines that are busy
 	)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -211,7 +212,7 @@ func TestTwoReplicasHoldOneSubjectToItsPlan(t *testing.T) {
 		t.Errorf("after a reset through the other replica: %+v", d)
 	}
 	for _, r := range replicas {
-		r.want(200, "GET", r.public+"/readyz?verbose", "")
+		r.want(200, "GET", r.admin+"/readyz?verbose", "")
 		if err := r.process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
@@ -287,7 +288,7 @@ func TestWithoutRedisThePolicyAnswers(t *testing.T) {
 	}
 	r.want(200, "GET", r.public+"/readyz", "")
 	r.want(503, "GET", r.public+"/v1/usage/acct_42", "")
-	if _, answer := r.want(200, "GET", r.public+"/readyz?verbose", ""); !strings.Contains(string(answer), "redis: failing") {
+	if _, answer := r.want(200, "GET", r.admin+"/readyz?verbose", ""); !strings.Contains(string(answer), "redis: failing") {
 		t.Errorf("readyz: %s", answer)
 	}
 }
@@ -297,7 +298,28 @@ func TestServeStartsWithoutRedis(t *testing.T) {
 	if d := r.must("take", "acct_42"); !d.Allowed || !d.Degraded {
 		t.Errorf("%+v", d)
 	}
-	if !strings.Contains(r.log(), "redis does not answer") {
+	if !strings.Contains(r.log(), "redis cannot be reached") {
 		t.Errorf("the operator is not told: %s", r.log())
+	}
+}
+
+func TestServeRefusesARedisThatRefuses(t *testing.T) {
+	file, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := newClient(t, redisServer.URL, testBudget)
+	user := fmt.Sprintf("reader%d", time.Now().UnixNano())
+	if err := admin.Do(t.Context(), "ACL", "SETUSER", user, "on", ">hunter2", "~tl:*", "-@all", "+get", "+ping", "+hello").Err(); err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Do(context.Background(), "ACL", "DELUSER", user)
+	for password, want := range map[string]string{"hunter2": "NOPERM", "wrong-one": "WRONGPASS"} {
+		cmd := exec.CommandContext(t.Context(), file, "serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0",
+			"--redis-url", "redis://"+user+":"+password+"@"+admin.Options().Addr, "--database-url", newDatabase(t), "--admin-token", adminToken)
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "redis refuses") || !strings.Contains(string(out), want) || strings.Contains(string(out), password) {
+			t.Errorf("%v: %s, want a refusal to start that says %s", err, out, want)
+		}
 	}
 }

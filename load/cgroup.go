@@ -38,12 +38,12 @@ const capacityAge = 10 * time.Second
 
 // findCgroup returns nil when nothing confines the process to less than the
 // machine's CPUs.
-func findCgroup(root fs.FS, cpus int) *cgroup {
+func findCgroup(root fs.FS) *cgroup {
 	c := locate(root)
 	if c == nil {
 		return nil
 	}
-	capacity, confined := c.readCapacity(float64(cpus))
+	capacity, confined := c.readCapacity()
 	if !confined {
 		return nil
 	}
@@ -111,7 +111,7 @@ func (c *cgroup) Source() string { return "cgroup" }
 
 func (c *cgroup) Read(now time.Time) (float64, bool, error) {
 	if now.Sub(c.capacityAt) >= capacityAge {
-		c.capacity, _ = c.readCapacity(float64(runtime.NumCPU()))
+		c.capacity, _ = c.readCapacity()
 		c.capacityAt = now
 	}
 	used, err := c.readUsage()
@@ -149,7 +149,8 @@ func (c *cgroup) readUsage() (float64, error) {
 // readCapacity returns how many CPUs the process can keep busy: the least of
 // its quota and its ancestors', its cpuset, and GOMAXPROCS. confined is whether
 // the cgroup leaves it less than the machine has.
-func (c *cgroup) readCapacity(cpus float64) (capacity float64, confined bool) {
+func (c *cgroup) readCapacity() (capacity float64, confined bool) {
+	cpus := machineCPUs(c.root)
 	capacity = cpus
 	for _, dir := range c.quotaDirs {
 		capacity = min(capacity, c.readQuota(dir))

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
+// tree is a machine of 16 CPUs with these files.
 func tree(files map[string]string) fstest.MapFS {
-	fs := fstest.MapFS{}
+	fs := fstest.MapFS{"sys/devices/system/cpu/online": {Data: []byte("0-15\n")}}
 	for name, content := range files {
 		fs[name] = &fstest.MapFile{Data: []byte(content)}
 	}
@@ -20,7 +21,6 @@ func tree(files map[string]string) fstest.MapFS {
 // What confines a process, as /proc and /sys show it. Trees follow the kernel's
 // cgroup documentation.
 func TestCapacityFromCgroupTrees(t *testing.T) {
-	const cpus = 16
 	for name, c := range map[string]struct {
 		files    map[string]string
 		capacity float64 // 0: not confined, the host is measured
@@ -64,7 +64,7 @@ func TestCapacityFromCgroupTrees(t *testing.T) {
 		}, 0},
 	} {
 		got := 0.0
-		if found := findCgroup(tree(c.files), cpus); found != nil {
+		if found := findCgroup(tree(c.files)); found != nil {
 			got = found.capacity
 		}
 		if want := min(c.capacity, float64(runtime.GOMAXPROCS(0))); got != want {
@@ -81,7 +81,7 @@ func TestUtilisationIsOfTheQuotaAndNotOfTheHost(t *testing.T) {
 	usage := func(usec int) {
 		fs["sys/fs/cgroup/cpu.stat"] = &fstest.MapFile{Data: fmt.Appendf(nil, "usage_usec %d\nuser_usec 0\n", usec)}
 	}
-	m := cpuMeter(fs, 16)
+	m := cpuMeter(fs)
 	if m.Source() != "cgroup" {
 		t.Fatalf("measures the %s", m.Source())
 	}

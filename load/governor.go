@@ -80,6 +80,9 @@ func (g *governor) multipliers(list []tiers.Tier, now time.Time) map[string]floa
 
 func (g *governor) move(s *tierState, curve *tiers.Curve, above float64, stale bool, now time.Time) {
 	down, up := onGrid(curve, g.smoothed), onGrid(curve, g.smoothed+margin)
+	if g.smoothed < margin {
+		up = down // idle is idle, also for a curve that starts at 0
+	}
 	if stale {
 		down, up = 1, 1
 	}

@@ -60,13 +60,14 @@ CREATE TABLE tierlimit.removals (
     subject    text COLLATE "C" NOT NULL,
     removed_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX removals_by_age ON tierlimit.removals (removed_at);
 
 -- +goose StatementBegin
 CREATE FUNCTION tierlimit.next_version() RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE drawn bigint;
 BEGIN
     UPDATE tierlimit.catalogue SET version = version + 1 RETURNING version INTO drawn;
-    PERFORM pg_notify('tierlimit', drawn::text);
+    PERFORM pg_notify('tierlimit', ''); -- alike, so that a transaction sends one
     RETURN drawn;
 END $$;
 -- +goose StatementEnd

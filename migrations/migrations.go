@@ -3,12 +3,12 @@ package migrations
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"fmt"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
@@ -20,6 +20,8 @@ var files embed.FS
 // tierlimit because the first migration creates that, and names its own schema
 // because a user called tierlimit would find another one first from then on.
 const table = "public.tierlimit_migrations"
+
+const connectTimeout = 5 * time.Second
 
 // A Step is one migration and whether the database has it.
 type Step struct {
@@ -60,10 +62,12 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 }
 
 func with(ctx context.Context, url string, do func(*goose.Provider) error) error {
-	db, err := sql.Open("pgx", url)
+	cfg, err := pgxpool.ParseConfig(url) // the URL may size the pool of serve
 	if err != nil {
-		return fmt.Errorf("open database: %w", err)
+		return fmt.Errorf("database URL: %w", err)
 	}
+	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	db := stdlib.OpenDB(*cfg.ConnConfig)
 	defer db.Close()
 	if err := db.PingContext(ctx); err != nil {
 		return fmt.Errorf("reach database: %w", err)

@@ -88,7 +88,7 @@ func (c *Cache) Close() {
 }
 
 // Tiers returns the tiers in force, the lowest priority first.
-func (c *Cache) Tiers() []Tier { return c.set.Load().tiers }
+func (c *Cache) Tiers() []Tier { return c.set.Load().list() }
 
 // Version returns the version of the catalogue the cache has caught up with.
 func (c *Cache) Version() int64 {
@@ -129,21 +129,23 @@ func (c *Cache) held(subject string) (tier string, ok bool) {
 }
 
 // lookup asks the source and keeps the answers, unless a change that is already
-// applied came after they were read: then it asks again.
-func (c *Cache) lookup(ctx context.Context, ids []string) (map[string]Subject, error) {
-	for {
+// applied came after they were read: then it asks again, and the second time
+// answers without keeping, so that a stream of changes starves nobody.
+func (c *Cache) lookup(ctx context.Context, ids []string) (found map[string]Subject, err error) {
+	for range 2 {
 		list, version, err := c.source.Lookup(ctx, ids)
 		if err != nil {
 			return nil, err
 		}
-		found := make(map[string]Subject, len(list))
+		found = make(map[string]Subject, len(list))
 		for _, s := range list {
 			found[s.ID] = s
 		}
 		if c.keep(ids, found, version) {
-			return found, nil
+			break
 		}
 	}
+	return found, nil
 }
 
 func (c *Cache) keep(ids []string, found map[string]Subject, version int64) bool {
@@ -182,8 +184,16 @@ func (c *Cache) follow(ctx context.Context) {
 		}
 		c.report(err, failing)
 		failing = err
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(refreshPause):
+		}
 	}
 }
+
+// refreshPause lets the changes of a bulk load come together.
+const refreshPause = 20 * time.Millisecond
 
 // report logs a change of state, not every failure.
 func (c *Cache) report(err, before error) {
@@ -207,7 +217,7 @@ func (c *Cache) listen(ctx context.Context) {
 			return
 		}
 		if listening.Load() || !told {
-			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.cfg.Poll, "error", err)
+			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.cfg.Poll.String(), "error", err)
 			told = true
 		}
 		select {
@@ -227,32 +237,33 @@ func (c *Cache) wake() {
 
 // refresh applies what changed since the last time.
 func (c *Cache) refresh(ctx context.Context) error {
+	since := c.Version()
 	for {
-		changes, err := c.source.Changes(ctx, c.Version())
+		changes, err := c.source.Changes(ctx, since)
 		if err != nil {
 			return err
 		}
-		if err := c.apply(changes); err != nil || !changes.More {
-			return err
+		if changes.Version < since {
+			// Restored from a backup, or failed over to a copy that lags: versions
+			// no longer mean what they meant here.
+			c.cfg.Logger.Warn("tiers: the catalogue went back, reading it anew", "from", since, "to", changes.Version)
+			since = 0
+			continue
 		}
+		changes.ForgetSubjects = changes.ForgetSubjects || since == 0
+		c.apply(changes)
+		if !changes.More {
+			return nil
+		}
+		since = changes.Version
 	}
 }
 
-// apply puts changes in force. Tiers that would leave somebody without a plan
-// are refused, and everything stays as it was.
-func (c *Cache) apply(ch Changes) error {
-	var next *set
-	if ch.Tiers != nil {
-		var err error
-		if next, err = newSet(ch.Tiers); err != nil {
-			return fmt.Errorf("version %d is not put in force: %w", ch.Version, err)
-		}
-	}
+// apply puts changes in force.
+func (c *Cache) apply(ch Changes) {
+	next := c.nextSet(ch)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ch.Version < c.version {
-		return nil
-	}
 	if next != nil {
 		c.set.Store(next)
 	}
@@ -270,7 +281,46 @@ func (c *Cache) apply(ch Changes) error {
 		c.replace(s)
 	}
 	c.version = ch.Version
-	return nil
+}
+
+// nextSet returns the tiers to put in force, nil to leave those that are. One
+// tier that is not valid stays as it was, and does not hold up the others; all
+// stay when the rest would leave somebody without a plan.
+func (c *Cache) nextSet(ch Changes) *set {
+	if ch.Tiers == nil {
+		return nil
+	}
+	var list []Tier
+	for _, t := range ch.Tiers {
+		t.Normalize()
+		if err := t.Validate(); err != nil {
+			c.cfg.Logger.Error("tiers: a tier is not valid and stays as it was", "tier", t.Key, "version", ch.Version, "error", err)
+			old, ok := c.tierInForce(t.Key)
+			if !ok {
+				continue
+			}
+			old.Default = t.Default
+			t = old
+		}
+		list = append(list, t)
+	}
+	next, err := newSet(list)
+	if err != nil {
+		c.cfg.Logger.Error("tiers: all stay as they were", "version", ch.Version, "error", err)
+		return nil
+	}
+	return next
+}
+
+func (c *Cache) tierInForce(key string) (Tier, bool) {
+	if s := c.set.Load(); s != nil {
+		for _, t := range s.tiers {
+			if t.Key == key {
+				return t, true
+			}
+		}
+	}
+	return Tier{}, false
 }
 
 // replace is called with mu held. A subject nobody asked for is not worth a

@@ -144,6 +144,12 @@ func resolve(t *testing.T, c *tiers.Cache, subject string) *tierlimit.Plan {
 	return p
 }
 
+// settle lets what was woken finish, in a bubble's time.
+func settle() {
+	time.Sleep(100 * time.Millisecond)
+	synctest.Wait()
+}
+
 func wantTier(t *testing.T, p *tierlimit.Plan, tier string, fallback bool) {
 	t.Helper()
 	if p.Tier != tier || p.Fallback != fallback {
@@ -161,12 +167,12 @@ func TestCacheFollowsSubjects(t *testing.T) {
 
 		f.put("acct_42", "enterprise")
 		f.put("nobody", "pro")
-		synctest.Wait()
+		settle()
 		wantTier(t, resolve(t, c, "acct_42"), "enterprise", false)
 		wantTier(t, resolve(t, c, "nobody"), "pro", false)
 
 		f.remove("acct_42")
-		synctest.Wait()
+		settle()
 		wantTier(t, resolve(t, c, "acct_42"), "free", false)
 		if n := len(f.lookups); n != 2 {
 			t.Errorf("%d look-ups for two subjects: %v", n, f.lookups)
@@ -183,7 +189,7 @@ func TestCacheFollowsTiers(t *testing.T) {
 			f.tiers, f.tiersAt = tiers.Builtin(), v
 			f.tiers[0].Limits["per_minute"] = tiers.Limit{Max: 50, Window: tierlimit.Window{Length: time.Minute}}
 		})
-		synctest.Wait()
+		settle()
 		if most := resolve(t, c, "nobody").Limits[1].Max; most != 50 {
 			t.Errorf("per_minute is %d after it was set to 50", most)
 		}
@@ -196,13 +202,13 @@ func TestCachePollsWhenNotificationsAreLost(t *testing.T) {
 		f.put("acct_42", "free")
 		c := newCache(t, f, tiers.CacheConfig{})
 		wantTier(t, resolve(t, c, "acct_42"), "free", false)
-		synctest.Wait() // the look that comes with listening is over
+		settle() // the look that comes with listening is over
 		f.set(func() { f.deaf = true })
 		f.put("acct_42", "pro")
-		synctest.Wait()
+		settle()
 		wantTier(t, resolve(t, c, "acct_42"), "free", false)
 		time.Sleep(5*time.Second + time.Millisecond) // the bubble's clock
-		synctest.Wait()
+		settle()
 		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
 	})
 }
@@ -217,13 +223,13 @@ func TestCacheNeverTakesInvalidTiers(t *testing.T) {
 			"an invalid": {{Key: "free", Default: true}},
 		} {
 			f.change(func(v int64) { f.tiers, f.tiersAt = bad, v })
-			synctest.Wait()
+			settle()
 			if p := resolve(t, c, "nobody"); p.Tier != "free" || len(p.Limits) != 2 {
 				t.Errorf("%s: put in force: %+v", name, p)
 			}
 		}
 		f.change(func(v int64) { f.tiers, f.tiersAt = tiers.Builtin(), v })
-		synctest.Wait()
+		settle()
 		if c.Version() != f.version {
 			t.Errorf("at version %d after valid tiers came back, want %d", c.Version(), f.version)
 		}
@@ -317,5 +323,64 @@ func TestAFloodOfMadeUpSubjectsIsAFewQueriesAndEvictsNobody(t *testing.T) {
 		if len(f.lookups) != 0 {
 			t.Error("the flood evicted a customer")
 		}
+	})
+}
+
+func TestATierThatIsNotValidHoldsUpNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "free")
+		c := newCache(t, f, tiers.CacheConfig{})
+		wantTier(t, resolve(t, c, "acct_42"), "free", false)
+		f.change(func(v int64) {
+			f.tiers, f.tiersAt = tiers.Builtin(), v
+			f.tiers[0].Limits = nil // what a constraint did not stop
+			f.tiers[1].Limits["per_minute"] = tiers.Limit{Max: 77, Window: tierlimit.Window{Length: time.Minute}}
+		})
+		f.put("acct_42", "pro")
+		settle()
+		if p := resolve(t, c, "acct_42"); p.Tier != "pro" || p.Limits[0].Max != 77 {
+			t.Errorf("%+v, want pro as it is now", p)
+		}
+		if p := resolve(t, c, "nobody"); p.Tier != "free" || len(p.Limits) != 2 {
+			t.Errorf("%+v, want free as it was", p)
+		}
+	})
+}
+
+func TestACatalogueThatWentBackIsReadAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		for range 10 {
+			f.put("acct_42", "pro")
+		}
+		c := newCache(t, f, tiers.CacheConfig{})
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+		f.change(func(int64) { // restored from a backup of before
+			f.version, f.tiersAt = 2, 1
+			f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "free", Version: 2}
+		})
+		settle()
+		wantTier(t, resolve(t, c, "acct_42"), "free", false)
+		f.put("acct_43", "enterprise")
+		settle()
+		wantTier(t, resolve(t, c, "acct_43"), "enterprise", false)
+	})
+}
+
+func TestAFailingSourceIsAskedSparingly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		c := newCache(t, f, tiers.CacheConfig{})
+		f.set(func() { f.err = errors.New("connection refused") })
+		for i := range 2000 {
+			resolve(t, c, fmt.Sprint("made-up-", i))
+			time.Sleep(time.Millisecond)
+		}
+		f.set(func() {
+			if n := len(f.lookups); n > 6 {
+				t.Errorf("%d queries in two seconds of an outage", n)
+			}
+		})
 	})
 }

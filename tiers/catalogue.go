@@ -14,6 +14,8 @@ var (
 	ErrExists   = errors.New("exists already")
 	ErrStale    = errors.New("changed in the meantime")
 	ErrInUse    = errors.New("in use")
+
+	ErrUnavailable = errors.New("catalogue unavailable")
 )
 
 // A Catalogue holds tiers and subjects. Every write takes the version the
@@ -38,10 +40,10 @@ type Catalogue interface {
 }
 
 // TierError says what was refused about which tier.
-func TierError(key string, err error) error { return fmt.Errorf("tier %q %w", key, err) }
+func TierError(key string, err error) error { return fmt.Errorf("tier %.80q %w", key, err) }
 
 // SubjectError says what was refused about which subject.
-func SubjectError(id string, err error) error { return fmt.Errorf("subject %q %w", id, err) }
+func SubjectError(id string, err error) error { return fmt.Errorf("subject %.80q %w", id, err) }
 
 // UnknownTierError is the answer to a subject put on a tier that is not there.
 func UnknownTierError(key string) error {

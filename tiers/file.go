@@ -63,7 +63,7 @@ func (m *Memory) save() error {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(m.file), filepath.Base(m.file)+".*")
 	if err != nil {
-		return err
+		return fmt.Errorf("keep tiers in %s: %w", m.file, errors.Unwrap(err))
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }() // nothing is left to remove after the rename
 	_, err = tmp.Write(append(data, '\n'))

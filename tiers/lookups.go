@@ -23,6 +23,7 @@ type lookups struct {
 	waiting    map[string]*answer // guarded by mu: asked and not answered yet
 	queue      []string           // guarded by mu: asked and not sent yet
 	busy       bool               // guarded by mu: a goroutine is at it
+	closed     bool               // guarded by mu: nothing is sent any more
 	pauseUntil time.Time          // guarded by mu
 	running    sync.WaitGroup
 }
@@ -40,6 +41,9 @@ func (l *lookups) start(ctx context.Context, query func(context.Context, []strin
 
 // wait returns when no query is under way and none will be.
 func (l *lookups) wait() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
 	l.running.Wait()
 }
 
@@ -51,7 +55,7 @@ func (l *lookups) ask(subject string) *answer {
 	defer l.mu.Unlock()
 	a := l.waiting[subject]
 	if a == nil {
-		if len(l.waiting) >= lookupQueue || l.ctx.Err() != nil {
+		if len(l.waiting) >= lookupQueue || l.closed {
 			return nil
 		}
 		a = &answer{done: make(chan struct{})}
@@ -99,6 +103,20 @@ func (l *lookups) work() {
 		found, err := l.query(ctx, batch)
 		cancel()
 		l.settle(batch, found, err)
+		if err != nil {
+			l.rest()
+		}
+	}
+}
+
+// rest spares a source that has just failed; what is asked meanwhile goes into
+// one query.
+func (l *lookups) rest() {
+	timer := time.NewTimer(lookupPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-l.ctx.Done():
 	}
 }
 

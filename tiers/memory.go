@@ -31,6 +31,7 @@ func NewMemory(list []Tier) (*Memory, error) {
 	list = slices.Clone(list)
 	for i := range list {
 		m.version++
+		list[i] = list[i].clone()
 		list[i].Version = m.version
 	}
 	var err error
@@ -49,11 +50,7 @@ func (m *Memory) Resolve(_ context.Context, subject string) (*tierlimit.Plan, er
 func (m *Memory) Tiers(context.Context) ([]Tier, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	list := make([]Tier, 0, len(m.set.tiers))
-	for _, t := range m.set.tiers {
-		list = append(list, t.clone())
-	}
-	return list, nil
+	return m.set.list(), nil
 }
 
 // Tier implements Catalogue.

@@ -67,6 +67,15 @@ func newPlan(t *Tier, from string) *tierlimit.Plan {
 	return p
 }
 
+// list returns tiers that the caller may change.
+func (s *set) list() []Tier {
+	list := make([]Tier, len(s.tiers))
+	for i, t := range s.tiers {
+		list[i] = t.clone()
+	}
+	return list
+}
+
 // plan returns the plan of somebody on the tier key, "" for nobody known. A
 // tier that is not in the set (yet) falls back to the default.
 func (s *set) plan(key string) *tierlimit.Plan {

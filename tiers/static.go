@@ -34,4 +34,4 @@ func (r *StaticResolver) Resolve(_ context.Context, subject string) (*tierlimit.
 }
 
 // Tiers returns the tiers, the lowest priority first.
-func (r *StaticResolver) Tiers() []Tier { return r.set.tiers }
+func (r *StaticResolver) Tiers() []Tier { return r.set.list() }

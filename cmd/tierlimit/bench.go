@@ -40,7 +40,7 @@ func benchCommand(s streams) *cobra.Command {
 
 A 2xx is allowed and a 429 denied; a decision in JSON counts by its "allowed".
 Everything else is an error. Exits with 1 on errors, and when --expect-allowed
-does not hold.`,
+does not hold. Without a URL it is the demo endpoint of a local tierlimit dev.`,
 		Example: `  tierlimit bench -c 50 -n 50
   tierlimit bench -c 64 -d 10s http://127.0.0.1:8080/v1/take --body '{"subject":"acct_42"}'`,
 		Args: cobra.MaximumNArgs(1),
@@ -48,6 +48,9 @@ does not hold.`,
 			target := "http://127.0.0.1:8080/demo/data"
 			if len(args) == 1 {
 				target = args[0]
+			}
+			if cmd.Flags().Changed("requests") && f.requests == 0 {
+				return usage(&tierlimit.FieldError{Field: "--requests", Value: "0", Want: "positive"})
 			}
 			b, err := newBench(f, target)
 			if err != nil {
@@ -67,6 +70,14 @@ does not hold.`,
 	return cmd
 }
 
+func checkURL(field, s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return &tierlimit.FieldError{Field: field, Value: s, Want: "http:// or https:// and a host"}
+	}
+	return nil
+}
+
 // A bench is one run: closed loop, every worker sends its next request when it
 // has the answer to the last.
 type bench struct {
@@ -84,14 +95,16 @@ type bench struct {
 
 func newBench(f benchFlags, target string) (*bench, error) {
 	b := &bench{benchFlags: f, target: target, header: http.Header{}}
-	u, err := url.Parse(target)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, &tierlimit.FieldError{Field: "URL", Value: target, Want: "http:// or https:// and a host"}
+	if err := checkURL("URL", target); err != nil {
+		return nil, err
 	}
 	if f.concurrency < 1 || f.concurrency > 10_000 {
 		return nil, &tierlimit.FieldError{Field: "--concurrency", Value: fmt.Sprint(f.concurrency), Want: "from 1 to 10000"}
 	}
-	if f.requests < 0 || f.duration < 0 || f.requests > 0 && f.duration > 0 {
+	if f.duration < 0 {
+		return nil, &tierlimit.FieldError{Field: "--duration", Value: f.duration.String(), Want: "positive"}
+	}
+	if f.requests < 0 || f.requests > 0 && f.duration > 0 {
 		return nil, &tierlimit.FieldError{Field: "--requests", Value: fmt.Sprint(f.requests), Want: "positive, and not given together with --duration"}
 	}
 	if f.requests == 0 && f.duration == 0 {

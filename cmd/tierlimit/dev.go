@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,8 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	if err != nil {
 		return err
 	}
-	cpu, err := load.New(load.Config{Tiers: devTiers(catalogue), Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
+	defer l.close()
+	cpu, err := load.New(load.Config{Tiers: devTiers(catalogue), Meter: set.loadMeter, Mode: set.devLoadMode(), Logger: log})
 	if err != nil {
 		return err
 	}
@@ -55,12 +57,12 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	if set.adminToken == "" {
 		set.adminToken = "tl_dev_" + rand.Text()
 	}
-	fmt.Fprint(s.out, welcome(baseURL(l.public.Addr()), baseURL(l.admin.Addr()), set.adminToken))
+	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr())))
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Load: cpu,
 		AdminToken: set.adminToken, Open: true, Demo: true,
 		TrustedProxies: set.trustedProxies, Logger: log,
-	})
+	}, 0)
 }
 
 func devCatalogue(file string) (*tiers.Memory, error) {
@@ -79,22 +81,32 @@ func devTiers(m *tiers.Memory) func() []tiers.Tier {
 
 func baseURL(addr net.Addr) string { return "http://" + addr.String() }
 
-func welcome(public, admin, token string) string {
-	return fmt.Sprintf(`tierlimit dev: all in memory, gone when it stops (keep tiers with --data FILE)
+func welcome(set *settings, public, admin string) string {
+	keeps := "all in memory, gone when it stops (keep tiers with --data FILE)"
+	if set.dataFile != "" {
+		keeps = "tiers and subjects in " + set.dataFile + ", counters in memory"
+	}
+	load := map[load.Mode]string{
+		load.Off:     "limits do not heed the CPU",
+		load.Observe: "limits do not heed the CPU (--load-mode enforce, or --load-fixed 0.95 to see it)",
+		load.Enforce: "adaptive limits heed the CPU: see /v1/load",
+	}[set.devLoadMode()]
+	return fmt.Sprintf(`tierlimit dev: %[4]s
 
   public   %[1]s
   admin    %[2]s
   token    %[3]s
+  load     %[5]s
 
 See a limit: run this six times, the sixth answers 429 (free is 5 a minute)
   curl -i %[1]s/demo/data
 
-Ask for a customer, move the customer to pro, ask again
+Ask for a customer, put the customer on pro, ask again
   curl -d '{"subject":"acct_42"}' %[1]s/v1/take
   curl -H 'Authorization: Bearer %[3]s' -d '{"id":"acct_42","tier":"pro"}' %[2]s/admin/v1/subjects
 
-50 at once, from another terminal, in a fresh minute: exactly 5 allowed
-  tierlimit bench -c 50 -n 50 %[1]s/demo/data
+50 at once, from another terminal: exactly 5 allowed
+  %[6]s bench -c 50 -n 50 %[1]s/v1/take --body '{"subject":"acct_7"}'
 
-`, public, admin, token)
+`, public, admin, set.adminToken, keeps, load, os.Args[0])
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 
@@ -60,7 +61,8 @@ func defaultText(o *option) string {
 func (opts options) resolve(fs *pflag.FlagSet, env func(string) (string, bool)) error {
 	var errs []error
 	for _, o := range opts {
-		if err := o.resolve(fs.Changed(o.name), env); err != nil {
+		given := fs.Changed(o.name) && o.value != "" // an empty flag is as good as none
+		if err := o.resolve(given, env); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -77,15 +79,10 @@ func (o *option) resolve(given bool, env func(string) (string, bool)) error {
 	if o.value != "" && o.parse(o.value) == nil {
 		return nil
 	}
-	shown := o.value
-	if o.secret && shown != "" {
-		shown = hidden
-	}
-	name := o.source
 	if o.value == "" {
-		name = o.env()
+		return &tierlimit.FieldError{Field: o.env() + " (or --" + o.name + ")", Want: "given: " + o.want}
 	}
-	return &tierlimit.FieldError{Field: name, Value: shown, Want: o.want}
+	return &tierlimit.FieldError{Field: o.source, Value: o.shown(), Want: o.want}
 }
 
 func (o *option) find(given bool, env func(string) (string, bool)) error {
@@ -111,10 +108,14 @@ func (o *option) find(given bool, env func(string) (string, bool)) error {
 
 const hidden = "(hidden)"
 
-// shown is the value for people: secrets hidden.
+// shown is the value for people: of a secret URL all but the password, of
+// another secret nothing.
 func (o *option) shown() string {
-	if o.secret && o.value != "" {
-		return hidden
+	if !o.secret || o.value == "" {
+		return o.value
 	}
-	return o.value
+	if u, err := url.Parse(o.value); err == nil && u.Host != "" && u.RawQuery == "" {
+		return u.Redacted()
+	}
+	return hidden
 }

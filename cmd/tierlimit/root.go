@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -18,8 +19,9 @@ type streams struct {
 // Exit codes.
 const (
 	exitOK     = 0
-	exitFailed = 1 // what was asked for did not happen, or a request was denied
+	exitFailed = 1 // what was asked for did not happen
 	exitUsage  = 2 // the command line or the configuration is wrong
+	exitDenied = 3 // take: it happened, and was denied
 )
 
 // A codedError ends the process with its code; a nil cause has been told
@@ -63,8 +65,8 @@ func run(ctx context.Context, args []string, s streams) int {
 	if err == nil {
 		return exitOK
 	}
-	if err.Error() != "" {
-		fmt.Fprintln(s.err, "tierlimit:", err)
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(s.err, "tierlimit:", strings.TrimSuffix(line, "\n"))
 	}
 	var coded *codedError
 	if errors.As(err, &coded) {

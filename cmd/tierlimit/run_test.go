@@ -122,7 +122,7 @@ func TestBenchCountsExactly(t *testing.T) {
 	if code, out, _ = sh.run("bench", "-c", "2", "-d", "50ms", public+"/demo/data"); code != exitOK || !strings.Contains(out, "a second") {
 		t.Errorf("by duration: %d: %s", code, out)
 	}
-	for _, args := range [][]string{{"-c", "0"}, {"-n", "-1"}, {"-n", "1", "-d", "1s"}, {"-H", "x"}, {"ftp://x"}} {
+	for _, args := range [][]string{{"-c", "0"}, {"-n", "-1"}, {"-n", "0"}, {"-d", "-1s"}, {"-n", "1", "-d", "1s"}, {"-H", "x"}, {"ftp://x"}} {
 		if code, _, errs := sh.run(append([]string{"bench"}, args...)...); code != exitUsage || !strings.Contains(errs, "must be") {
 			t.Errorf("%v: %d: %s", args, code, errs)
 		}
@@ -137,7 +137,7 @@ func TestTakeShowsTheDecision(t *testing.T) {
 	if code != exitOK || !strings.Contains(out, "acct_42 on free: allowed") || !strings.Contains(out, "used 5 of 5") {
 		t.Errorf("%d: %s%s", code, out, errs)
 	}
-	if code, out, _ = sh.run("take", "acct_42"); code != exitFailed || !strings.Contains(out, "denied: exceeded by per_minute, retry in") {
+	if code, out, _ = sh.run("take", "acct_42"); code != exitDenied || !strings.Contains(out, "denied: exceeded by per_minute, retry in") {
 		t.Errorf("%d: %s", code, out)
 	}
 	code, out, _ = sh.run("take", "--peek", "--json", "acct_43")
@@ -212,13 +212,16 @@ func TestAWrongConfigurationStopsTheStart(t *testing.T) {
 		if code != exitUsage || !strings.Contains(errs, name) || !strings.Contains(errs, "must be") {
 			t.Errorf("%s=%s: %d: %s", name, value, code, errs)
 		}
-		if secret := strings.HasSuffix(name, "TOKEN") || strings.HasSuffix(name, "URL"); strings.Contains(errs, value) == secret {
+		if secret := strings.HasSuffix(name, "TOKEN"); strings.Contains(errs, value) == secret {
 			t.Errorf("%s=%s: a secret is shown, or a value hidden: %s", name, value, errs)
 		}
 	}
 	code, _, errs := shell{T: t}.run("serve")
 	if code != exitUsage || !strings.Contains(errs, "TIERLIMIT_DATABASE_URL") || !strings.Contains(errs, "TIERLIMIT_ADMIN_TOKEN") {
 		t.Errorf("all that is missing is named at once: %d: %s", code, errs)
+	}
+	if code, _, errs := (shell{T: t, env: good}).run("serve", "--budget", "", "--addr", "", "--drain", "soon"); code != exitUsage || !strings.Contains(errs, "--drain") || strings.Contains(errs, "budget") {
+		t.Errorf("an empty flag is as good as none: %d: %s", code, errs)
 	}
 	code, _, errs = shell{T: t, env: good}.run("serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0")
 	if code != exitFailed || !strings.Contains(errs, "reach database") || strings.Contains(errs, "hunter2secret") {
@@ -241,7 +244,7 @@ func TestConfigShowsWhatIsInForce(t *testing.T) {
 	}
 	for _, line := range []string{
 		`TIERLIMIT_ADDR +:9000 +--addr`, `TIERLIMIT_BUDGET +20ms +TIERLIMIT_BUDGET`, `TIERLIMIT_LOAD_MODE +enforce +default`,
-		`TIERLIMIT_ADMIN_TOKEN +\(hidden\) +TIERLIMIT_ADMIN_TOKEN_FILE`, `TIERLIMIT_DATABASE_URL +\(hidden\)`,
+		`TIERLIMIT_ADMIN_TOKEN +\(hidden\) +TIERLIMIT_ADMIN_TOKEN_FILE`, `TIERLIMIT_DATABASE_URL +postgres://tl:xxxxx@db/tl`, `TIERLIMIT_REDIS_URL +redis://127.0.0.1:6379/0 +default`,
 	} {
 		if !regexp.MustCompile(line).MatchString(out) {
 			t.Errorf("no %s in\n%s", line, out)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -48,6 +49,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	defer l.close()
 	catalogue, err := openCatalogue(ctx, set.databaseURL, log)
 	if err != nil {
 		return err
@@ -64,12 +66,13 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	}
 	client := redis.NewClient(opts)
 	defer client.Close() //nolint:errcheck // the process ends
-	store, err := redisstore.New(client)
+	redisStore, err := redisstore.New(client)
 	if err != nil {
 		return err
 	}
-	if err := store.Ping(ctx); err != nil {
-		log.Warn("redis does not answer; each tier's on_store_error decides until it does", "addr", opts.Addr, "error", err)
+	store := &watchedStore{Store: redisStore, log: log}
+	if err := checkRedis(ctx, redisStore, store); err != nil {
+		return err
 	}
 	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
 	if err != nil {
@@ -85,11 +88,24 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Load: cpu,
-		Health: api.Health{Checks: map[string]func(context.Context) error{"redis": store.Ping, "postgres": catalogue.Ping}},
+		Health: api.Health{Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping}},
 
 		AdminToken: set.adminToken, ServiceToken: set.serviceToken,
 		TrustedProxies: set.trustedProxies, Logger: log,
-	})
+	}, set.drain)
+}
+
+// checkRedis refuses to start on a Redis that refuses: a wrong password or
+// missing rights would deny every request. One that is only away is waited for.
+func checkRedis(ctx context.Context, store *redisstore.Store, watched *watchedStore) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := store.Ping(ctx)
+	if err != nil && !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		return fmt.Errorf("redis refuses: %w", err)
+	}
+	watched.saw(err)
+	return nil
 }
 
 // openCatalogue brings the database to the schema and opens it.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,9 +41,16 @@ func listen(ctx context.Context, s *settings) (l listeners, err error) {
 	return l, nil
 }
 
-// serveUntil serves both listeners until ctx ends, then lets what was accepted
-// finish.
-func serveUntil(ctx context.Context, l listeners, cfg api.Config) error {
+// close gives up what was opened; what a server closed already is no matter.
+func (l listeners) close() {
+	_ = l.public.Close()
+	_ = l.admin.Close()
+}
+
+// serveUntil serves both listeners until ctx ends. Then /readyz says so for as
+// long as drain, while requests are still served, and what was accepted
+// finishes.
+func serveUntil(ctx context.Context, l listeners, cfg api.Config, drain time.Duration) error {
 	cfg.Health.Draining = new(atomic.Bool)
 	public, err := api.Public(cfg)
 	if err != nil {
@@ -56,18 +64,28 @@ func serveUntil(ctx context.Context, l listeners, cfg api.Config) error {
 	select {
 	case err = <-failed:
 	case <-ctx.Done():
-		cfg.Logger.Info("stopping: finishing what was accepted", "timeout", shutdownTimeout)
+		cfg.Logger.Info("stopping", "drain", drain.String(), "timeout", shutdownTimeout.String())
+		cfg.Health.Draining.Store(true)
+		time.Sleep(drain)
 	}
-	cfg.Health.Draining.Store(true)
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	return errors.Join(err, shutDown(servers))
+}
+
+// shutDown ends all servers at once, and cuts off what takes too long.
+func shutDown(servers []*http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	for _, server := range servers {
-		err = errors.Join(err, server.Shutdown(ending))
+	errs := make([]error, len(servers))
+	var wg sync.WaitGroup
+	for i, server := range servers {
+		wg.Go(func() {
+			if errs[i] = server.Shutdown(ctx); errs[i] != nil {
+				errs[i] = errors.Join(errs[i], server.Close())
+			}
+		})
 	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func newServer(h http.Handler, log *slog.Logger) *http.Server {

@@ -22,7 +22,7 @@ type settings struct {
 	adminToken, serviceToken string
 	dataFile                 string
 	trustedProxies           []netip.Prefix
-	budget                   time.Duration
+	budget, drain            time.Duration
 	loadMode                 load.Mode
 	loadMeter                load.Meter // nil: measure
 	logLevel                 slog.Level
@@ -30,7 +30,7 @@ type settings struct {
 }
 
 // common are the options that dev and serve share.
-func (s *settings) common(addr, adminAddr, logFormat string) options {
+func (s *settings) common(addr, adminAddr, logFormat string, loadMode load.Mode) options {
 	return options{
 		{
 			name: "addr", usage: "public listener", fallback: addr,
@@ -45,7 +45,7 @@ func (s *settings) common(addr, adminAddr, logFormat string) options {
 			want: "addresses or prefixes between commas, such as 10.0.0.0/8,192.0.2.1", parse: s.parseProxies,
 		},
 		{
-			name: "load-mode", usage: "what CPU load does to adaptive limits", fallback: string(load.Enforce),
+			name: "load-mode", usage: "what CPU load does to adaptive limits", fallback: string(loadMode),
 			want: "off, observe or enforce", parse: s.parseLoadMode,
 		},
 		{
@@ -84,9 +84,13 @@ func (s *settings) serve() options {
 		},
 		{
 			name: "budget", usage: "longest a decision may take", fallback: tierlimit.DefaultBudget.String(),
-			want: "a duration from 1ms to 10s, such as 50ms", parse: s.parseBudget,
+			want: "a duration from 1ms to 10s, such as 50ms", parse: duration(&s.budget, time.Millisecond, 10*time.Second),
 		},
-	}, s.common(":8080", "127.0.0.1:8081", "json")...)
+		{
+			name: "drain", usage: "how long /readyz says that the process stops before it does", fallback: "3s",
+			want: "a duration from 0s to 60s", parse: duration(&s.drain, 0, time.Minute),
+		},
+	}, s.common(":8080", "127.0.0.1:8081", "json", load.Enforce)...)
 }
 
 func (s *settings) database() *option {
@@ -106,7 +110,21 @@ func (s *settings) dev() options {
 			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
 			want: "16 to 256 characters without spaces", parse: token(&s.adminToken),
 		},
-	}, s.common("127.0.0.1:8080", "127.0.0.1:8081", "text")...)
+	}, s.common("127.0.0.1:8080", "127.0.0.1:8081", "text", "")...)
+}
+
+// devLoadMode is dev's when none is given: whoever tries a limit on a machine
+// that is busy building wants to see the limit, and whoever pretends a load
+// wants to see that.
+func (s *settings) devLoadMode() load.Mode {
+	switch {
+	case s.loadMode != "":
+		return s.loadMode
+	case s.loadMeter != nil:
+		return load.Enforce
+	default:
+		return load.Observe
+	}
 }
 
 var errInvalid = errors.New("invalid")
@@ -173,9 +191,11 @@ func (s *settings) parseLogFormat(v string) error {
 	return oneOf("json", "text")(v)
 }
 
-func (s *settings) parseBudget(v string) (err error) {
-	s.budget, err = time.ParseDuration(v)
-	return errors.Join(err, check(s.budget >= time.Millisecond && s.budget <= 10*time.Second))
+func duration(into *time.Duration, least, most time.Duration) func(string) error {
+	return func(v string) (err error) {
+		*into, err = time.ParseDuration(v)
+		return errors.Join(err, check(*into >= least && *into <= most))
+	}
 }
 
 func (s *settings) parseRedisURL(v string) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,7 +29,7 @@ func takeCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "take SUBJECT",
 		Short: "Charge a subject through a running server and show the decision",
-		Long:  "Charge a subject through a running server and show the decision.\nExits with 0 when allowed and 1 when denied.",
+		Long:  "Charge a subject through a running server and show the decision.\nExits with 0 when allowed, 3 when denied, 1 when the server could not be asked.",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return take(cmd.Context(), s, f, args[0])
@@ -36,7 +37,7 @@ func takeCommand(s streams) *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
-	fs.StringVar(&f.token, "token", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")), "bearer token [TIERLIMIT_SERVICE_TOKEN]")
+	fs.StringVar(&f.token, "token", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")), "bearer token [TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN]")
 	fs.Lookup("token").DefValue = "" // a secret does not belong into the help
 	fs.StringVar(&f.scope, "scope", "", "the part of the API asked for")
 	fs.Int64Var(&f.cost, "cost", 1, "what to charge")
@@ -46,13 +47,16 @@ func takeCommand(s streams) *cobra.Command {
 }
 
 func envOr(s streams, name, fallback string) string {
-	if v, ok := s.env(name); ok {
+	if v, ok := s.env(name); ok && v != "" {
 		return v
 	}
 	return fallback
 }
 
 func take(ctx context.Context, s streams, f takeFlags, subject string) error {
+	if err := checkURL("--url", f.url); err != nil {
+		return usage(err)
+	}
 	body, err := json.Marshal(map[string]any{"subject": subject, "scope": f.scope, "cost": f.cost})
 	if err != nil {
 		return err
@@ -75,7 +79,7 @@ func take(ctx context.Context, s streams, f takeFlags, subject string) error {
 		err = printDecision(s.out, &d)
 	}
 	if err == nil && !d.Allowed {
-		return &codedError{code: exitFailed}
+		return &codedError{code: exitDenied}
 	}
 	return err
 }
@@ -103,7 +107,7 @@ func post(ctx context.Context, url, token string, body []byte) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK {
 		var p struct{ Title, Detail string }
 		_ = json.Unmarshal(answer, &p) // an answer that is no problem leaves the status to tell
-		return nil, fmt.Errorf("%s: %s: %s", url, resp.Status, p.Detail)
+		return nil, errors.New(strings.TrimSuffix(url+": "+resp.Status+": "+p.Detail, ": "))
 	}
 	return answer, nil
 }
@@ -111,14 +115,20 @@ func post(ctx context.Context, url, token string, body []byte) ([]byte, error) {
 func printDecision(out io.Writer, d *tierlimit.Decision) error {
 	verdict := "allowed"
 	if !d.Allowed {
-		verdict = "denied: " + string(d.Reason) + " by " + d.Limit
+		verdict = "denied: " + string(d.Reason)
+		if d.Limit != "" {
+			verdict += " by " + d.Limit
+		}
 		if d.RetryAfter > 0 {
 			verdict += ", retry in " + d.RetryAfter.String()
 		}
 	}
 	fmt.Fprintf(out, "%s on %s: %s\n", d.Subject, d.Tier, verdict)
-	if d.Degraded {
-		fmt.Fprintf(out, "degraded: answered from %s\n", d.Source)
+	switch {
+	case d.Degraded && d.Source == tierlimit.SourceRedis:
+		fmt.Fprintln(out, "degraded: the subject's tier could not be learned in time")
+	case d.Degraded:
+		fmt.Fprintf(out, "degraded: not counted in Redis, answered from %s\n", d.Source)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, x := range d.Windows {

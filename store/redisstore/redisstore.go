@@ -66,9 +66,14 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 	return nil
 }
 
-// Ping reports whether Redis answers within ctx's deadline.
+// Ping reports whether Redis answers within ctx's deadline and lets this user
+// run the scripts: it reads the counters of a subject that is none.
 func (s *Store) Ping(ctx context.Context) error {
-	return classify(s.client.Ping(ctx).Err())
+	_, err := s.Take(ctx, tierlimit.Charge{
+		Subject:  "tierlimit:ping",
+		Ceilings: []tierlimit.Ceiling{{Name: "ping", Window: tierlimit.Window{Length: time.Second}}},
+	})
+	return err
 }
 
 // once is a command that go-redis sends at most once. Its own retries would

@@ -7,10 +7,15 @@ package pgtiers
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tierlimit/tierlimit/tiers"
@@ -42,7 +47,7 @@ func Open(ctx context.Context, url string) (*Catalogue, error) {
 	cfg.MaxConnLifetime = time.Hour
 	cfg.MaxConnLifetimeJitter = 10 * time.Minute
 	cfg.ConnConfig.RuntimeParams["application_name"] = "tierlimit"
-	cfg.ConnConfig.RuntimeParams["statement_timeout"] = fmt.Sprint(queryTimeout.Milliseconds())
+	cfg.ConnConfig.RuntimeParams["statement_timeout"] = strconv.FormatInt(queryTimeout.Milliseconds(), 10)
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
@@ -60,7 +65,7 @@ func (c *Catalogue) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	if err := c.pool.Ping(ctx); err != nil {
-		return fmt.Errorf("reach database: %w", err)
+		return fmt.Errorf("reach database: %w", unavailable(err))
 	}
 	return nil
 }
@@ -73,7 +78,7 @@ func (c *Catalogue) read(ctx context.Context, do func(context.Context, pgx.Tx) e
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return pgx.BeginTxFunc(ctx, c.pool, opts, func(tx pgx.Tx) error { return do(ctx, tx) })
+	return unavailable(pgx.BeginTxFunc(ctx, c.pool, opts, func(tx pgx.Tx) error { return do(ctx, tx) }))
 }
 
 // write runs do in a transaction that holds the version row from the start:
@@ -81,10 +86,32 @@ func (c *Catalogue) read(ctx context.Context, do func(context.Context, pgx.Tx) e
 func (c *Catalogue) write(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	return pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
+	return unavailable(pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT FROM tierlimit.catalogue FOR UPDATE`); err != nil {
 			return err
 		}
 		return do(ctx, tx)
-	})
+	}))
+}
+
+// unavailable wraps tiers.ErrUnavailable around what says that the database is
+// not there now: no connection, no answer in time, a server that stops or
+// starts. What it refuses, and what this package refuses, is passed on.
+func unavailable(err error) error {
+	var refused *pgconn.PgError
+	var connect *pgconn.ConnectError
+	var network net.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		class := refused.Code[:min(2, len(refused.Code))]
+		const connection, resources, intervention = "08", "53", "57"
+		if class != connection && class != resources && class != intervention {
+			return err
+		}
+	case !errors.As(err, &connect) && !errors.As(err, &network) && !pgconn.Timeout(err) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return err
+	}
+	return fmt.Errorf("%w: %w", tiers.ErrUnavailable, err)
 }

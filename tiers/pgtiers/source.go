@@ -2,6 +2,7 @@ package pgtiers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -72,7 +73,7 @@ func (c *Catalogue) Lookup(ctx context.Context, ids []string) (found []tiers.Sub
 		return nil
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("look up %d subjects: %w", len(ids), err)
+		return nil, 0, fmt.Errorf("look up %d subjects: %w", len(ids), unavailable(err))
 	}
 	return found, version, nil
 }
@@ -84,7 +85,7 @@ const pingEvery = 2 * time.Second
 // Listen implements tiers.Source. It uses a connection of its own: LISTEN does
 // not survive a pool, nor PgBouncer in transaction mode.
 func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
-	conn, err := pgx.ConnectConfig(ctx, c.pool.Config().ConnConfig)
+	conn, err := c.startListening(ctx)
 	if err != nil {
 		return fmt.Errorf("listen for changes: %w", err)
 	}
@@ -93,9 +94,6 @@ func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
 		defer cancel()
 		_ = conn.Close(ctx) // the connection is given up either way
 	}()
-	if _, err := conn.Exec(ctx, `LISTEN tierlimit`); err != nil {
-		return fmt.Errorf("listen for changes: %w", err)
-	}
 	// What was notified while nobody listened is lost: look once now.
 	wake()
 	for {
@@ -107,6 +105,19 @@ func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
 			wake()
 		}
 	}
+}
+
+func (c *Catalogue) startListening(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, c.pool.Config().ConnConfig)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if _, err := conn.Exec(ctx, `LISTEN tierlimit`); err != nil {
+		return nil, errors.Join(unavailable(err), conn.Close(ctx))
+	}
+	return conn, nil
 }
 
 // waitForNotification returns whether one came before it was time to ping.

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -19,7 +20,7 @@ func (c *Catalogue) Subjects(ctx context.Context, after string, most int) ([]tie
 		SELECT id, tier, version FROM tierlimit.subjects WHERE id > $1 ORDER BY id LIMIT $2`, after, most)
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Subject])
 	if err != nil {
-		return nil, fmt.Errorf("read subjects: %w", err)
+		return nil, fmt.Errorf("read subjects: %w", unavailable(err))
 	}
 	return list, nil
 }
@@ -28,7 +29,21 @@ func (c *Catalogue) Subjects(ctx context.Context, after string, most int) ([]tie
 func (c *Catalogue) Subject(ctx context.Context, id string) (tiers.Subject, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	return one(id, tiers.ErrNotFound)(c.pool.Query(ctx, `
+	s, err := selectSubject(ctx, c.pool, id)
+	return s, unavailable(err)
+}
+
+// A querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// selectSubject does not ask for what Postgres could not even hold.
+func selectSubject(ctx context.Context, q querier, id string) (tiers.Subject, error) {
+	if !tierlimit.ValidSubject(id) {
+		return tiers.Subject{}, tiers.SubjectError(id, tiers.ErrNotFound)
+	}
+	return one(id, tiers.ErrNotFound)(q.Query(ctx, `
 		SELECT id, tier, version FROM tierlimit.subjects WHERE id = $1`, id))
 }
 
@@ -74,8 +89,7 @@ func (c *Catalogue) DeleteSubject(ctx context.Context, id string, version int64)
 }
 
 func subjectAt(ctx context.Context, tx pgx.Tx, id string, version int64) error {
-	s, err := one(id, tiers.ErrNotFound)(tx.Query(ctx, `
-		SELECT id, tier, version FROM tierlimit.subjects WHERE id = $1`, id))
+	s, err := selectSubject(ctx, tx, id)
 	if err == nil && s.Version != version {
 		err = tiers.SubjectError(id, tiers.ErrStale)
 	}

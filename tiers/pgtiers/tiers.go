@@ -134,7 +134,7 @@ func selectTierAt(ctx context.Context, tx pgx.Tx, key string, version int64) (ti
 }
 
 func selectTier(ctx context.Context, tx pgx.Tx, key string) (tiers.Tier, error) {
-	if key == "" {
+	if !tierlimit.ValidName(key) {
 		return tiers.Tier{}, tiers.TierError(key, tiers.ErrNotFound)
 	}
 	list, err := selectTiers(ctx, tx, key)

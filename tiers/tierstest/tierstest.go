@@ -32,6 +32,7 @@ func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
 		"subjects are listed in order, page by page": subjectPages,
 		"of writers who saw the same, one wins":      oneWriterWins,
 		"a version is never given twice":             versionsRise,
+		"what cannot be a name is not found":         notNames,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, start(t)) })
 	}
@@ -267,6 +268,21 @@ func versionsRise(t *testing.T, c tiers.Catalogue) {
 		if err := c.DeleteSubject(ctx, "acct_1", s.Version); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func notNames(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	for _, name := range []string{"", "\x00", "a\x00b", "\xff", strings.Repeat("x", 10_000)} {
+		_, err := c.Subject(ctx, name)
+		wantErr(t, err, tiers.ErrNotFound)
+		if err != nil && len(err.Error()) > 500 {
+			t.Errorf("%d bytes of error", len(err.Error()))
+		}
+		wantErr(t, c.DeleteSubject(ctx, name, 1), tiers.ErrNotFound)
+		_, err = c.Tier(ctx, name)
+		wantErr(t, err, tiers.ErrNotFound)
+		wantErr(t, c.DeleteTier(ctx, name, 1), tiers.ErrNotFound)
 	}
 }
 
