@@ -3,6 +3,8 @@ package api
 import (
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 
@@ -99,11 +101,34 @@ func (a *admin) readUsage(w http.ResponseWriter, r *http.Request) error {
 }
 
 // resetUsage forgets all of a subject's usage, or that of the limits named by
-// ?limit=.
+// ?limit=, which must be of its plan: a slip must not look like a reset.
 func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
-	if err := a.lim.Reset(r.Context(), pathValue(r, "id"), r.URL.Query()["limit"]...); err != nil {
+	subject, limits := pathValue(r, "id"), r.URL.Query()["limit"]
+	if len(limits) > 0 {
+		usage, err := a.lim.Usage(r.Context(), subject)
+		if err != nil {
+			return err
+		}
+		if err := checkLimits(limits, usage.Windows); err != nil {
+			return err
+		}
+	}
+	if err := a.lim.Reset(r.Context(), subject, limits...); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func checkLimits(names []string, windows []tierlimit.WindowState) error {
+	known := make([]string, len(windows))
+	for i := range windows {
+		known[i] = windows[i].Limit
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return &tierlimit.FieldError{Field: "limit", Value: name, Want: "a limit of the subject's plan: " + strings.Join(known, ", ")}
+		}
+	}
 	return nil
 }
