@@ -2,7 +2,6 @@ package tierlimit_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/store/memstore"
-	"github.com/tierlimit/tierlimit/tiers"
 )
 
 var noon = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
@@ -391,74 +389,4 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
-}
-
-func TestDecisionJSON(t *testing.T) {
-	w := newWorld(t, perDay(tierlimit.Unlimited), perMinute(5))
-	w.take(cost(5))
-	w.now = noon.Add(1234 * time.Millisecond)
-	d := w.take(cost(1))
-	got, err := json.Marshal(d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := `{"allowed":false,"reason":"exceeded","subject":"acct_42","tier":"free","scope":"","limit":"per_minute","retry_after_ms":58766,` +
-		`"multiplier":1,"degraded":false,"source":"memory","windows":[` +
-		`{"limit":"per_day","max":null,"effective_max":null,"used":5,"remaining":null,"reset_ms":43198766,"window":"day","from":"tier"},` +
-		`{"limit":"per_minute","max":5,"effective_max":5,"used":5,"remaining":0,"reset_ms":58766,"window":"60s","from":"tier"}]}`
-	if string(got) != want {
-		t.Errorf("got  %s\nwant %s", got, want)
-	}
-	var back tierlimit.Decision
-	if err := json.Unmarshal(got, &back); err != nil || fmt.Sprint(back) != fmt.Sprint(d) {
-		t.Errorf("back %+v, %v\nwas  %+v", back, err, d)
-	}
-}
-
-func TestWindows(t *testing.T) {
-	for s, want := range map[string]tierlimit.Window{
-		"60s": {Length: time.Minute}, "300s": {Length: 5 * time.Minute}, "1h": {Length: time.Hour}, "24h": {Length: 24 * time.Hour},
-		"250ms": {Length: 250 * time.Millisecond}, "day": {Period: tierlimit.Day}, "week": {Period: tierlimit.Week}, "month": {Period: tierlimit.Month},
-	} {
-		w, err := tierlimit.ParseWindow(s)
-		if err != nil || w != want || w.String() != s {
-			t.Errorf("%s: %v, %v", s, w, err)
-		}
-	}
-	for _, s := range []string{"", "0s", "-1s", "1us", "1.0005s", "87841h", "year", "Day", "60", "1e9h"} {
-		if w, err := tierlimit.ParseWindow(s); err == nil {
-			t.Errorf("%q was read as %v", s, w)
-		}
-	}
-}
-
-func ExampleLimiter_Take() {
-	resolver, err := tiers.Static(tiers.Builtin(), func(subject string) string {
-		if subject == "acct_42" {
-			return "pro"
-		}
-		return "" // everybody else is on the default tier, free
-	})
-	if err != nil {
-		panic(err)
-	}
-	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: resolver})
-	if err != nil {
-		panic(err)
-	}
-	for i := range 6 {
-		d, err := lim.Take(context.Background(), tierlimit.Request{Subject: "acct_7"})
-		if err != nil {
-			panic(err)
-		}
-		if i >= 4 {
-			fmt.Println(d.Tier, d.Allowed, d.Reason)
-		}
-	}
-	d, _ := lim.Take(context.Background(), tierlimit.Request{Subject: "acct_42", Cost: 60})
-	fmt.Println(d.Tier, d.Allowed, d.Windows[0].Remaining)
-	// Output:
-	// free true ok
-	// free false exceeded
-	// pro true 40
 }

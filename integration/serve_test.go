@@ -190,7 +190,7 @@ func TestTwoReplicasHoldOneSubjectToItsPlan(t *testing.T) {
 	}
 	everywhere("on pro", func(d tierlimit.Decision) bool { return d.Tier == "pro" })
 
-	if n := storm(t, replicas, 64, 1000, subject); n != 100 {
+	if n := storm(t, replicas, 1000, 1000, subject); n != 100 {
 		t.Fatalf("%d of 1,000 admitted, want exactly 100", n)
 	}
 	d := replicas[1].must("take", subject)
