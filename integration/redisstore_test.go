@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -372,6 +373,69 @@ func builtinResolver(t *testing.T) tierlimit.Resolver {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// With every call stuck, a charge that is given up in the queue must not turn
+// up later.
+func TestAChargeGivenUpBeforeItLeftIsNeverMade(t *testing.T) {
+	direct := newClient(t, redisServer.URL, testBudget)
+	proxy := newReplyEater(t, direct.Options().Addr)
+	store, subject := newStore(t, newClient(t, "redis://"+proxy.addr, time.Second)), newSubject(t)
+	proxy.eat.Store(true)
+	var sent, unsent atomic.Int64
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			defer cancel()
+			_, err := store.Take(ctx, charge(subject, 1, perMinute(100)))
+			switch {
+			case err == nil || !errors.Is(err, tierlimit.ErrStoreUnavailable):
+				t.Errorf("got %v", err)
+			case strings.Contains(err.Error(), "it was not sent"):
+				unsent.Add(1)
+			default:
+				sent.Add(1)
+			}
+		})
+		time.Sleep(5 * time.Millisecond) // so that each finds the calls before it stuck
+	}
+	wg.Wait()
+	if unsent.Load() == 0 {
+		t.Fatal("nothing was given up in the queue: the test shows nothing")
+	}
+	proxy.eat.Store(false)
+	// The stuck calls end with their timeout; what they carried is counted once.
+	eventually(t, 10*time.Second, "a call goes through", func() bool {
+		_, err := store.Take(t.Context(), charge(subject, 0, perMinute(100)))
+		return err == nil
+	})
+	o, err := newStore(t, direct).Take(t.Context(), charge(subject, 0, perMinute(100)))
+	if err != nil || o.Counts[0].Used > sent.Load() {
+		t.Errorf("%d used, %d were sent and %d given up before: %v", o.Counts[0].Used, sent.Load(), unsent.Load(), err)
+	}
+}
+
+func TestOneSubjectsFaultLeavesThoseInItsBatchAlone(t *testing.T) {
+	client := newClient(t, redisServer.URL, testBudget)
+	store, subject := newStore(t, client), newSubject(t)
+	if err := client.LPush(t.Context(), redisstore.Key(subject), "x").Err(); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			name := subject
+			if i%3 != 0 {
+				name = fmt.Sprint(subject, i)
+			}
+			o, err := store.Take(context.Background(), charge(name, 1, perMinute(5)))
+			if faulty := name == subject; faulty != (err != nil) || !faulty && o.Counts[0].Used != 1 {
+				t.Errorf("%s: %+v, %v", name, o, err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {

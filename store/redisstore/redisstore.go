@@ -1,7 +1,7 @@
 // Package redisstore counts charges in Redis, shared by all replicas.
 //
-// Each decision is one script call on one key. The package is for a single
-// Redis server, 6.2 or newer, dedicated to counters and set to noeviction: an
+// A decision is one script on one key; those that come together travel in one
+// call. The package is for a single Redis server, 6.2 or newer, dedicated to counters and set to noeviction: an
 // evicted key is a fresh quota. It is not a general cache client.
 package redisstore
 
@@ -21,7 +21,9 @@ import (
 // A Store counts in Redis. It is safe for concurrent use. It does not close its
 // client.
 type Store struct {
-	client *redis.Client
+	client  *redis.Client
+	timeout time.Duration // of a call
+	line    line
 }
 
 // New returns a Store on client, which must honour deadlines: a client made
@@ -32,25 +34,61 @@ func New(client *redis.Client) (*Store, error) {
 			Field: "ContextTimeoutEnabled", Value: "false", Want: "true: without it go-redis ignores the decision budget",
 		}
 	}
-	return &Store{client: client}, nil
+	s := &Store{client: client, timeout: client.Options().ReadTimeout}
+	s.line.send = s.sendBatch
+	return s, nil
 }
 
 // Take implements tierlimit.Store. A call that times out may still have been
-// charged; it is never sent again.
+// charged; it is never sent again. A charge given up before it left is not made.
+// The ceilings may be read after an error, until the call's timeout: they must
+// not be changed.
 func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
 	if err := c.Validate(); err != nil {
 		return tierlimit.Outcome{}, err
 	}
-	key := Key(c.Subject)
-	reply, err := s.run(ctx, scripts.Take, key, takeArgs(&c))
-	if err != nil {
-		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", key, err)
+	t := newTicket(&c)
+	s.line.join(t)
+	select {
+	case <-t.settled:
+		if t.err != nil {
+			return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", t.key, t.err)
+		}
+		return t.outcome, nil
+	case <-ctx.Done():
+		what := "its reply is not known"
+		if t.giveUp() {
+			what = "it was not sent"
+		}
+		return tierlimit.Outcome{}, fmt.Errorf("take on %s, %s: %w: %w", t.key, what, tierlimit.ErrStoreUnavailable, ctx.Err())
 	}
-	o, err := parseOutcome(reply, len(c.Ceilings))
-	if err != nil {
-		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", key, err)
+}
+
+// sendBatch makes the call for a batch and settles every ticket in it.
+func (s *Store) sendBatch(batch []*ticket) {
+	if len(batch) == 0 {
+		return
 	}
-	return o, nil
+	// Not a caller's context: one who gives up must not take the others along.
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	defer cancel()
+	keys, args := make([]string, len(batch)), make([]any, 0, 8*len(batch))
+	for i, t := range batch {
+		keys[i] = t.key
+		args = appendTakeArgs(args, t.charge)
+	}
+	reply, err := s.run(ctx, scripts.Take, keys, args)
+	answers, ok := reply.([]any)
+	if err == nil && (!ok || len(answers) != len(batch)) {
+		err = errReply
+	}
+	for i, t := range batch {
+		if err != nil {
+			t.settle(tierlimit.Outcome{}, err)
+			continue
+		}
+		t.settle(parseOutcome(answers[i], len(t.charge.Ceilings)))
+	}
 }
 
 // Reset implements tierlimit.Store.
@@ -60,7 +98,7 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 		args[i] = name
 	}
 	key := Key(subject)
-	if _, err := s.run(ctx, scripts.Reset, key, args); err != nil {
+	if _, err := s.run(ctx, scripts.Reset, []string{key}, args); err != nil {
 		return fmt.Errorf("reset of %s: %w", key, err)
 	}
 	return nil
@@ -85,16 +123,19 @@ func (once) NoRetry() bool { return true }
 
 // run calls a script by name, and by source if the server does not know the
 // name: NOSCRIPT says that nothing ran.
-func (s *Store) run(ctx context.Context, script scripts.Script, key string, args []any) (any, error) {
-	reply, err := s.send(ctx, "evalsha", script.SHA, key, args)
+func (s *Store) run(ctx context.Context, script scripts.Script, keys []string, args []any) (any, error) {
+	reply, err := s.send(ctx, "evalsha", script.SHA, keys, args)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = s.send(ctx, "eval", script.Source, key, args)
+		reply, err = s.send(ctx, "eval", script.Source, keys, args)
 	}
 	return reply, classify(err)
 }
 
-func (s *Store) send(ctx context.Context, verb, script, key string, args []any) (any, error) {
-	words := append(make([]any, 0, 4+len(args)), verb, script, 1, key)
+func (s *Store) send(ctx context.Context, verb, script string, keys []string, args []any) (any, error) {
+	words := append(make([]any, 0, 3+len(keys)+len(args)), verb, script, len(keys))
+	for _, key := range keys {
+		words = append(words, key)
+	}
 	cmd := once{redis.NewCmd(ctx, append(words, args...)...)}
 	cmd.SetFirstKeyPos(3)
 	if err := s.client.Process(ctx, cmd); err != nil {
@@ -103,8 +144,7 @@ func (s *Store) send(ctx context.Context, verb, script, key string, args []any) 
 	return cmd.Result()
 }
 
-func takeArgs(c *tierlimit.Charge) []any {
-	args := make([]any, 0, 2+3*len(c.Ceilings))
+func appendTakeArgs(args []any, c *tierlimit.Charge) []any {
 	args = append(args, c.Cost, len(c.Ceilings))
 	for i := range c.Ceilings {
 		ceiling := &c.Ceilings[i]
@@ -123,16 +163,13 @@ func windowArg(w tierlimit.Window) string {
 
 var errReply = errors.New("the script's reply has an unknown shape")
 
-// parseOutcome reads {{fits, used, reset, ...}}, the reply for one key.
+// parseOutcome reads {fits, used, reset, ...}, the reply for one key, or the
+// error in its place.
 func parseOutcome(reply any, windows int) (tierlimit.Outcome, error) {
-	keys, ok := reply.([]any)
-	if !ok || len(keys) != 1 {
-		return tierlimit.Outcome{}, errReply
-	}
-	if err, failed := keys[0].(error); failed {
+	if err, failed := reply.(error); failed {
 		return tierlimit.Outcome{}, classify(err)
 	}
-	fields, ok := keys[0].([]any)
+	fields, ok := reply.([]any)
 	if !ok || len(fields) != 1+2*windows {
 		return tierlimit.Outcome{}, errReply
 	}
