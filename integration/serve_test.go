@@ -57,7 +57,7 @@ func startReplica(t *testing.T, redisURL, databaseURL string, args ...string) *r
 		"TIERLIMIT_DRAIN=100ms",
 		"TIERLIMIT_BUDGET=2s", // these tests ask what is counted, on machines that are busy
 	)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = servers.EndWithParent(nil)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

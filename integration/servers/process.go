@@ -110,7 +110,7 @@ func run(dir string, as *syscall.Credential, binary string, args ...string) (*Se
 	defer log.Close()
 	cmd := exec.Command(binary, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = EndWithParent(as)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
