@@ -105,6 +105,13 @@ func (d *Decision) deny(w *WindowState, reason Reason) {
 	}
 }
 
+// refuse denies what judge found no reason to deny.
+func (d *Decision) refuse() {
+	if d.Allowed {
+		d.Allowed, d.Reason = false, Exceeded
+	}
+}
+
 // loadRetry is when to come back if load leaves too little room even in a
 // window that has not begun: only falling load helps, and that has no time.
 const loadRetry = time.Second

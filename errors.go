@@ -26,13 +26,17 @@ type FieldError struct {
 const maxShown = 64
 
 func (e *FieldError) Error() string {
+	field := e.Field
+	if len(field) > 2*maxShown {
+		field = field[:2*maxShown] + "..."
+	}
 	switch {
 	case e.Value == "":
-		return fmt.Sprintf("%s: must be %s", e.Field, e.Want)
+		return fmt.Sprintf("%s: must be %s", field, e.Want)
 	case len(e.Value) > maxShown:
-		return fmt.Sprintf("%s %q... (%d bytes): must be %s", e.Field, e.Value[:maxShown], len(e.Value), e.Want)
+		return fmt.Sprintf("%s %q... (%d bytes): must be %s", field, e.Value[:maxShown], len(e.Value), e.Want)
 	default:
-		return fmt.Sprintf("%s %q: must be %s", e.Field, e.Value, e.Want)
+		return fmt.Sprintf("%s %q: must be %s", field, e.Value, e.Want)
 	}
 }
 

@@ -273,7 +273,7 @@ func (q *question) answer(o Outcome, charge bool) Decision {
 	d.Degraded = q.plan.Fallback
 	d.judge(q.limits, q.ceilings, o.Counts, q.Cost, charge && o.Allowed)
 	if charge && !o.Allowed {
-		d.Allowed = false // what the store did not charge is not allowed
+		d.refuse() // what the store did not charge is not allowed
 	}
 	return d
 }

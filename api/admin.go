@@ -103,7 +103,11 @@ func (a *admin) readUsage(w http.ResponseWriter, r *http.Request) error {
 // resetUsage forgets all of a subject's usage, or that of the limits named by
 // ?limit=, which must be of its plan: a slip must not look like a reset.
 func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
-	subject, limits := pathValue(r, "id"), r.URL.Query()["limit"]
+	q, err := query(r, "limit")
+	if err != nil {
+		return err
+	}
+	subject, limits := pathValue(r, "id"), q["limit"]
 	if len(limits) > 0 {
 		usage, err := a.lim.Usage(r.Context(), subject)
 		if err != nil {

@@ -165,6 +165,7 @@ func TestBadInputIsNamedAndChargesNothing(t *testing.T) {
 		`"x"`:                            "body",
 		`null`:                           "subject",
 		`{"subject":"a"}{"subject":"b"}`: "nothing behind it",
+		`{"` + long + `":1}`:             "must be left out",
 		`{"subject":"a","extra":1}`:      "extra: must be left out",
 		`{"subject":"a","cost":-1}`:      `cost \"-1\"`,
 		`{"subject":"a","cost":1e300}`:   `cost \"1e300\"`,
@@ -224,7 +225,9 @@ func TestATiersLifeOverHTTP(t *testing.T) {
 	// What was read can be sent back as it is.
 	changed := strings.Replace(string(a.body), `"max":7`, `"max":8`, 1)
 	s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed).want(428)
-	s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", "gold").want(400, "If-Match")
+	for _, bad := range []string{"gold", `W/"4"`, `"+4"`, `"4", "5"`, `"`, `""`, "*", `"-1"`} {
+		s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", bad).want(400, "If-Match")
+	}
 	s.ask(s.admin, "PUT", "/admin/v1/tiers/silver", changed, "If-Match", tag).want(400, "key")
 	next := s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", tag).want(200, `"max":8`).header.Get("ETag")
 	s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", tag).want(412)
@@ -264,6 +267,10 @@ func TestASubjectsLifeOverHTTP(t *testing.T) {
 	s.ask(s.admin, "GET", "/admin/v1/subjects/acct_42/usage", "").want(200, `"used":6`)
 	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage?limit=per_month", "").want(204)
 	s.ask(s.admin, "GET", "/admin/v1/subjects/acct_42/usage", "").want(200, `"used":6`, `"used":0`)
+	for _, slip := range []string{"limit=per_minute;x", "limit=per_minute%zz", "limits=per_minute", "limit="} {
+		s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage?"+slip, "").want(400)
+	}
+	s.ask(s.admin, "GET", "/admin/v1/subjects/acct_42/usage", "").want(200, `"used":6`)
 	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage?limit=per_mouth", "").want(400, "per_minute, per_month")
 	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage", "").want(204)
 	if d := s.take(`{"subject":"acct_42"}`).decision(); d.Windows[0].Used != 1 {
@@ -298,7 +305,7 @@ func TestSubjectsArePaged(t *testing.T) {
 	if strings.Join(got, " ") != "acct/0 acct/1 acct/2 acct/3 acct/4 acct/5 acct/6" {
 		t.Errorf("pages held %v", got)
 	}
-	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=AA"} {
+	for _, query := range []string{"limit=0", "limit=501", "limit=x", "cursor=%21", "cursor=AA", "limit=%zz"} {
 		s.ask(s.admin, "GET", "/admin/v1/subjects?"+query, "").want(400, query[:5])
 	}
 }

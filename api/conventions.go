@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -23,6 +25,7 @@ const maxBody = 64 << 10
 // errTooLarge and errNoVersion are answered with statuses of their own.
 var (
 	errTooLarge  = errors.New("the body is larger than 64 KiB")
+	errTooSlow   = errors.New("the body did not come in time")
 	errNoVersion = errors.New("If-Match is missing: send the ETag you read")
 )
 
@@ -35,7 +38,10 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 		if errors.As(err, &tooLarge) {
 			return errTooLarge
 		}
-		return bodyError("a body that can be read")
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return errTooSlow
+		}
+		return bodyError("complete")
 	}
 	if !utf8.Valid(data) {
 		return bodyError("UTF-8")
@@ -67,7 +73,7 @@ func decodeError(err error) error {
 	}
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		name, _ = strconv.Unquote(name)
-		return &tierlimit.FieldError{Field: name, Want: "left out: there is no such field"}
+		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: "left out: there is no such field"}
 	}
 	return bodyError("the JSON object that is documented")
 }
@@ -117,14 +123,14 @@ func samePath(r *http.Request, field, inBody string) (string, error) {
 
 // ifMatch reads the version a writer saw.
 func ifMatch(r *http.Request) (int64, error) {
-	tag := r.Header.Get("If-Match")
+	tag := strings.Join(r.Header.Values("If-Match"), ", ")
 	if tag == "" {
 		return 0, errNoVersion
 	}
-	quoted := len(tag) > 2 && tag[0] == '"' && tag[len(tag)-1] == '"'
-	if quoted {
-		if version, err := strconv.ParseInt(tag[1:len(tag)-1], 10, 64); err == nil {
-			return version, nil
+	if digits, ok := strings.CutPrefix(tag, `"`); ok {
+		digits, ok = strings.CutSuffix(digits, `"`)
+		if version, err := strconv.ParseUint(digits, 10, 63); ok && err == nil {
+			return int64(version), nil
 		}
 	}
 	return 0, &tierlimit.FieldError{Field: "If-Match", Value: tag, Want: `one ETag as it was sent, such as "12"`}
@@ -145,9 +151,28 @@ func (p page[T]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(plain(p))
 }
 
+// query reads the parameters an endpoint knows and refuses all else: a slip
+// must not look like the request without it.
+func query(r *http.Request, known ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, &tierlimit.FieldError{Field: "query", Value: r.URL.RawQuery, Want: "well-formed: name=value, escaped, with & between"}
+	}
+	for name := range q {
+		if !slices.Contains(known, name) {
+			return nil, &tierlimit.FieldError{Field: "query", Value: name, Want: "one of " + strings.Join(known, ", ")}
+		}
+	}
+	return q, nil
+}
+
 // pageOf reads ?limit= and ?cursor=.
 func pageOf(r *http.Request) (after string, most int, err error) {
-	q, most := r.URL.Query(), 50
+	q, err := query(r, "limit", "cursor")
+	if err != nil {
+		return "", 0, err
+	}
+	most = 50
 	if s := q.Get("limit"); s != "" {
 		if most, err = strconv.Atoi(s); err != nil || most < 1 || most > 500 {
 			return "", 0, &tierlimit.FieldError{Field: "limit", Value: s, Want: "a whole number from 1 to 500"}

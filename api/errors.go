@@ -46,6 +46,7 @@ func statusOf(err error) int {
 		{tiers.ErrStale, http.StatusPreconditionFailed},
 		{errNoVersion, http.StatusPreconditionRequired},
 		{errTooLarge, http.StatusRequestEntityTooLarge},
+		{errTooSlow, http.StatusRequestTimeout},
 		{tierlimit.ErrStoreUnavailable, http.StatusServiceUnavailable},
 		{tiers.ErrUnavailable, http.StatusServiceUnavailable},
 		{tierlimit.ErrNoPlan, http.StatusServiceUnavailable},

@@ -194,6 +194,15 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 		t.Fatal(err)
 	}
 	everywhere("nobody again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier == "free" })
+
+	if _, err := admin.CreateSubject(ctx, tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+		t.Fatal(err)
+	}
+	everywhere("on pro again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier == "pro" })
+	if err := execute(ctx, url, `TRUNCATE tierlimit.subjects`); err != nil {
+		t.Fatal(err)
+	}
+	everywhere("all subjects gone, by hand", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier == "free" })
 }
 
 func TestAListenConnectionThatIsCutIsMadeAgain(t *testing.T) {
@@ -279,6 +288,7 @@ func TestTheDatabaseItselfRefusesWhatGoWouldNotWrite(t *testing.T) {
 		`UPDATE tierlimit.limits SET adaptive = true WHERE period IS NOT NULL`,
 		`INSERT INTO tierlimit.subjects (id, tier) VALUES ('a', 'nosuch')`,
 		`INSERT INTO tierlimit.subjects (id, tier) VALUES ('', 'free')`,
+		`INSERT INTO tierlimit.subjects (id, tier) VALUES ('old', 'free'); UPDATE tierlimit.subjects SET id = 'new'`,
 	} {
 		err := execute(t.Context(), url, sql)
 		if err == nil || strings.Contains(err.Error(), "syntax") {

@@ -153,6 +153,8 @@ func TestAKeyWithoutExpiryIsRepaired(t *testing.T) {
 	for name, value := range map[string]string{
 		"in a window that ended":           fmt.Sprintf("per_minute=5@%d", time.Now().Add(-time.Hour).UnixMilli()),
 		"in a window far too long":         fmt.Sprintf("per_minute=5@%d", time.Now().Add(1000*time.Hour).UnixMilli()),
+		"with a count beyond all numbers":  fmt.Sprintf("per_minute=99999999999999999999@%d", time.Now().Add(30*time.Second).UnixMilli()),
+		"with an end beyond all numbers":   "per_hour=1@99999999999999999999",
 		"in a window that is full":         fmt.Sprintf("per_minute=9@%d", time.Now().Add(30*time.Second).UnixMilli()),
 		"in a window of a limit not asked": fmt.Sprintf("per_hour=9@%d", time.Now().Add(time.Hour).UnixMilli()),
 	} {
@@ -162,6 +164,9 @@ func TestAKeyWithoutExpiryIsRepaired(t *testing.T) {
 		o, err := store.Take(t.Context(), charge(subject, 1, perMinute(9)))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		if o.Counts[0].Used < 0 || o.Allowed && o.Counts[0].Used > 9 {
+			t.Errorf("%s: %+v", name, o)
 		}
 		if o.Counts[0].Reset > time.Minute {
 			t.Errorf("%s: the window ends in %v", name, o.Counts[0].Reset)

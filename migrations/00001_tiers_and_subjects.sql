@@ -100,6 +100,9 @@ CREATE TRIGGER limit_changes AFTER INSERT OR UPDATE OR DELETE ON tierlimit.limit
 -- +goose StatementBegin
 CREATE FUNCTION tierlimit.subject_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+        RAISE EXCEPTION 'a subject keeps its id: delete it and insert another';
+    END IF;
     NEW.version := tierlimit.next_version();
     RETURN NEW;
 END $$;
@@ -119,6 +122,17 @@ END $$;
 -- +goose StatementEnd
 CREATE TRIGGER subject_removed AFTER DELETE ON tierlimit.subjects
     FOR EACH ROW EXECUTE FUNCTION tierlimit.subject_removed();
+
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.subjects_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE drawn bigint := tierlimit.next_version();
+BEGIN
+    UPDATE tierlimit.catalogue SET forgotten = drawn;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER subjects_truncated AFTER TRUNCATE ON tierlimit.subjects
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.subjects_truncated();
 
 -- A subject nobody knows is on the default tier, so there is always one. Checked
 -- at commit: making another tier the default takes two statements.

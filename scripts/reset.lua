@@ -22,7 +22,7 @@ local err = read_value(KEYS[1], function(limit, used, stop)
   local stop_ms = tonumber(stop)
   if stop_ms > now and not forget[limit] then
     kept[#kept + 1] = entry_text(limit, used, stop)
-    last = math.max(last, stop_ms)
+    last = math.max(last, math.min(stop_ms, now + MAX_LENGTH))
   end
 end)
 if err then

@@ -66,10 +66,10 @@ local function read_state(key, limits)
     if limit then
       -- A window never lasts longer than its limit says now.
       state.shortened = state.shortened or stop_ms > limit.latest
-      limit.used, limit.stop = tonumber(used), math.min(stop_ms, limit.latest)
+      limit.used, limit.stop = math.min(tonumber(used), MAX_USED), math.min(stop_ms, limit.latest)
     else
       state.others[#state.others + 1] = entry_text(name, used, stop)
-      state.last = math.max(state.last, stop_ms)
+      state.last = math.max(state.last, math.min(stop_ms, now + MAX_LENGTH))
     end
   end)
   if err then

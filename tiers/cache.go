@@ -209,16 +209,19 @@ func (c *Cache) report(err, before error) {
 // meanwhile the poll finds.
 func (c *Cache) listen(ctx context.Context) {
 	const pause = 500 * time.Millisecond
-	told := false
+	var lost atomic.Bool // a source may wake from any goroutine
 	for {
-		var listening atomic.Bool // a source may wake from any goroutine
-		err := c.source.Listen(ctx, func() { listening.Store(true); c.wake() })
+		err := c.source.Listen(ctx, func() {
+			if lost.CompareAndSwap(true, false) {
+				c.cfg.Logger.Info("tiers: notified again")
+			}
+			c.wake()
+		})
 		if ctx.Err() != nil {
 			return
 		}
-		if listening.Load() || !told {
+		if lost.CompareAndSwap(false, true) {
 			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.cfg.Poll.String(), "error", err)
-			told = true
 		}
 		select {
 		case <-ctx.Done():

@@ -54,10 +54,12 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	if err != nil {
 		return err
 	}
+	shown := "$TIERLIMIT_ADMIN_TOKEN" // a token that was given is not printed
 	if set.adminToken == "" {
 		set.adminToken = "tl_dev_" + rand.Text()
+		shown = set.adminToken
 	}
-	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr())))
+	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr()), shown))
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Load: cpu,
 		AdminToken: set.adminToken, Open: true, Demo: true,
@@ -81,7 +83,7 @@ func devTiers(m *tiers.Memory) func() []tiers.Tier {
 
 func baseURL(addr net.Addr) string { return "http://" + addr.String() }
 
-func welcome(set *settings, public, admin string) string {
+func welcome(set *settings, public, admin, token string) string {
 	keeps := "all in memory, gone when it stops (keep tiers with --data FILE)"
 	if set.dataFile != "" {
 		keeps = "tiers and subjects in " + set.dataFile + ", counters in memory"
@@ -103,10 +105,10 @@ See a limit: run this six times, the sixth answers 429 (free is 5 a minute)
 
 Ask for a customer, put the customer on pro, ask again
   curl -d '{"subject":"acct_42"}' %[1]s/v1/take
-  curl -H 'Authorization: Bearer %[3]s' -d '{"id":"acct_42","tier":"pro"}' %[2]s/admin/v1/subjects
+  curl -H "Authorization: Bearer %[3]s" -d '{"id":"acct_42","tier":"pro"}' %[2]s/admin/v1/subjects
 
 50 at once, from another terminal: exactly 5 allowed
   %[6]s bench -c 50 -n 50 %[1]s/v1/take --body '{"subject":"acct_7"}'
 
-`, public, admin, set.adminToken, keeps, load, os.Args[0])
+`, public, admin, token, keeps, load, os.Args[0])
 }

@@ -45,11 +45,6 @@ const startTimeout = 30 * time.Second
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	slog.SetDefault(log)
 	redis.SetLogger(clientLog{log})
-	l, err := listen(ctx, set)
-	if err != nil {
-		return err
-	}
-	defer l.close()
 	catalogue, err := openCatalogue(ctx, set.databaseURL, log)
 	if err != nil {
 		return err
@@ -85,6 +80,13 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	// Not before everything is there: a client is refused rather than left to
+	// wait on a listener that nobody serves.
+	l, err := listen(ctx, set)
+	if err != nil {
+		return err
+	}
+	defer l.close()
 	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Load: cpu,

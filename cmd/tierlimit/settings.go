@@ -170,6 +170,12 @@ func (s *settings) parseProxies(v string) error {
 			}
 			prefix = netip.PrefixFrom(addr, addr.BitLen())
 		}
+		if prefix.Addr().Is4In6() { // as clients' addresses are read
+			if prefix.Bits() < 96 {
+				return errInvalid
+			}
+			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+		}
 		s.trustedProxies = append(s.trustedProxies, prefix)
 	}
 	return nil

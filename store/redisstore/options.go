@@ -31,6 +31,7 @@ func Options(url string, budget time.Duration) (*redis.Options, error) {
 	opts.ReadTimeout = budget
 	opts.WriteTimeout = budget
 	opts.PoolTimeout = budget
+	opts.MinIdleConns = maxCalls // a burst need not wait for dials
 	opts.DisableIdentity = true
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return opts, nil

@@ -79,6 +79,7 @@ func roundTrip(t *testing.T, c tiers.Catalogue) {
 
 func invalidTier(t *testing.T, c tiers.Catalogue) {
 	bad := gold()
+	bad.Name = "a\x00b"
 	bad.Key, bad.Priority, bad.OnStoreError, bad.Load.Floor = "Gold!", -1, "maybe", 0
 	bad.Limits["burst"] = tiers.Limit{Max: -2, Window: tierlimit.Window{Length: time.Second}}
 	bad.Limits["per_day"] = tiers.Limit{Max: 1, Window: tierlimit.Window{Period: tierlimit.Day}, Adaptive: true}
@@ -86,7 +87,7 @@ func invalidTier(t *testing.T, c tiers.Catalogue) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, field := range []string{"key", "priority", "on_store_error", "load.floor", "limits.burst.max", "limits.per_day.adaptive"} {
+	for _, field := range []string{"key", "name", "priority", "on_store_error", "load.floor", "limits.burst.max", "limits.per_day.adaptive"} {
 		if !strings.Contains(err.Error(), field+" ") {
 			t.Errorf("%q is not named in %v", field, err)
 		}
