@@ -121,7 +121,11 @@ func (l *Limiter) Reset(ctx context.Context, subject string, limits ...string) e
 			return &FieldError{Field: "limit", Value: name, Want: NameRule}
 		}
 	}
-	if err := l.store.Reset(ctx, subject, limits...); err != nil {
+	err := l.store.Reset(ctx, subject, limits...)
+	if l.local != nil {
+		err = errors.Join(err, l.local.Reset(ctx, subject, limits...))
+	}
+	if err != nil {
 		return fmt.Errorf("reset subject %q: %w", subject, err)
 	}
 	return nil

@@ -25,13 +25,16 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	}
 	status := statusOf(err)
 	p := problem.Problem{Status: status, Detail: err.Error()}
-	if status >= http.StatusInternalServerError {
-		log.Error("api: request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-		p.Detail = ""
-	}
-	if status == http.StatusServiceUnavailable {
+	level := slog.LevelDebug
+	switch status {
+	case http.StatusInternalServerError:
+		level, p.Detail = slog.LevelError, ""
+	case http.StatusServiceUnavailable:
+		// Who watches the server behind has said so once: not with each request.
+		p.Detail = "A server that is needed for this does not answer now."
 		w.Header().Set("Retry-After", "1")
 	}
+	log.Log(r.Context(), level, "api: request refused", "status", status, "method", r.Method, "path", r.URL.Path, "error", err)
 	problem.Write(w, p)
 }
 
@@ -51,6 +54,7 @@ func statusOf(err error) int {
 		{tiers.ErrUnavailable, http.StatusServiceUnavailable},
 		{tierlimit.ErrNoPlan, http.StatusServiceUnavailable},
 		{context.DeadlineExceeded, http.StatusServiceUnavailable},
+		{context.Canceled, http.StatusServiceUnavailable}, // the client has gone, and will not read it
 	} {
 		if errors.Is(err, known.err) {
 			return known.status

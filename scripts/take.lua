@@ -99,15 +99,19 @@ local function write_state(key, limits, state)
   return write_value(key, entries, last)
 end
 
--- Sees to it that counters never stay for good.
+-- Sees to it that counters never stay for good. Returns nil, or an error reply:
+-- an error that is raised would end the call for all keys.
 local function expire(key, limits, state)
-  if redis.call('PTTL', key) == -1 then
-    local last = math.max(state.last, now + 1)
-    for i = 1, #limits do
-      last = math.max(last, limits[i].stop or 0)
-    end
-    redis.call('PEXPIREAT', key, exact(last))
+  local ttl = redis.pcall('PTTL', key)
+  if ttl ~= -1 then
+    return type(ttl) == 'table' and ttl or nil
   end
+  local last = math.max(state.last, now + 1)
+  for i = 1, #limits do
+    last = math.max(last, limits[i].stop or 0)
+  end
+  local reply = redis.pcall('PEXPIREAT', key, exact(last))
+  return type(reply) == 'table' and reply or nil
 end
 
 local function take(key, cost_text, first, n)
@@ -137,11 +141,11 @@ local function take(key, cost_text, first, n)
     -- A shortened end is kept although nothing was charged: else a window that
     -- is full would be shortened anew at every look, and never end.
     err = write_state(key, limits, state)
-    if err then
-      return err
-    end
   elseif state.stored then
-    expire(key, limits, state)
+    err = expire(key, limits, state)
+  end
+  if err then
+    return err
   end
   local reply = { fits }
   for i = 1, n do

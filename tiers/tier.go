@@ -24,7 +24,7 @@ type Tier struct {
 	Default      bool             `json:"default"`
 	Priority     int              `json:"priority"`       // 0 to 1000; under load a lower one gives way first
 	OnStoreError tierlimit.Policy `json:"on_store_error"` // default local
-	Load         *Curve           `json:"load"`           // how load scales the adaptive limits; null: it does not
+	Load         *Curve           `json:"load"`           // how load scales the adaptive limits; null: only as a higher priority is
 	Limits       Limits           `json:"limits"`
 	Version      int64            `json:"version"` // set by the catalogue; greater with each change
 }
