@@ -29,12 +29,14 @@ type CacheConfig struct {
 // bundled with those of other subjects: however many names are made up, one
 // query at a time is under way.
 type Cache struct {
-	source Source
-	cfg    CacheConfig
-	set    atomic.Pointer[set]
+	source  Source
+	cfg     CacheConfig
+	set     atomic.Pointer[set]
+	puzzled atomic.Pointer[set] // the tiers that lacked one a subject is on
 
 	mu      sync.Mutex
 	version int64                            // guarded by mu: all changes up to it are applied
+	history int                              // guarded by mu: how often the source went back in time
 	known   *simplelru.LRU[string, Subject]  // guarded by mu
 	nobody  *simplelru.LRU[string, struct{}] // guarded by mu: apart, so that made-up names evict no customer
 
@@ -109,9 +111,10 @@ func (c *Cache) Resolve(ctx context.Context, subject string) (*tierlimit.Plan, e
 		}
 		tier = answer.tier
 	}
-	plan := c.set.Load().plan(tier)
-	if plan.Fallback {
-		c.wake() // on a tier this cache has not heard of yet
+	current := c.set.Load()
+	plan := current.plan(tier)
+	if plan.Fallback && c.puzzled.Swap(current) != current {
+		c.wake() // on a tier these do not have: ask once whether there are newer ones
 	}
 	return plan, nil
 }
@@ -133,6 +136,7 @@ func (c *Cache) held(subject string) (tier string, ok bool) {
 // answers without keeping, so that a stream of changes starves nobody.
 func (c *Cache) lookup(ctx context.Context, ids []string) (found map[string]Subject, err error) {
 	for range 2 {
+		history := c.inHistory()
 		list, version, err := c.source.Lookup(ctx, ids)
 		if err != nil {
 			return nil, err
@@ -141,17 +145,23 @@ func (c *Cache) lookup(ctx context.Context, ids []string) (found map[string]Subj
 		for _, s := range list {
 			found[s.ID] = s
 		}
-		if c.keep(ids, found, version) {
+		if c.keep(ids, found, version, history) {
 			break
 		}
 	}
 	return found, nil
 }
 
-func (c *Cache) keep(ids []string, found map[string]Subject, version int64) bool {
+func (c *Cache) inHistory() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if version < c.version {
+	return c.history
+}
+
+func (c *Cache) keep(ids []string, found map[string]Subject, version int64, history int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if version < c.version || history != c.history {
 		return false
 	}
 	for _, id := range ids {
@@ -164,174 +174,4 @@ func (c *Cache) keep(ids []string, found map[string]Subject, version int64) bool
 		}
 	}
 	return true
-}
-
-// follow asks the source when woken and at every poll.
-func (c *Cache) follow(ctx context.Context) {
-	tick := time.NewTicker(c.cfg.Poll)
-	defer tick.Stop()
-	var failing error
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-c.stale:
-		}
-		err := c.refresh(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		c.report(err, failing)
-		failing = err
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(refreshPause):
-		}
-	}
-}
-
-// refreshPause lets the changes of a bulk load come together.
-const refreshPause = 20 * time.Millisecond
-
-// report logs a change of state, not every failure.
-func (c *Cache) report(err, before error) {
-	switch {
-	case err != nil && before == nil:
-		c.cfg.Logger.Warn("tiers: cannot follow the catalogue, answering from memory", "error", err)
-	case err == nil && before != nil:
-		c.cfg.Logger.Info("tiers: following the catalogue again", "version", c.Version())
-	}
-}
-
-// listen keeps a Listen going, with a pause after each loss. What was missed
-// meanwhile the poll finds.
-func (c *Cache) listen(ctx context.Context) {
-	const pause = 500 * time.Millisecond
-	var lost atomic.Bool // a source may wake from any goroutine
-	for {
-		err := c.source.Listen(ctx, func() {
-			if lost.CompareAndSwap(true, false) {
-				c.cfg.Logger.Info("tiers: notified again")
-			}
-			c.wake()
-		})
-		if ctx.Err() != nil {
-			return
-		}
-		if lost.CompareAndSwap(false, true) {
-			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.cfg.Poll.String(), "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-	}
-}
-
-func (c *Cache) wake() {
-	select {
-	case c.stale <- struct{}{}:
-	default: // somebody has asked already
-	}
-}
-
-// refresh applies what changed since the last time.
-func (c *Cache) refresh(ctx context.Context) error {
-	since := c.Version()
-	for {
-		changes, err := c.source.Changes(ctx, since)
-		if err != nil {
-			return err
-		}
-		if changes.Version < since {
-			// Restored from a backup, or failed over to a copy that lags: versions
-			// no longer mean what they meant here.
-			c.cfg.Logger.Warn("tiers: the catalogue went back, reading it anew", "from", since, "to", changes.Version)
-			since = 0
-			continue
-		}
-		changes.ForgetSubjects = changes.ForgetSubjects || since == 0
-		c.apply(changes)
-		if !changes.More {
-			return nil
-		}
-		since = changes.Version
-	}
-}
-
-// apply puts changes in force.
-func (c *Cache) apply(ch Changes) {
-	next := c.nextSet(ch)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if next != nil {
-		c.set.Store(next)
-	}
-	if ch.ForgetSubjects {
-		c.known.Purge()
-		c.nobody.Purge()
-	}
-	for _, gone := range ch.Removed {
-		if s, ok := c.known.Peek(gone.ID); ok && s.Version < gone.Version {
-			c.known.Remove(gone.ID)
-			c.nobody.Add(gone.ID, struct{}{})
-		}
-	}
-	for _, s := range ch.Subjects {
-		c.replace(s)
-	}
-	c.version = ch.Version
-}
-
-// nextSet returns the tiers to put in force, nil to leave those that are. One
-// tier that is not valid stays as it was, and does not hold up the others; all
-// stay when the rest would leave somebody without a plan.
-func (c *Cache) nextSet(ch Changes) *set {
-	if ch.Tiers == nil {
-		return nil
-	}
-	var list []Tier
-	for _, t := range ch.Tiers {
-		t.Normalize()
-		if err := t.Validate(); err != nil {
-			c.cfg.Logger.Error("tiers: a tier is not valid and stays as it was", "tier", t.Key, "version", ch.Version, "error", err)
-			old, ok := c.tierInForce(t.Key)
-			if !ok {
-				continue
-			}
-			old.Default = t.Default
-			t = old
-		}
-		list = append(list, t)
-	}
-	next, err := newSet(list)
-	if err != nil {
-		c.cfg.Logger.Error("tiers: all stay as they were", "version", ch.Version, "error", err)
-		return nil
-	}
-	return next
-}
-
-func (c *Cache) tierInForce(key string) (Tier, bool) {
-	if s := c.set.Load(); s != nil {
-		for _, t := range s.tiers {
-			if t.Key == key {
-				return t, true
-			}
-		}
-	}
-	return Tier{}, false
-}
-
-// replace is called with mu held. A subject nobody asked for is not worth a
-// place.
-func (c *Cache) replace(s Subject) {
-	if c.nobody.Remove(s.ID) {
-		c.known.Add(s.ID, s)
-	} else if old, ok := c.known.Peek(s.ID); ok && old.Version < s.Version {
-		c.known.Add(s.ID, s)
-	}
 }

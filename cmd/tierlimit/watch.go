@@ -10,23 +10,22 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// A watchedStore tells the operator when a store is lost, found again, or
-// refuses: a line for each change of state, and for a fault that lasts one a
-// minute. It changes nothing.
+// A watchedStore tells the operator when a store is lost, refuses, and answers
+// again. Where some calls fail and others do not, it tells so once a minute, and
+// of the end when nothing has failed for a while. It changes nothing.
 type watchedStore struct {
 	tierlimit.Store
-	log   *slog.Logger
-	state atomic.Int32
-	told  atomic.Int64 // Unix seconds of the last line about a fault
+	log *slog.Logger
+
+	failing atomic.Bool
+	failed  atomic.Int64 // epoch milliseconds of the last failure
+	told    atomic.Int64 // epoch milliseconds of the last line about one
 }
 
 const (
-	storeAnswers int32 = iota
-	storeLost
-	storeRefuses
+	tellEvery = time.Minute
+	calm      = 2 * time.Second
 )
-
-const faultEvery = 60 // seconds
 
 func (w *watchedStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
 	o, err := w.Store.Take(ctx, c)
@@ -37,20 +36,29 @@ func (w *watchedStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.
 }
 
 func (w *watchedStore) saw(err error) {
-	switch {
-	case err == nil:
-		if w.state.Load() != storeAnswers && w.state.Swap(storeAnswers) != storeAnswers {
-			w.log.Info("redis answers again")
-		}
-	case errors.Is(err, tierlimit.ErrStoreUnavailable):
-		if w.state.Swap(storeLost) != storeLost {
-			w.log.Warn("redis cannot be reached; each tier's on_store_error decides", "error", err)
-		}
-	default:
-		now, told := time.Now().Unix(), w.told.Load()
-		if w.state.Swap(storeRefuses) != storeRefuses || now-told >= faultEvery && w.told.CompareAndSwap(told, now) {
-			w.told.Store(now)
-			w.log.Error("redis refuses; requests it concerns are denied, whatever on_store_error says", "error", err)
-		}
+	if err == nil {
+		w.sawAnswer()
+		return
+	}
+	now := time.Now().UnixMilli()
+	w.failed.Store(now)
+	w.failing.Store(true)
+	if told := w.told.Load(); now-told < tellEvery.Milliseconds() || !w.told.CompareAndSwap(told, now) {
+		return
+	}
+	if errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		w.log.Warn("redis cannot be reached; each tier's on_store_error decides", "error", err)
+	} else {
+		w.log.Error("redis refuses; requests it concerns are denied, whatever on_store_error says", "error", err)
+	}
+}
+
+func (w *watchedStore) sawAnswer() {
+	if !w.failing.Load() || time.Now().UnixMilli()-w.failed.Load() < calm.Milliseconds() {
+		return
+	}
+	if w.failing.CompareAndSwap(true, false) {
+		w.told.Store(0)
+		w.log.Info("redis answers again")
 	}
 }

@@ -3,6 +3,9 @@ package redisstore
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 
@@ -24,17 +27,17 @@ func classify(err error) error {
 		return nil
 	}
 	var reply redis.Error
-	if errors.As(err, &reply) && !isPassing(err) {
+	if errors.As(err, &reply) && !isPassing(reply) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
 }
 
 func isPassing(err error) bool {
-	for _, prefix := range passing {
-		if redis.HasErrorPrefix(err, prefix) {
-			return true
-		}
-	}
-	return false
+	text := strings.TrimPrefix(fromScript.ReplaceAllString(err.Error(), ""), "ERR ")
+	return slices.ContainsFunc(passing, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
 }
+
+// fromScript is what Redis 6 puts before an error that a script passed on:
+// "@user_script: 41: -OOM command not allowed ...".
+var fromScript = regexp.MustCompile(`^(ERR )?@user_script: ?\d+: ?-?`)

@@ -1,6 +1,8 @@
 package redisstore
 
 import (
+	"context"
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -17,7 +19,8 @@ const (
 	// whole batch is waiting.
 	maxCalls = 4
 	// slowCall is when a call that has not returned no longer holds up others:
-	// its connection may be stuck, or Redis far away.
+	// its connection may be stuck, or Redis far away. It is looked at when a
+	// charge arrives: one alone behind a stuck call waits, within its budget.
 	slowCall = 2 * time.Millisecond
 )
 
@@ -57,6 +60,18 @@ func newTicket(c *tierlimit.Charge) *ticket {
 
 // giveUp reports whether the charge had not left: then it is never made.
 func (t *ticket) giveUp() bool { return t.fate.CompareAndSwap(waiting, givenUp) }
+
+// answer is what came for a settled ticket.
+func (t *ticket) answer() (tierlimit.Outcome, error) {
+	if t.err != nil {
+		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", t.key, t.err)
+	}
+	return t.outcome, nil
+}
+
+func (t *ticket) unanswered(ctx context.Context, what string) error {
+	return fmt.Errorf("take on %s, %s: %w: %w", t.key, what, tierlimit.ErrStoreUnavailable, ctx.Err())
+}
 
 func (t *ticket) settle(o tierlimit.Outcome, err error) {
 	t.outcome, t.err = o, err

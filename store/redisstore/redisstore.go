@@ -34,6 +34,11 @@ func New(client *redis.Client) (*Store, error) {
 			Field: "ContextTimeoutEnabled", Value: "false", Want: "true: without it go-redis ignores the decision budget",
 		}
 	}
+	if client.Options().ReadTimeout <= 0 {
+		return nil, &tierlimit.FieldError{
+			Field: "ReadTimeout", Value: client.Options().ReadTimeout.String(), Want: "positive: it bounds a call",
+		}
+	}
 	s := &Store{client: client, timeout: client.Options().ReadTimeout}
 	s.line.send = s.sendBatch
 	return s, nil
@@ -48,19 +53,23 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 		return tierlimit.Outcome{}, err
 	}
 	t := newTicket(&c)
+	if ctx.Err() != nil {
+		return tierlimit.Outcome{}, t.unanswered(ctx, "it was not sent")
+	}
 	s.line.join(t)
 	select {
 	case <-t.settled:
-		if t.err != nil {
-			return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", t.key, t.err)
-		}
-		return t.outcome, nil
+		return t.answer()
 	case <-ctx.Done():
-		what := "its reply is not known"
-		if t.giveUp() {
-			what = "it was not sent"
-		}
-		return tierlimit.Outcome{}, fmt.Errorf("take on %s, %s: %w: %w", t.key, what, tierlimit.ErrStoreUnavailable, ctx.Err())
+	}
+	if t.giveUp() {
+		return tierlimit.Outcome{}, t.unanswered(ctx, "it was not sent")
+	}
+	select {
+	case <-t.settled: // the answer came with the deadline
+		return t.answer()
+	default:
+		return tierlimit.Outcome{}, t.unanswered(ctx, "its reply is not known")
 	}
 }
 
@@ -105,7 +114,8 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 }
 
 // Ping reports whether Redis answers within ctx's deadline and lets this user
-// run the scripts: it reads the counters of a subject that is none.
+// run the scripts. It reads the counters of a subject that is none and writes
+// nothing: a server that only cannot be written to answers it.
 func (s *Store) Ping(ctx context.Context) error {
 	_, err := s.Take(ctx, tierlimit.Charge{
 		Subject:  "tierlimit:ping",

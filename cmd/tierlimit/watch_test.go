@@ -1,0 +1,45 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// One subject whose key is broken among many that are well must not fill a log.
+func TestAStoreThatFailsNowAndThenIsToldOfSparingly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		w := &watchedStore{log: slog.New(slog.NewTextHandler(&log, nil))}
+		w.saw(nil)
+		if log.Len() != 0 {
+			t.Fatalf("told of nothing: %s", &log)
+		}
+		for range 1000 { // a hundred seconds
+			w.saw(nil)
+			w.saw(errors.New("WRONGTYPE"))
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := strings.Count(log.String(), "redis refuses"); n != 2 || strings.Contains(log.String(), "again") {
+			t.Errorf("%d lines in a hundred seconds: %s", n, &log)
+		}
+		log.Reset()
+		time.Sleep(3 * time.Second)
+		w.saw(nil)
+		w.saw(nil)
+		if strings.Count(log.String(), "redis answers again") != 1 {
+			t.Errorf("the end: %s", &log)
+		}
+		log.Reset()
+		w.saw(tierlimit.ErrStoreUnavailable)
+		if !strings.Contains(log.String(), "cannot be reached") {
+			t.Errorf("the next loss: %s", &log)
+		}
+	})
+}
