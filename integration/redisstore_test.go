@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,10 +14,8 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/scripts"
-	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 	"github.com/tierlimit/tierlimit/store/storetest"
-	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // testBudget is generous: these tests ask what is counted, not how fast.
@@ -284,26 +278,6 @@ func TestAServerThatForgetsTheScriptsIsTaughtAgain(t *testing.T) {
 
 // go-redis with its defaults sends a call up to four times: one request would
 // be counted four times.
-func TestALostReplyIsChargedAtMostOnce(t *testing.T) {
-	direct := newClient(t, redisServer.URL, testBudget)
-	proxy := newReplyEater(t, direct.Options().Addr)
-	client := newClient(t, "redis://"+proxy.addr, 300*time.Millisecond)
-	store, subject := newStore(t, client), newSubject(t)
-	if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(100))); err != nil {
-		t.Fatal(err)
-	}
-	proxy.eat.Store(true)
-	_, err := store.Take(t.Context(), charge(subject, 1, perMinute(100)))
-	if !errors.Is(err, tierlimit.ErrStoreUnavailable) {
-		t.Fatalf("a lost reply gave %v, want store unavailable", err)
-	}
-	proxy.eat.Store(false)
-	o, err := newStore(t, direct).Take(t.Context(), charge(subject, 0, perMinute(100)))
-	if err != nil || o.Counts[0].Used != 2 {
-		t.Fatalf("after one charge and one whose reply was lost: %+v, %v; want 2 used", o, err)
-	}
-}
-
 // The README names the least rights; this is a user who has no others.
 func TestTheLeastRightsAreEnough(t *testing.T) {
 	admin := newClient(t, redisServer.URL, testBudget)
@@ -338,111 +312,8 @@ func TestTheLeastRightsAreEnough(t *testing.T) {
 
 // Contract: a decision never takes longer than its budget, whatever Redis does.
 // The slack is the machine's: what is shown is that nothing waits for seconds.
-func TestADecisionKeepsItsBudget(t *testing.T) {
-	const budget, slack = 50 * time.Millisecond, 450 * time.Millisecond
-	deaf, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer deaf.Close()
-	direct := newClient(t, redisServer.URL, testBudget)
-	silent := newReplyEater(t, direct.Options().Addr)
-	silent.eat.Store(true)
-	for name, url := range map[string]string{
-		"replies that never come":      "redis://" + silent.addr,
-		"a connection that is refused": "redis://127.0.0.1:1",
-		"a server that never accepts":  "redis://" + deaf.Addr().String(),
-	} {
-		store := newStore(t, newClient(t, url, budget))
-		lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: builtinResolver(t), Budget: budget, Local: memstore.New(memstore.Config{})})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 5 {
-			began := time.Now()
-			d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
-			if took := time.Since(began); took > budget+slack {
-				t.Errorf("%s: a decision took %v", name, took)
-			}
-			if !errors.Is(err, tierlimit.ErrStoreUnavailable) || !d.Allowed || !d.Degraded {
-				t.Errorf("%s: %+v, %v", name, d, err)
-			}
-		}
-	}
-}
-
-func builtinResolver(t *testing.T) tierlimit.Resolver {
-	t.Helper()
-	r, err := tiers.Static(tiers.Builtin(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
 // With every call stuck, a charge that is given up in the queue must not turn
 // up later.
-func TestAChargeGivenUpBeforeItLeftIsNeverMade(t *testing.T) {
-	direct := newClient(t, redisServer.URL, testBudget)
-	proxy := newReplyEater(t, direct.Options().Addr)
-	store, subject := newStore(t, newClient(t, "redis://"+proxy.addr, time.Second)), newSubject(t)
-	proxy.eat.Store(true)
-	var sent, unsent atomic.Int64
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-			defer cancel()
-			_, err := store.Take(ctx, charge(subject, 1, perMinute(100)))
-			switch {
-			case err == nil || !errors.Is(err, tierlimit.ErrStoreUnavailable):
-				t.Errorf("got %v", err)
-			case strings.Contains(err.Error(), "it was not sent"):
-				unsent.Add(1)
-			default:
-				sent.Add(1)
-			}
-		})
-		time.Sleep(5 * time.Millisecond) // so that each finds the calls before it stuck
-	}
-	wg.Wait()
-	if unsent.Load() == 0 {
-		t.Fatal("nothing was given up in the queue: the test shows nothing")
-	}
-	proxy.eat.Store(false)
-	// The stuck calls end with their timeout; what they carried is counted once.
-	eventually(t, 10*time.Second, "a call goes through", func() bool {
-		_, err := store.Take(t.Context(), charge(subject, 0, perMinute(100)))
-		return err == nil
-	})
-	o, err := newStore(t, direct).Take(t.Context(), charge(subject, 0, perMinute(100)))
-	if err != nil || o.Counts[0].Used > sent.Load() {
-		t.Errorf("%d used, %d were sent and %d given up before: %v", o.Counts[0].Used, sent.Load(), unsent.Load(), err)
-	}
-}
-
-func TestOneSubjectsFaultLeavesThoseInItsBatchAlone(t *testing.T) {
-	client := newClient(t, redisServer.URL, testBudget)
-	store, subject := newStore(t, client), newSubject(t)
-	if err := client.LPush(t.Context(), redisstore.Key(subject), "x").Err(); err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	for i := range 300 {
-		wg.Go(func() {
-			name := subject
-			if i%3 != 0 {
-				name = fmt.Sprint(subject, i)
-			}
-			o, err := store.Take(context.Background(), charge(name, 1, perMinute(5)))
-			if faulty := name == subject; faulty != (err != nil) || !faulty && o.Counts[0].Used != 1 {
-				t.Errorf("%s: %+v, %v", name, o, err)
-			}
-		})
-	}
-	wg.Wait()
-}
-
 func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer client.Close()
@@ -452,49 +323,3 @@ func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {
 }
 
 // A replyEater passes everything on to Redis, and while told to, nothing back.
-type replyEater struct {
-	addr string
-	eat  atomic.Bool
-}
-
-func newReplyEater(t *testing.T, upstream string) *replyEater {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	p := &replyEater{addr: l.Addr().String()}
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", upstream)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			go func() { io.Copy(server, client); server.Close() }()
-			go func() { p.copyReplies(client, server); client.Close() }()
-		}
-	}()
-	return p
-}
-
-func (p *replyEater) copyReplies(client, server net.Conn) {
-	buf := make([]byte, 4096)
-	for {
-		n, err := server.Read(buf)
-		if err != nil {
-			return
-		}
-		if p.eat.Load() {
-			continue
-		}
-		if _, err := client.Write(buf[:n]); err != nil {
-			return
-		}
-	}
-}

@@ -19,20 +19,9 @@ import (
 
 func devCommand(s streams) *cobra.Command {
 	var set settings
-	opts := set.dev()
-	cmd := &cobra.Command{
-		Use:   "dev",
-		Short: "Try it: everything in this process, nothing to install",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := opts.resolve(cmd.Flags(), s.env); err != nil {
-				return usage(err)
-			}
-			return dev(cmd.Context(), &set, s, newLogger(&set, s.err))
-		},
-	}
-	opts.flags(cmd.Flags())
-	return cmd
+	return set.dev().command(s, "dev", "Try it: everything in this process, nothing to install", func(ctx context.Context) error {
+		return dev(ctx, &set, s, newLogger(&set, s.err))
+	})
 }
 
 func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error {

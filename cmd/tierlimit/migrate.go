@@ -22,18 +22,9 @@ func migrateCommand(s streams) *cobra.Command {
 
 func migrateStep(s streams, use, short string, do func(context.Context, streams, string) error) *cobra.Command {
 	var set settings
-	opts := options{set.database()}
-	cmd := &cobra.Command{
-		Use: use, Short: short, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := opts.resolve(cmd.Flags(), s.env); err != nil {
-				return usage(err)
-			}
-			return do(cmd.Context(), s, set.databaseURL)
-		},
-	}
-	opts.flags(cmd.Flags())
-	return cmd
+	return options{set.database()}.command(s, use, short, func(ctx context.Context) error {
+		return do(ctx, s, set.databaseURL)
+	})
 }
 
 func migrateUp(ctx context.Context, s streams, url string) error {

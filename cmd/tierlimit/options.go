@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/tierlimit/tierlimit"
@@ -32,6 +34,21 @@ type options []*option
 
 func (o *option) env() string {
 	return "TIERLIMIT_" + strings.ToUpper(strings.ReplaceAll(o.name, "-", "_"))
+}
+
+// command is a command that runs once its options are resolved.
+func (opts options) command(s streams, use, short string, run func(context.Context) error) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.resolve(cmd.Flags(), s.env); err != nil {
+				return usage(err)
+			}
+			return run(cmd.Context())
+		},
+	}
+	opts.flags(cmd.Flags())
+	return cmd
 }
 
 // flags declares a flag for each option.

@@ -22,20 +22,9 @@ import (
 
 func serveCommand(s streams) *cobra.Command {
 	var set settings
-	opts := set.serve()
-	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Serve decisions from Redis, with tiers from Postgres",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := opts.resolve(cmd.Flags(), s.env); err != nil {
-				return usage(err)
-			}
-			return serve(cmd.Context(), &set, newLogger(&set, s.err))
-		},
-	}
-	opts.flags(cmd.Flags())
-	return cmd
+	return set.serve().command(s, "serve", "Serve decisions from Redis, with tiers from Postgres", func(ctx context.Context) error {
+		return serve(ctx, &set, newLogger(&set, s.err))
+	})
 }
 
 // startTimeout bounds each step of the start that needs another server.
