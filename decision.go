@@ -17,7 +17,7 @@ type Decision struct {
 	Multiplier float64       // how far load scaled the adaptive limits: 0 < m <= 1
 	Degraded   bool          // not charged in the shared store, or not on a tier known for sure
 	Source     Source
-	Windows    []WindowState // by limit name; empty when nothing could be counted
+	Windows    []WindowState // by limit name; empty when nothing could be counted; shared, not to be changed
 }
 
 // A WindowState is where one limit of a decision stands, the charge included.
@@ -49,26 +49,28 @@ type Source string
 
 // The sources.
 const (
-	SourceRedis  Source = "redis"
-	SourceMemory Source = "memory"
-	SourcePolicy Source = "policy" // nothing was counted
+	SourceRedis     Source = "redis"
+	SourceMemory    Source = "memory"
+	SourceDenyCache Source = "deny_cache" // a denial of a moment ago still stands
+	SourcePolicy    Source = "policy"     // nothing was counted
 )
 
 // judge fills in the windows of d from what the store counted, and the verdict.
 // The counts are those after the charge when charged is true, and as found
 // otherwise: then cost is what the charge would have been.
-func (d *Decision) judge(limits []Limit, ceilings []Ceiling, counts []Count, cost int64, charged bool) {
-	d.Windows = make([]WindowState, len(limits))
-	for i := range limits {
+func (d *Decision) judge(t *terms, counts []Count, cost int64, charged bool) {
+	d.Windows = make([]WindowState, len(t.limits))
+	for i := range t.limits {
+		limit, ceiling := &t.limits[i], t.ceilings[i].Max
 		d.Windows[i] = WindowState{
-			Limit:        limits[i].Name,
-			Max:          limits[i].Max,
-			EffectiveMax: ceilings[i].Max,
+			Limit:        limit.Name,
+			Max:          limit.Max,
+			EffectiveMax: ceiling,
 			Used:         counts[i].Used,
-			Remaining:    remaining(ceilings[i].Max, counts[i].Used),
+			Remaining:    remaining(ceiling, counts[i].Used),
 			Reset:        counts[i].Reset,
-			Window:       limits[i].Window,
-			From:         limits[i].From,
+			Window:       limit.Window,
+			From:         limit.From,
 		}
 	}
 	if !charged {

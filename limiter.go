@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
+	"sync"
 	"time"
 )
 
@@ -16,20 +18,28 @@ type Config struct {
 	Budget   time.Duration // longest a decision may take, 1ms to 10s; default 50ms
 	Local    Store         // counts for the policy Local while Store is unavailable; default: Local denies
 	Replicas func() int    // replicas alive, who share each max under Local; default: 1
+	Denials  int           // most denials remembered, where the Store lets one stand; default 65,536, -1 none
 }
 
 // DefaultBudget is the decision budget of a Config that names none.
 const DefaultBudget = 50 * time.Millisecond
 
-// A Limiter decides. It is safe for concurrent use and holds no state of its
-// own: counters are in its Store, plans with its Resolver.
+// DefaultDenials is how many denials a Limiter remembers at most.
+const DefaultDenials = 1 << 16
+
+const maxDenials = 1 << 24
+
+// A Limiter decides. It is safe for concurrent use. Counters are in its Store,
+// plans with its Resolver; it remembers nothing but who was denied lately.
 type Limiter struct {
 	store    Store
 	tiers    Resolver
+	held     func(subject string) (*Plan, bool) // nil if the resolver is no Holder
 	load     Load
 	budget   time.Duration
 	local    Store
 	replicas func() int
+	denials  *denials
 }
 
 // New returns a Limiter, or an error that names what is wrong in cfg.
@@ -42,17 +52,27 @@ func New(cfg Config) (*Limiter, error) {
 		return nil, &FieldError{Field: "Store", Value: "nil", Want: "a store, such as redisstore or memstore"}
 	case cfg.Tiers == nil:
 		return nil, &FieldError{Field: "Tiers", Value: "nil", Want: "a resolver, such as tiers.Static"}
+	case cfg.Denials < -1 || cfg.Denials > maxDenials:
+		return nil, &FieldError{Field: "Denials", Value: strconv.Itoa(cfg.Denials), Want: "a whole number from -1 to 16777216"}
 	case cfg.Budget < time.Millisecond || cfg.Budget > 10*time.Second:
 		return nil, &FieldError{Field: "Budget", Value: cfg.Budget.String(), Want: "a duration from 1ms to 10s"}
 	}
-	return &Limiter{
+	if cfg.Denials == 0 {
+		cfg.Denials = DefaultDenials
+	}
+	l := &Limiter{
 		store:    cfg.Store,
 		tiers:    cfg.Tiers,
 		load:     cfg.Load,
 		budget:   cfg.Budget,
 		local:    cfg.Local,
 		replicas: cfg.Replicas,
-	}, nil
+		denials:  newDenials(cfg.Denials),
+	}
+	if h, ok := cfg.Tiers.(Holder); ok {
+		l.held = h.Held
+	}
+	return l, nil
 }
 
 // Take charges the request against every window it touches, or against none.
@@ -82,20 +102,23 @@ type Usage struct {
 
 // Usage reads every window of the subject's plan and charges nothing.
 func (l *Limiter) Usage(ctx context.Context, subject string) (Usage, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.budget)
-	defer cancel()
+	b := newBudget(ctx, l.budget)
+	defer b.end()
 	req := Request{Subject: subject}
 	if err := req.normalize(); err != nil {
 		return Usage{}, err
 	}
-	plan, err := l.resolve(ctx, subject)
+	plan, err := l.resolve(b, subject)
 	if err != nil {
 		return Usage{}, err
 	}
-	q := l.question(plan, plan.Limits, req)
+	q := question{Request: req, plan: plan, terms: newTerms(plan.Limits, "", 1)}
+	if q.terms.adaptive {
+		q.terms = newTerms(plan.Limits, "", l.multiplier(plan))
+	}
 	outcome := Outcome{Source: SourcePolicy}
-	if len(q.limits) > 0 {
-		if outcome, err = l.store.Take(ctx, q.charge(false)); err != nil {
+	if len(plan.Limits) > 0 {
+		if outcome, err = l.store.Take(b, q.charge(false, nil)); err != nil {
 			return Usage{}, fmt.Errorf("usage of subject %q: %w", subject, ours(err))
 		}
 	}
@@ -109,8 +132,8 @@ func (l *Limiter) Usage(ctx context.Context, subject string) (Usage, error) {
 // Reset forgets what the subject used of the named limits, or of all when none
 // is named.
 func (l *Limiter) Reset(ctx context.Context, subject string, limits ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, l.budget)
-	defer cancel()
+	b := newBudget(ctx, l.budget)
+	defer b.end()
 	req := Request{Subject: subject}
 	if err := req.normalize(); err != nil {
 		return err
@@ -120,10 +143,11 @@ func (l *Limiter) Reset(ctx context.Context, subject string, limits ...string) e
 			return &FieldError{Field: "limit", Value: name, Want: NameRule}
 		}
 	}
-	err := l.store.Reset(ctx, subject, limits...)
+	err := l.store.Reset(b, subject, limits...)
 	if l.local != nil {
-		err = errors.Join(err, l.local.Reset(ctx, subject, limits...))
+		err = errors.Join(err, l.local.Reset(b, subject, limits...))
 	}
+	l.denials.forget(subject)
 	if err != nil {
 		return fmt.Errorf("reset subject %q: %w", subject, err)
 	}
@@ -134,25 +158,52 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge bool) (Decisio
 	if err := req.normalize(); err != nil {
 		return Decision{}, err
 	}
-	caller := ctx
-	ctx, cancel := context.WithTimeout(ctx, l.budget)
-	defer cancel()
-
-	plan, err := l.resolve(ctx, req.Subject)
-	if err != nil {
-		q := question{Request: req, plan: &Plan{OnStoreError: Closed}, multiplier: 1}
-		return q.fail(Closed), err
+	q := question{Request: req}
+	held := false
+	if l.held != nil {
+		q.plan, held = l.held(req.Subject)
 	}
-	q := l.question(plan, inScope(plan.Limits, req.Scope), req)
-	if len(q.limits) == 0 {
+	if held {
+		q.terms = l.terms(q.plan, req.Scope)
+		if charge {
+			if d, ok := l.denials.again(&q); ok {
+				return d, nil
+			}
+		}
+	}
+	return l.ask(ctx, &q, charge)
+}
+
+// ask is the rest of a decision that memory alone cannot make.
+func (l *Limiter) ask(ctx context.Context, q *question, charge bool) (Decision, error) {
+	b := newBudget(ctx, l.budget)
+	defer b.end()
+	if q.plan == nil {
+		plan, err := l.resolve(b, q.Subject)
+		if err != nil {
+			q.plan, q.terms = &Plan{OnStoreError: Closed}, noTerms
+			return q.fail(Closed), err
+		}
+		q.plan, q.terms = plan, l.terms(plan, q.Scope)
+	}
+	if len(q.terms.limits) == 0 {
 		return q.answer(Outcome{Allowed: true, Source: SourcePolicy}, charge), nil
 	}
-	outcome, err := l.store.Take(ctx, q.charge(charge))
-	if err == nil {
-		return q.answer(outcome, charge), nil
+	room, _ := rooms.Get().(*[MaxLimits]Count)
+	defer rooms.Put(room)
+	asked := l.denials.now()
+	outcome, err := l.store.Take(b, q.charge(charge, room[:0]))
+	if err != nil {
+		return l.fallback(ctx, q, charge, fmt.Errorf("decide for subject %q: %w", q.Subject, ours(err)))
 	}
-	return l.fallback(caller, q, charge, fmt.Errorf("decide for subject %q: %w", req.Subject, ours(err)))
+	if charge {
+		l.denials.remember(q, outcome, asked)
+	}
+	return q.answer(outcome, charge), nil
 }
+
+// rooms hold what stores answer, which a Decision copies.
+var rooms = sync.Pool{New: func() any { return new([MaxLimits]Count) }}
 
 // ours keeps a plan that no store accepts from looking like a malformed request:
 // the caller has done nothing wrong.
@@ -173,7 +224,7 @@ func (l *Limiter) resolve(ctx context.Context, subject string) (*Plan, error) {
 }
 
 // fallback answers for a store that gave an error.
-func (l *Limiter) fallback(caller context.Context, q question, charge bool, cause error) (Decision, error) {
+func (l *Limiter) fallback(caller context.Context, q *question, charge bool, cause error) (Decision, error) {
 	policy := q.plan.OnStoreError
 	if !errors.Is(cause, ErrStoreUnavailable) || errors.Is(caller.Err(), context.Canceled) {
 		policy = Closed
@@ -186,44 +237,47 @@ func (l *Limiter) fallback(caller context.Context, q question, charge bool, caus
 
 // countLocally counts in this process, each max divided by the replicas alive. The
 // Local store is memory: it needs no deadline, and the caller's may be spent.
-func (l *Limiter) countLocally(q question, charge bool, cause error) (Decision, error) {
+func (l *Limiter) countLocally(q *question, charge bool, cause error) (Decision, error) {
 	if l.local == nil {
 		return q.fail(Closed), cause
 	}
-	share := q
+	share := *q
 	if l.replicas != nil {
-		share = q.share(l.replicas())
+		share.terms = q.terms.share(l.replicas())
 	}
-	outcome, err := l.local.Take(context.Background(), share.charge(charge))
+	outcome, err := l.local.Take(context.Background(), share.charge(charge, nil))
 	if err != nil {
 		return q.fail(Closed), errors.Join(cause, err)
 	}
 	d := share.answer(outcome, charge)
 	for i := range d.Windows {
-		d.Windows[i].Max = q.limits[i].Max // the plan's, whatever this process may give of it
+		d.Windows[i].Max = q.terms.limits[i].Max // the plan's, whatever this process may give of it
 	}
 	d.Degraded = true
 	return d, cause
 }
 
-func (l *Limiter) question(plan *Plan, limits []Limit, req Request) question {
-	return newQuestion(plan, limits, req, l.multiplier(plan, limits))
+// terms are what plan holds a request in scope to now. The load is asked only
+// when a limit would heed it.
+func (l *Limiter) terms(plan *Plan, scope string) *terms {
+	t := plan.terms.of(plan, scope, 1)
+	if l.load == nil || !t.adaptive {
+		return t
+	}
+	if m := l.multiplier(plan); m != 1 {
+		return plan.terms.of(plan, scope, m)
+	}
+	return t
 }
 
-// multiplier asks the load only when a limit would heed it, and keeps a
-// misbehaving Load from lifting a limit above its max.
-func (l *Limiter) multiplier(plan *Plan, limits []Limit) float64 {
+// multiplier keeps a misbehaving Load from lifting a limit above its max.
+func (l *Limiter) multiplier(plan *Plan) float64 {
 	if l.load == nil {
 		return 1
 	}
-	for i := range limits {
-		if limits[i].Adaptive {
-			m := l.load.Multiplier(plan.Tier)
-			if math.IsNaN(m) || m > 1 {
-				return 1
-			}
-			return max(m, 0)
-		}
+	m := l.load.Multiplier(plan.Tier)
+	if math.IsNaN(m) || m > 1 {
+		return 1
 	}
-	return 1
+	return max(m, 0)
 }

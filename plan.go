@@ -3,12 +3,16 @@ package tierlimit
 import "context"
 
 // A Plan is what holds for one subject now: the limits of its tier and what
-// happens when they cannot be counted. A Plan is shared and read-only.
+// happens when they cannot be counted. A Plan is shared and read-only; a
+// Resolver hands out the same one until something in it changes, as what follows
+// from it is worked out once for each.
 type Plan struct {
 	Tier         string
 	Limits       []Limit // ascending by name, names unique
 	OnStoreError Policy
 	Fallback     bool // the subject's tier could not be learned in time
+
+	terms termsCache
 }
 
 // A Resolver knows which plan a subject is on. Resolve is called on every
@@ -17,6 +21,12 @@ type Plan struct {
 // plan. An error wraps ErrNoPlan.
 type Resolver interface {
 	Resolve(ctx context.Context, subject string) (*Plan, error)
+}
+
+// A Holder is a Resolver that can say at once, and without anything to wait for,
+// whether it has a subject's plan in memory. A Limiter asks it first.
+type Holder interface {
+	Held(subject string) (plan *Plan, ok bool)
 }
 
 // Load tells how far the adaptive limits of a tier are scaled: 0 < m <= 1. It

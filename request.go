@@ -54,10 +54,25 @@ const (
 // U+FFFD is refused because decoders write it for every byte they cannot read:
 // two different malformed names would share one counter.
 func ValidSubject(s string) bool {
-	if s == "" || len(s) > MaxSubject || !utf8.ValidString(s) {
+	if s == "" || len(s) > MaxSubject {
+		return false
+	}
+	if plainASCII(s) {
+		return true
+	}
+	if !utf8.ValidString(s) {
 		return false
 	}
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return r == utf8.RuneError || unicode.IsControl(r)
 	})
+}
+
+func plainASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

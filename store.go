@@ -24,7 +24,8 @@ type Store interface {
 type Charge struct {
 	Subject  string
 	Cost     int64     // 0 to MaxCount
-	Ceilings []Ceiling // ascending by name, names unique, at least one
+	Ceilings []Ceiling // ascending by name, names unique, at least one; not changed until it is answered
+	Counts   []Count   // room for the answer's counts, of length 0; a Store makes its own if it is too small
 }
 
 // A Ceiling is a limit as a Store sees it: the max in force, load included.
@@ -39,6 +40,9 @@ type Outcome struct {
 	Allowed bool
 	Counts  []Count // one for each ceiling, in the same order
 	Source  Source
+	// StandsFor is how long a denial may be given again from memory while its
+	// windows last. 0 for a store that is as near as memory.
+	StandsFor time.Duration
 }
 
 // A Count is the state of one window after the charge, or as found if the
@@ -46,6 +50,15 @@ type Outcome struct {
 type Count struct {
 	Used  int64
 	Reset time.Duration // until the window ends, to the millisecond; 0 when a fixed window has not begun
+}
+
+// Room returns a count for each ceiling, for a Store to fill in: those of
+// c.Counts where they are enough.
+func (c *Charge) Room() []Count {
+	if cap(c.Counts) >= len(c.Ceilings) {
+		return c.Counts[:len(c.Ceilings)]
+	}
+	return make([]Count, len(c.Ceilings))
 }
 
 // Validate reports a charge that no store should see. Stores call it before

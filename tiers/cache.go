@@ -46,7 +46,10 @@ type Cache struct {
 	running sync.WaitGroup
 }
 
-var _ tierlimit.Resolver = (*Cache)(nil)
+var (
+	_ tierlimit.Resolver = (*Cache)(nil)
+	_ tierlimit.Holder   = (*Cache)(nil)
+)
 
 // NewCache loads the tiers from source, which must answer, and follows it until
 // Close.
@@ -103,20 +106,32 @@ func (c *Cache) Version() int64 {
 // for another it waits at most half the time ctx leaves, so that the rest of
 // the decision keeps its share.
 func (c *Cache) Resolve(ctx context.Context, subject string) (*tierlimit.Plan, error) {
+	if plan, ok := c.Held(subject); ok {
+		return plan, nil
+	}
+	answer := c.lookups.ask(subject)
+	if !answer.await(ctx) {
+		return c.set.Load().unknown.fallback, nil
+	}
+	return c.plan(answer.tier), nil
+}
+
+// Held implements tierlimit.Holder.
+func (c *Cache) Held(subject string) (*tierlimit.Plan, bool) {
 	tier, ok := c.held(subject)
 	if !ok {
-		answer := c.lookups.ask(subject)
-		if !answer.await(ctx) {
-			return c.set.Load().unknown.fallback, nil
-		}
-		tier = answer.tier
+		return nil, false
 	}
+	return c.plan(tier), true
+}
+
+func (c *Cache) plan(tier string) *tierlimit.Plan {
 	current := c.set.Load()
 	plan := current.plan(tier)
 	if plan.Fallback && c.puzzled.Swap(current) != current {
 		c.wake() // on a tier these do not have: ask once whether there are newer ones
 	}
-	return plan, nil
+	return plan
 }
 
 // held returns the tier of a subject the cache holds, "" for one known to be

@@ -23,6 +23,7 @@ type Memory struct {
 var (
 	_ Catalogue          = (*Memory)(nil)
 	_ tierlimit.Resolver = (*Memory)(nil)
+	_ tierlimit.Holder   = (*Memory)(nil)
 )
 
 // NewMemory returns a catalogue that begins with these tiers.
@@ -41,9 +42,15 @@ func NewMemory(list []Tier) (*Memory, error) {
 
 // Resolve implements tierlimit.Resolver.
 func (m *Memory) Resolve(_ context.Context, subject string) (*tierlimit.Plan, error) {
+	plan, _ := m.Held(subject)
+	return plan, nil
+}
+
+// Held implements tierlimit.Holder: it always has a plan.
+func (m *Memory) Held(subject string) (*tierlimit.Plan, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.set.plan(m.subjects[subject].Tier), nil
+	return m.set.plan(m.subjects[subject].Tier), true
 }
 
 // Tiers implements Catalogue.

@@ -33,5 +33,10 @@ func (r *StaticResolver) Resolve(_ context.Context, subject string) (*tierlimit.
 	return r.set.plan(r.tierOf(subject)), nil
 }
 
+// Held implements tierlimit.Holder: it always has a plan.
+func (r *StaticResolver) Held(subject string) (*tierlimit.Plan, bool) {
+	return r.set.plan(r.tierOf(subject)), true
+}
+
 // Tiers returns the tiers, the lowest priority first.
 func (r *StaticResolver) Tiers() []Tier { return r.set.list() }

@@ -80,7 +80,8 @@ func (s *Store) Take(_ context.Context, c tierlimit.Charge) (tierlimit.Outcome, 
 		rec = &record{}
 	}
 	outcome := tierlimit.Outcome{Source: tierlimit.SourceMemory}
-	ends := make([]int64, len(c.Ceilings))
+	var room [tierlimit.MaxLimits]int64
+	ends := room[:len(c.Ceilings)]
 	outcome.Counts, outcome.Allowed = rec.read(&c, now, ends)
 	if !outcome.Allowed || c.Cost == 0 {
 		return outcome, nil

@@ -28,7 +28,7 @@ type window struct {
 // one that is not running.
 func (r *record) read(c *tierlimit.Charge, now time.Time, ends []int64) (counts []tierlimit.Count, fits bool) {
 	nowMS := now.UnixMilli()
-	counts = make([]tierlimit.Count, len(c.Ceilings))
+	counts = c.Room()
 	fits = true
 	for i := range c.Ceilings {
 		ceiling := &c.Ceilings[i]
@@ -41,6 +41,7 @@ func (r *record) read(c *tierlimit.Charge, now time.Time, ends []int64) (counts 
 			w.end = min(w.end, end)
 			used, running, end = w.used, true, w.end
 		}
+		counts[i] = tierlimit.Count{}
 		if running || ceiling.Window.Period != "" {
 			counts[i].Reset = time.Duration(end-nowMS) * time.Millisecond
 		}
