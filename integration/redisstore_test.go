@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierlimit/tierlimit"
@@ -47,26 +47,6 @@ func TestRedisConformance(t *testing.T) {
 			Store:   newStore(t, newClient(t, redisServer.URL, testBudget)),
 			Now:     time.Now,
 			Advance: time.Sleep, // a real server's clock can only be waited for
-		}
-	})
-}
-
-// The clock of a real Redis cannot be set; miniredis runs the same scripts on
-// one that can. TestLuaCalendar holds the calendar itself against real Redis.
-func TestRedisScriptsClock(t *testing.T) {
-	storetest.RunClock(t, func(t *testing.T) storetest.Harness {
-		server := miniredis.RunT(t)
-		now := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
-		set := func(to time.Time) { now = to; server.SetTime(to) }
-		set(now)
-		return storetest.Harness{
-			Store:  newStore(t, newClient(t, "redis://"+server.Addr(), testBudget)),
-			Now:    func() time.Time { return now },
-			SetNow: set,
-			// Keys do not expire here: miniredis counts a lifetime down where
-			// Redis compares with an instant, and they part when the clock steps
-			// back. That keys do expire is shown on the real one.
-			Advance: func(d time.Duration) { set(now.Add(d)) },
 		}
 	})
 }
@@ -124,13 +104,20 @@ func TestTheValueCanBeReadByWhoeverIsOnCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var used, end int64
 	value := client.Get(t.Context(), redisstore.Key(subject)).Val()
-	if _, err := fmt.Sscanf(value, "per_minute=%d@%d", &used, &end); err != nil {
-		t.Fatalf("value %q: %v", value, err)
+	if !strings.HasPrefix(value, "per_minute:") {
+		t.Errorf("value %q does not say what it counts", value)
 	}
-	if got := time.UnixMilli(end).Sub(before); used != 3 || got < 59*time.Second || got > 65*time.Second {
-		t.Errorf("value %q shows %d used until %v from now; want 3 and a minute", value, used, got)
+	lines, err := client.Eval(t.Context(), scripts.Show.Source, []string{redisstore.Key(subject)}).StringSlice()
+	if err != nil || len(lines) != 1 {
+		t.Fatalf("show.lua: %q, %v", lines, err)
+	}
+	var used, left int64
+	if _, err := fmt.Sscanf(lines[0], "per_minute used %d, ends in %d ms", &used, &left); err != nil {
+		t.Fatalf("%q: %v", lines[0], err)
+	}
+	if used != 3 || left < 59_000-time.Since(before).Milliseconds() || left > 60_000 {
+		t.Errorf("%q, want 3 used and a minute", lines[0])
 	}
 	ttl := client.PTTL(t.Context(), redisstore.Key(subject)).Val()
 	if ttl > o.Counts[0].Reset || ttl < o.Counts[0].Reset-5*time.Second {
@@ -145,12 +132,12 @@ func TestAKeyWithoutExpiryIsRepaired(t *testing.T) {
 	store, subject := newStore(t, client), newSubject(t)
 	key := redisstore.Key(subject)
 	for name, value := range map[string]string{
-		"in a window that ended":           fmt.Sprintf("per_minute=5@%d", time.Now().Add(-time.Hour).UnixMilli()),
-		"in a window far too long":         fmt.Sprintf("per_minute=5@%d", time.Now().Add(1000*time.Hour).UnixMilli()),
-		"with a count beyond all numbers":  fmt.Sprintf("per_minute=99999999999999999999@%d", time.Now().Add(30*time.Second).UnixMilli()),
-		"with an end beyond all numbers":   "per_hour=1@99999999999999999999",
-		"in a window that is full":         fmt.Sprintf("per_minute=9@%d", time.Now().Add(30*time.Second).UnixMilli()),
-		"in a window of a limit not asked": fmt.Sprintf("per_hour=9@%d", time.Now().Add(time.Hour).UnixMilli()),
+		"in a window that ended":           storedValue(storedWindow{"per_minute", 5, time.Now().Add(-time.Hour).UnixMilli()}),
+		"in a window far too long":         storedValue(storedWindow{"per_minute", 5, time.Now().Add(1000 * time.Hour).UnixMilli()}),
+		"with a count beyond all numbers":  storedValue(storedWindow{"per_minute", 1<<56 - 1, time.Now().Add(30 * time.Second).UnixMilli()}),
+		"with an end beyond all numbers":   storedValue(storedWindow{"per_hour", 1, 1<<48 - 1}),
+		"in a window that is full":         storedValue(storedWindow{"per_minute", 9, time.Now().Add(30 * time.Second).UnixMilli()}),
+		"in a window of a limit not asked": storedValue(storedWindow{"per_hour", 9, time.Now().Add(time.Hour).UnixMilli()}),
 	} {
 		if err := client.Set(t.Context(), key, value, 0).Err(); err != nil {
 			t.Fatal(err)
@@ -176,9 +163,11 @@ func TestAKeyThatHoldsSomethingElseIsAFaultAndNotAFreshWindow(t *testing.T) {
 	store, subject := newStore(t, client), newSubject(t)
 	key := redisstore.Key(subject)
 	for name, fill := range map[string]func() error{
-		"a list":        func() error { return client.LPush(t.Context(), key, "x").Err() },
-		"other text":    func() error { return client.Set(t.Context(), key, "hello", 0).Err() },
-		"half an entry": func() error { return client.Set(t.Context(), key, "per_minute=5@17 per_da", 0).Err() },
+		"a list":       func() error { return client.LPush(t.Context(), key, "x").Err() },
+		"other text":   func() error { return client.Set(t.Context(), key, "hello", 0).Err() },
+		"half a value": func() error { return client.Set(t.Context(), key, "per_minute:\x00\x00\x01", 0).Err() },
+		"no names":     func() error { return client.Set(t.Context(), key, ":", 0).Err() },
+		"a bad name":   func() error { return client.Set(t.Context(), key, "per minute:0123456789abc", 0).Err() },
 	} {
 		client.Del(t.Context(), key)
 		if err := fill(); err != nil {
@@ -196,43 +185,51 @@ func TestScriptsRefuseWhatGoWouldNotSend(t *testing.T) {
 	client := newClient(t, redisServer.URL, testBudget)
 	key := redisstore.Key(newSubject(t))
 	take := func(args ...any) error {
-		reply, err := client.Eval(t.Context(), scripts.Take.Source, []string{key}, args...).Slice()
-		if err == nil && len(reply) == 1 {
-			err, _ = reply[0].(error)
-		}
-		return err
+		return client.Eval(t.Context(), scripts.Take.Source, []string{key}, args...).Err()
 	}
-	if err := take(2, 1, "per_minute", 5, 60000); err != nil {
+	if err := take(0, 1, 1, 1, "per_minute", 5, 60000, 2, 1); err != nil {
 		t.Fatal(err)
 	}
 	before := client.Get(t.Context(), key).Val()
 	for _, args := range [][]any{
-		{-1, 1, "per_minute", 5, 60000},
-		{0.5, 1, "per_minute", 5, 60000},
-		{"1e300", 1, "per_minute", 5, 60000},
-		{"nan", 1, "per_minute", 5, 60000},
-		{"inf", 1, "per_minute", 5, 60000},
-		{"", 1, "per_minute", 5, 60000},
-		{1, 1, "per_minute", -2, 60000},
-		{1, 1, "per_minute", 1.5, 60000},
-		{1, 1, "per_minute", "1e16", 60000},
-		{1, 1, "per_minute", "five", 60000},
-		{1, 1, "per_minute", 5, 0},
-		{1, 1, "per_minute", 5, -60000},
-		{1, 1, "per_minute", 5, 0.5},
-		{1, 1, "per_minute", 5, "1e300"},
-		{1, 1, "per_minute", 5, "year"},
-		{1, 1, "per minute", 5, 60000},
-		{1, 1, "a=1@2", 5, 60000},
-		{1, 1, "", 5, 60000},
-		{1, 0},
-		{1, 17},
-		{1, -1},
-		{1, 1.5},
-		{1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, -1, 1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, 0.5, 1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, "1e300", 1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, "nan", 1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, "inf", 1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, "", 1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, 1, 0},
+		{0, 1, 1, 1, "per_minute", 5, 60000, 1, -1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, 1},
+		{0, 1, 1, 1, "per_minute", -2, 60000, 1, 1},
+		{0, 1, 1, 1, "per_minute", 1.5, 60000, 1, 1},
+		{0, 1, 1, 1, "per_minute", "1e16", 60000, 1, 1},
+		{0, 1, 1, 1, "per_minute", "five", 60000, 1, 1},
+		{0, 1, 1, 1, "per_minute", 5, 0, 1, 1},
+		{0, 1, 1, 1, "per_minute", 5, -60000, 1, 1},
+		{0, 1, 1, 1, "per_minute", 5, 0.5, 1, 1},
+		{0, 1, 1, 1, "per_minute", 5, "1e300", 1, 1},
+		{0, 1, 1, 1, "per_minute", 5, "year", 1, 1},
+		{0, 1, 1, 1, "per minute", 5, 60000, 1, 1},
+		{0, 1, 1, 1, "a:b", 5, 60000, 1, 1},
+		{0, 1, 1, 1, "a,b", 5, 60000, 1, 1},
+		{0, 1, 1, 1, "", 5, 60000, 1, 1},
+		{0, 1, 2, 1, "per_minute", 5, 60000, "per_hour", 5, 60000, 1, 1},
+		{0, 1, 2, 1, "per_minute", 5, 60000, "per_minute", 5, 60000, 1, 1},
+		{0, 1, 0, 1, 1, 1},
+		{0, 1, 17, 1},
+		{0, 1, -1, 1},
+		{0, 1, 1.5, 1},
+		{0, 1, 1, 0, "per_minute", 5, 60000},
+		{0, 2, 1, 1, "per_minute", 5, 60000, 1, 1},
+		{0, 0, 1, 1, "per_minute", 5, 60000, 1, 1},
+		{0, 1},
+		{0},
 		{},
-		{1, 2, "per_minute", 5, 60000},
-		{1, 1, "per_minute", 5, 60000, "more"},
+		{2, 1, 1, 1, "per_minute", 5, 60000, 1, 1},
+		{0, 1, 2, 1, "per_minute", 5, 60000, 1, 1},
+		{0, 1, 1, 1, "per_minute", 5, 60000, 1, 1, "more"},
+		{0, 1, 1, 1, "per_minute", 5, 60000, 1, 1, 1, 1, 1, "per_minute", 5, 60000, 1, 1},
 	} {
 		if err := take(args...); err == nil || !strings.Contains(err.Error(), "TIERLIMIT") {
 			t.Errorf("%v: %v, want the script's own refusal", args, err)
@@ -248,16 +245,23 @@ func TestOneKeysFailureLeavesTheOthersAlone(t *testing.T) {
 	keys := []string{redisstore.Key(newSubject(t) + "a"), redisstore.Key(newSubject(t) + "b"), redisstore.Key(newSubject(t) + "c")}
 	client.LPush(t.Context(), keys[1], "x")
 	reply, err := client.Eval(t.Context(), scripts.Take.Source, keys,
-		1, 1, "per_minute", 5, 60000, 1, 1, "per_minute", 5, 60000, 2, 1, "per_minute", 5, 60000).Slice()
+		0, 2, 1, 1, "per_minute", 5, 60000, 1, 1, 1, 1, 2, "per_minute", 5, 60000, 2, 1, 1, 9).Int64Slice()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, failed := reply[1].(error); !failed {
-		t.Errorf("the list was answered %v", reply[1])
+	text := "WRONGTYPE " + keys[1] + " does not hold counters"
+	want := []int64{1, -1, 60000, int64(-len(text))}
+	for _, c := range []byte(text) {
+		want = append(want, int64(c))
 	}
-	for i, want := range map[int]int64{0: 1, 2: 2} {
-		if fields, ok := reply[i].([]any); !ok || fields[0] != int64(1) || fields[1] != want {
-			t.Errorf("key %d was answered %v, want %d used", i, reply[i], want)
+	want = append(want, 1, 3, -1, 60000) // of costs 2, and nine times 1, with a max of 5
+	if !slices.Equal(reply, want) {
+		t.Errorf("answered %v, want %v", reply, want)
+	}
+	for i, used := range map[int]string{0: "used 1", 2: "used 5"} {
+		lines, err := client.Eval(t.Context(), scripts.Show.Source, []string{keys[i]}).StringSlice()
+		if err != nil || len(lines) != 1 || !strings.Contains(lines[0], used) {
+			t.Errorf("key %d holds %v, %v; want %s", i, lines, err, used)
 		}
 	}
 }
@@ -283,7 +287,7 @@ func TestTheLeastRightsAreEnough(t *testing.T) {
 	admin := newClient(t, redisServer.URL, testBudget)
 	user := fmt.Sprintf("tl%d", time.Now().UnixNano())
 	err := admin.Do(t.Context(), "ACL", "SETUSER", user, "on", ">secret", "~tl:*", "-@all",
-		"+eval", "+evalsha", "+get", "+set", "+del", "+time", "+pttl", "+pexpireat", "+ping", "+hello").Err()
+		"+eval", "+evalsha", "+get", "+mget", "+set", "+setrange", "+del", "+time", "+pttl", "+pexpireat", "+ping", "+hello").Err()
 	if err != nil {
 		t.Fatal(err)
 	}

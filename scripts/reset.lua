@@ -7,29 +7,39 @@
 -- Atomic: one SET or one DEL.
 
 if #ARGV == 0 then
-  redis.call('DEL', KEYS[1])
+  call('DEL', KEYS[1])
   return 1
 end
 
-local now = time_ms()
+local key, now = KEYS[1], time_ms()
+local value = pcall_redis('GET', key)
+if not value then
+  return 1
+elseif type(value) == 'table' then
+  return value
+end
+local head, err = head_of(key, value)
+if err then
+  return err
+end
+local layout = layout_of(head)
+if not fits(layout, value) then
+  return redis.error_reply('TIERLIMIT ' .. key .. ' does not hold counters')
+end
+
 local forget = {}
 for i = 1, #ARGV do
   forget[ARGV[i]] = true
 end
-
-local kept, last = {}, 0
-local err = read_value(KEYS[1], function(limit, used, stop)
-  local stop_ms = tonumber(stop)
-  if stop_ms > now and not forget[limit] then
-    kept[#kept + 1] = entry_text(limit, used, stop)
-    last = math.max(last, math.min(stop_ms, now + MAX_LENGTH))
+local state, kept = { unpack_value(layout.all, value, layout.size + 1) }, {}
+for i = 1, layout.n do
+  local name, stop = layout.names[i], math.min(state[layout.n + i], now + MAX_LENGTH)
+  if stop > now and not forget[name] then
+    kept[#kept + 1] = { name = name, used = state[i], stop = stop }
   end
-end)
-if err then
-  return err
 end
 if #kept > 0 then
-  return write_value(KEYS[1], kept, last) or 1
+  return write_value(key, kept, false) or 1
 end
-redis.call('DEL', KEYS[1])
+call('DEL', key)
 return 1

@@ -23,6 +23,7 @@ type Script struct {
 var (
 	Take  = load("time.lua", "value.lua", "take.lua")
 	Reset = load("time.lua", "value.lua", "reset.lua")
+	Show  = load("show.lua")
 )
 
 // Time is the source of the functions that know when windows end, for tests

@@ -7,20 +7,19 @@ import "strings"
 // The braces make the subject the hash tag, so that a cluster keeps everything
 // of a subject in one slot. Bytes that could close the tag, or that do not
 // print, are written %XX: two subjects never share a key.
-func Key(subject string) string {
+func Key(subject string) string { return string(appendKey(nil, subject)) }
+
+func appendKey(b []byte, subject string) []byte {
 	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	b.Grow(len("tl:{}") + len(subject))
-	b.WriteString("tl:{")
+	b = append(b, "tl:{"...)
 	for i := range len(subject) {
 		if c := subject[i]; plain(c) {
-			b.WriteByte(c)
+			b = append(b, c)
 		} else {
-			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+			b = append(b, '%', hex[c>>4], hex[c&15])
 		}
 	}
-	b.WriteByte('}')
-	return b.String()
+	return append(b, '}')
 }
 
 func plain(c byte) bool {

@@ -1,15 +1,15 @@
 // Package redisstore counts charges in Redis, shared by all replicas.
 //
 // A decision is one script on one key; those that come together travel in one
-// call. The package is for a single Redis server, 6.2 or newer, dedicated to counters and set to noeviction: an
-// evicted key is a fresh quota. It is not a general cache client.
+// call, and those of one subject as one. The package is for a single Redis
+// server, 6.2 or newer, dedicated to counters and set to noeviction: an evicted
+// key is a fresh quota. It is not a general cache client.
 package redisstore
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -44,61 +44,82 @@ func New(client *redis.Client) (*Store, error) {
 	return s, nil
 }
 
-// Take implements tierlimit.Store. A call that times out may still have been
-// charged; it is never sent again. A charge given up before it left is not made.
-// The ceilings may be read after an error, until the call's timeout: they must
-// not be changed.
+// standsFor is how long a denial may be repeated from memory: a refund or a
+// reset by another process is seen after that.
+const standsFor = time.Second
+
+// Take implements tierlimit.Store. It answers by ctx's deadline, or the client's
+// ReadTimeout where that is sooner; a cancellation does not end it earlier, as
+// one timer watches over all who travel together. A call that times out may
+// still have been charged; it is never sent again. A charge given up before it
+// left is not made.
 func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
 	if err := c.Validate(); err != nil {
 		return tierlimit.Outcome{}, err
 	}
-	t := newTicket(&c)
-	if ctx.Err() != nil {
-		return tierlimit.Outcome{}, t.unanswered(ctx, "it was not sent")
+	if err := ctx.Err(); err != nil {
+		return tierlimit.Outcome{}, unanswered(&c, errNotSent, err)
 	}
-	s.line.join(t)
-	select {
-	case <-t.settled:
-		return t.answer()
-	case <-ctx.Done():
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(s.timeout)
 	}
-	if t.giveUp() {
-		return tierlimit.Outcome{}, t.unanswered(ctx, "it was not sent")
+	p := s.line.join(&c, deadline)
+	defer s.line.leave(p.batch)
+	if err := s.line.await(&p, deadline); err != nil {
+		return tierlimit.Outcome{}, unanswered(&c, err, context.DeadlineExceeded)
 	}
-	select {
-	case <-t.settled: // the answer came with the deadline
-		return t.answer()
-	default:
-		return tierlimit.Outcome{}, t.unanswered(ctx, "its reply is not known")
+	o, err := p.outcome(&c)
+	if err != nil {
+		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", Key(c.Subject), err)
 	}
+	return o, nil
 }
 
-// sendBatch makes the call for a batch and settles every ticket in it.
-func (s *Store) sendBatch(batch []*ticket) {
-	if len(batch) == 0 {
-		return
+func unanswered(c *tierlimit.Charge, what, cause error) error {
+	return fmt.Errorf("take on %s, %w: %w: %w", Key(c.Subject), what, tierlimit.ErrStoreUnavailable, cause)
+}
+
+// sendBatch makes the call for a batch and fills in what came of each entry.
+func (s *Store) sendBatch(b *batch) {
+	c := &b.call
+	if !c.prepare(b) {
+		return // everybody has given up
 	}
 	// Not a caller's context: one who gives up must not take the others along.
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
 	defer cancel()
-	keys, args := make([]string, len(batch)), make([]any, 0, 8*len(batch))
-	for i, t := range batch {
-		keys[i] = t.key
-		args = appendTakeArgs(args, t.charge)
+	reply, err := s.charge(ctx, c.command(b.again))
+	if err == nil {
+		err = c.read(reply)
 	}
-	reply, err := s.run(ctx, scripts.Take, keys, args)
-	answers, ok := reply.([]any)
-	if err == nil && (!ok || len(answers) != len(batch)) {
-		err = errReply
+	if err == nil {
+		return
 	}
-	for i, t := range batch {
-		if err != nil {
-			t.settle(tierlimit.Outcome{}, err)
-			continue
-		}
-		t.settle(parseOutcome(answers[i], len(t.charge.Ceilings)))
+	for i := range b.entries {
+		b.entries[i].err = err
 	}
 }
+
+// charge calls the script by its name, and by its source if the server does not
+// know the name: NOSCRIPT says that nothing ran.
+func (s *Store) charge(ctx context.Context, words []any) ([]int64, error) {
+	words[0], words[1] = "evalsha", scripts.Take.SHA
+	cmd := onceInts{redis.NewIntSliceCmd(ctx, words...)}
+	err := s.client.Process(ctx, cmd)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		words[0], words[1] = "eval", scripts.Take.Source
+		cmd = onceInts{redis.NewIntSliceCmd(ctx, words...)}
+		err = s.client.Process(ctx, cmd)
+	}
+	return cmd.Val(), classify(err)
+}
+
+// onceInts is once for a reply of whole numbers.
+type onceInts struct{ *redis.IntSliceCmd }
+
+// NoRetry is what go-redis asks before it sends a command again.
+func (onceInts) NoRetry() bool { return true }
 
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
@@ -154,51 +175,5 @@ func (s *Store) send(ctx context.Context, verb, script string, keys []string, ar
 	return cmd.Result()
 }
 
-func appendTakeArgs(args []any, c *tierlimit.Charge) []any {
-	args = append(args, c.Cost, len(c.Ceilings))
-	for i := range c.Ceilings {
-		ceiling := &c.Ceilings[i]
-		args = append(args, ceiling.Name, ceiling.Max, windowArg(ceiling.Window))
-	}
-	return args
-}
-
-// windowArg writes a window as scripts/time.lua reads it.
-func windowArg(w tierlimit.Window) string {
-	if w.Period != "" {
-		return string(w.Period)
-	}
-	return strconv.FormatInt(w.Length.Milliseconds(), 10)
-}
-
+// errReply is an answer of a script that is not ours.
 var errReply = errors.New("the script's reply has an unknown shape")
-
-// parseOutcome reads {fits, used, reset, ...}, the reply for one key, or the
-// error in its place.
-func parseOutcome(reply any, windows int) (tierlimit.Outcome, error) {
-	if err, failed := reply.(error); failed {
-		return tierlimit.Outcome{}, classify(err)
-	}
-	fields, ok := reply.([]any)
-	if !ok || len(fields) != 1+2*windows {
-		return tierlimit.Outcome{}, errReply
-	}
-	numbers := make([]int64, len(fields))
-	for i := range fields {
-		if numbers[i], ok = fields[i].(int64); !ok {
-			return tierlimit.Outcome{}, errReply
-		}
-	}
-	o := tierlimit.Outcome{
-		Allowed: numbers[0] == 1,
-		Counts:  make([]tierlimit.Count, windows),
-		Source:  tierlimit.SourceRedis,
-	}
-	for i := range o.Counts {
-		o.Counts[i] = tierlimit.Count{
-			Used:  numbers[1+2*i],
-			Reset: time.Duration(numbers[2+2*i]) * time.Millisecond,
-		}
-	}
-	return o, nil
-}

@@ -1,0 +1,205 @@
+package redisstore
+
+import (
+	"errors"
+	"hash/maphash"
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// A batch is the charges that travel in one call. Charges of one subject against
+// the same ceilings are one entry, and are decided in the order they came.
+type batch struct {
+	entries []entry
+	again   bool                // a subject is in more than one entry
+	places  [2 * maxBatch]int16 // hash table: 1 + the index of an entry; 0 is free
+
+	// Guarded by the line's mu.
+	state    int
+	late     bool          // calls before it do not return
+	deadline time.Time     // the earliest of its charges
+	signal   chan struct{} // closed when it is settled; and replaced, when a deadline has passed
+
+	settled atomic.Bool  // the outcomes are there
+	looking atomic.Int32 // the sender and the callers who have not left
+	timer   *time.Timer
+	call    call // what the sender works with
+}
+
+// The states of a batch.
+const (
+	resting = iota
+	gathering
+	sent
+)
+
+// An entry is one subject, the ceilings it is charged against, and the charges.
+type entry struct {
+	subject  string
+	hash     uint64
+	ceilings []tierlimit.Ceiling
+	runs     []run
+
+	// What came of it.
+	err    error
+	counts []int64 // used before the first charge (-1: not begun) and reset, of each ceiling
+	key    []byte
+}
+
+// A run is charges of the same cost, one after the other.
+type run struct {
+	cost      int64
+	came      int64
+	withdrawn []int64 // ranks of those given up before they left, ascending
+	admitted  int64
+	before    int64 // what the runs before it charged
+}
+
+// sent is how many charges of r leave.
+func (r *run) sent() int64 { return r.came - int64(len(r.withdrawn)) }
+
+// A place is where a caller finds the outcome of its charge.
+type place struct {
+	batch      *batch
+	signal     chan struct{}
+	entry, run int
+	rank       int64 // in the run
+}
+
+var (
+	errNotSent = errors.New("it was not sent")
+	errNoReply = errors.New("its reply is not known")
+)
+
+var seed = maphash.MakeSeed()
+
+func hashOf(subject string) uint64 { return maphash.String(seed, subject) }
+
+func (b *batch) begin() {
+	b.state, b.late, b.again = gathering, false, false
+	b.deadline, b.signal = time.Time{}, make(chan struct{})
+	b.settled.Store(false)
+	b.looking.Store(1)
+}
+
+func (b *batch) full() bool { return len(b.entries) >= maxBatch }
+
+// add returns the zero place if b has no room for the charge.
+func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) place {
+	e, i := b.find(c, hash)
+	if e == nil {
+		return place{}
+	}
+	last := len(e.runs) - 1
+	if last < 0 || e.runs[last].cost != c.Cost {
+		last++
+		e.runs = append(e.runs, run{cost: c.Cost})
+	}
+	r := &e.runs[last]
+	r.came++
+	if b.deadline.IsZero() || deadline.Before(b.deadline) {
+		b.deadline = deadline
+	}
+	b.looking.Add(1)
+	return place{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}
+}
+
+// find returns the entry for a charge, and makes it if there is room.
+func (b *batch) find(c *tierlimit.Charge, hash uint64) (e *entry, index int) {
+	again := false
+	at := hash % uint64(len(b.places))
+	for ; b.places[at] != 0; at = (at + 1) % uint64(len(b.places)) {
+		i := int(b.places[at]) - 1
+		if e := &b.entries[i]; e.hash == hash && e.subject == c.Subject {
+			if sameCeilings(e.ceilings, c.Ceilings) {
+				return e, i
+			}
+			again = true
+		}
+	}
+	n := len(b.entries)
+	if n == maxBatch {
+		return nil, 0
+	}
+	b.again = b.again || again
+	b.places[at] = int16(n + 1) //nolint:gosec // at most maxBatch
+	b.entries = slices.Grow(b.entries, 1)[:n+1]
+	e = &b.entries[n] // with the room of its last journey
+	e.subject, e.hash, e.ceilings = c.Subject, hash, c.Ceilings
+	e.runs, e.err, e.counts = e.runs[:0], nil, nil
+	return e, n
+}
+
+func sameCeilings(a, b []tierlimit.Ceiling) bool {
+	return len(a) == len(b) && (&a[0] == &b[0] || slices.Equal(a, b))
+}
+
+// rest lets go of what belongs to the callers.
+func (b *batch) rest() {
+	for i := range b.entries {
+		e := &b.entries[i]
+		e.subject, e.ceilings, e.err, e.counts = "", nil, nil, nil
+	}
+	b.entries = b.entries[:0]
+	clear(b.places[:])
+	b.call.rest()
+}
+
+// withdraw takes back a charge that has not left. The line's mu is held.
+func (p *place) withdraw() {
+	r := &p.batch.entries[p.entry].runs[p.run]
+	at, _ := slices.BinarySearch(r.withdrawn, p.rank)
+	r.withdrawn = slices.Insert(r.withdrawn, at, p.rank)
+}
+
+// outcome is what came of the charge c in a settled batch.
+func (p *place) outcome(c *tierlimit.Charge) (tierlimit.Outcome, error) {
+	e := &p.batch.entries[p.entry]
+	if e.err != nil {
+		return tierlimit.Outcome{}, e.err
+	}
+	r := &e.runs[p.run]
+	before, _ := slices.BinarySearch(r.withdrawn, p.rank)
+	rank := p.rank - int64(before)
+	o := tierlimit.Outcome{
+		Allowed: rank < r.admitted, Counts: c.Room(),
+		Source: tierlimit.SourceRedis, StandsFor: standsFor,
+	}
+	charged := r.before + times(r.cost, min(rank+1, r.admitted))
+	for i := range o.Counts {
+		used, reset := e.counts[2*i], e.counts[2*i+1]
+		if used < 0 { // it had not begun
+			used = 0
+			if charged == 0 && c.Ceilings[i].Window.Period == "" {
+				reset = 0
+			}
+		}
+		o.Counts[i] = tierlimit.Count{
+			Used:  min(used+charged, maxUsed),
+			Reset: time.Duration(reset) * time.Millisecond,
+		}
+	}
+	return o, nil
+}
+
+// maxUsed is where counts stop: the largest number Lua holds exactly.
+const maxUsed = 1<<53 - 1
+
+// times stops at maxUsed, as the scripts do.
+func times(cost, n int64) int64 {
+	if cost > 0 && n > maxUsed/cost {
+		return maxUsed
+	}
+	return cost * n
+}
+
+func plus(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return maxUsed
+	}
+	return min(a+b, maxUsed)
+}

@@ -1,0 +1,211 @@
+package redisstore
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// A call is a batch as scripts/take.lua takes it: the entries in groups of those
+// with the same ceilings and the same runs, which are written once for each
+// group.
+type call struct {
+	groups []group
+	words  []any
+}
+
+type group struct {
+	first   *entry
+	entries []*entry
+}
+
+// lookBack is how many groups an entry is compared with. Past that it makes one
+// of its own, which is longer to send and the same to Redis.
+const lookBack = 8
+
+// prepare sorts the entries that leave into groups. It reports whether any do.
+func (c *call) prepare(b *batch) bool {
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.leaves() {
+			c.add(e)
+		}
+	}
+	return len(c.groups) > 0
+}
+
+func (e *entry) leaves() bool {
+	for i := range e.runs {
+		if e.runs[i].sent() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *call) add(e *entry) {
+	for i := len(c.groups) - 1; i >= max(0, len(c.groups)-lookBack); i-- {
+		if g := &c.groups[i]; g.first.alike(e) {
+			g.entries = append(g.entries, e)
+			return
+		}
+	}
+	n := len(c.groups)
+	c.groups = slices.Grow(c.groups, 1)[:n+1]
+	g := &c.groups[n]
+	g.first, g.entries = e, append(g.entries[:0], e)
+}
+
+// alike reports whether e and other differ in nothing but the subject.
+func (e *entry) alike(other *entry) bool {
+	if len(e.runs) != len(other.runs) {
+		return false
+	}
+	for i := range e.runs {
+		if e.runs[i].cost != other.runs[i].cost || e.runs[i].sent() != other.runs[i].sent() {
+			return false
+		}
+	}
+	return sameCeilings(e.ceilings, other.ceilings)
+}
+
+// command is the words of the Redis command, but for its name and the script.
+func (c *call) command(again bool) []any {
+	keys := 0
+	for i := range c.groups {
+		keys += len(c.groups[i].entries)
+	}
+	c.words = append(c.words[:0], nil, nil, keys)
+	for i := range c.groups {
+		for _, e := range c.groups[i].entries {
+			c.words = append(c.words, e)
+		}
+	}
+	c.words = append(c.words, flag(again))
+	for i := range c.groups {
+		c.words = c.groups[i].appendWords(c.words)
+	}
+	return c.words
+}
+
+func flag(on bool) string {
+	if on {
+		return "1"
+	}
+	return "0"
+}
+
+// MarshalBinary is how go-redis writes an entry among the words of a command: as
+// its key. That costs no allocation.
+func (e *entry) MarshalBinary() ([]byte, error) {
+	e.key = appendKey(e.key[:0], e.subject)
+	return e.key, nil
+}
+
+func (g *group) appendWords(words []any) []any {
+	e := g.first
+	words = append(words, len(g.entries), len(e.ceilings), e.runsSent())
+	for i := range e.ceilings {
+		ceiling := &e.ceilings[i]
+		words = append(words, &ceiling.Name, &ceiling.Max, windowArg(ceiling.Window))
+	}
+	for i := range e.runs {
+		if n := e.runs[i].sent(); n > 0 {
+			words = append(words, &e.runs[i].cost, n)
+		}
+	}
+	return words
+}
+
+func (e *entry) runsSent() int {
+	n := 0
+	for i := range e.runs {
+		if e.runs[i].sent() > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// windowArg writes a window as scripts/time.lua reads it.
+func windowArg(w tierlimit.Window) string {
+	if w.Period != "" {
+		return string(w.Period)
+	}
+	return strconv.FormatInt(w.Length.Milliseconds(), 10)
+}
+
+// read takes the script's reply apart.
+func (c *call) read(reply []int64) error {
+	for i := range c.groups {
+		for _, e := range c.groups[i].entries {
+			var err error
+			if reply, err = e.read(reply); err != nil {
+				return err
+			}
+		}
+	}
+	if len(reply) > 0 {
+		return errReply
+	}
+	return nil
+}
+
+func (e *entry) read(reply []int64) (rest []int64, err error) {
+	if len(reply) > 0 && reply[0] < 0 {
+		return e.readError(reply)
+	}
+	before := int64(0)
+	for i := range e.runs {
+		r := &e.runs[i]
+		r.before, r.admitted = before, 0
+		if r.sent() == 0 {
+			continue
+		}
+		if len(reply) == 0 {
+			return nil, errReply
+		}
+		r.admitted, reply = reply[0], reply[1:]
+		before = plus(before, times(r.cost, r.admitted))
+	}
+	n := 2 * len(e.ceilings)
+	if len(reply) < n {
+		return nil, errReply
+	}
+	e.counts = reply[:n]
+	return reply[n:], nil
+}
+
+// readError reads an error's text: minus its length, then its bytes.
+func (e *entry) readError(reply []int64) (rest []int64, err error) {
+	n := int(-reply[0])
+	if n >= len(reply) {
+		return nil, errReply
+	}
+	text := make([]byte, n)
+	for i := range text {
+		text[i] = byte(reply[1+i]) //nolint:gosec // the script sends bytes
+	}
+	e.err = classify(replyError(text))
+	return reply[1+n:], nil
+}
+
+// A replyError is an error that stood in the place of an answer.
+type replyError string
+
+func (e replyError) Error() string { return string(e) }
+
+// RedisError marks the text as Redis' own, as go-redis does.
+func (replyError) RedisError() {}
+
+func (c *call) rest() {
+	for i := range c.groups {
+		g := &c.groups[i]
+		clear(g.entries)
+		g.first, g.entries = nil, g.entries[:0]
+	}
+	c.groups = c.groups[:0]
+	clear(c.words)
+	c.words = c.words[:0]
+}
