@@ -6,32 +6,28 @@
 --
 -- Atomic: one SET or one DEL.
 
+local key = KEYS[1]
 if #ARGV == 0 then
-  call('DEL', KEYS[1])
+  redis.call('DEL', key)
   return 1
 end
 
-local key, now = KEYS[1], time_ms()
-local value = pcall_redis('GET', key)
+local now = time_ms()
+local value = ask('GET', key)
 if not value then
   return 1
 elseif type(value) == 'table' then
   return value
 end
-local head, err = head_of(key, value)
-if err then
-  return err
-end
-local layout = layout_of(head)
-if not fits(layout, value) then
-  return redis.error_reply('TIERLIMIT ' .. key .. ' does not hold counters')
+local layout, state = read_value(key, value, {})
+if not layout then
+  return state
 end
 
-local forget = {}
+local forget, kept = {}, {}
 for i = 1, #ARGV do
   forget[ARGV[i]] = true
 end
-local state, kept = { unpack_value(layout.all, value, layout.size + 1) }, {}
 for i = 1, layout.n do
   local name, stop = layout.names[i], math.min(state[layout.n + i], now + MAX_LENGTH)
   if stop > now and not forget[name] then
@@ -41,5 +37,5 @@ end
 if #kept > 0 then
   return write_value(key, kept, false) or 1
 end
-call('DEL', key)
+redis.call('DEL', key)
 return 1

@@ -13,11 +13,20 @@ local function time_ms()
   return t[1] * 1000 + floor(t[2] / 1000)
 end
 
--- The first instant of the month after the one that holds day number `days`.
--- Both ways between days and civil dates: Howard Hinnant, "chrono-Compatible
--- Low-Level Date Algorithms". A year begins in March here, so that the leap day
--- is its last; an era is 400 years.
-local function next_month(days)
+-- When the calendar period that holds `now` ends: 1 is the day, 2 the week from
+-- Monday, 3 the month, in UTC. nil for anything else.
+local function period_end(period, now)
+  local days = floor(now / DAY)
+  if period == 1 then
+    return (days + 1) * DAY
+  elseif period == 2 then
+    return (days + 7 - (days + 3) % 7) * DAY -- day 0 was a Thursday
+  elseif period ~= 3 then
+    return nil
+  end
+  -- Both ways between days and civil dates: Howard Hinnant, "chrono-Compatible
+  -- Low-Level Date Algorithms". A year begins in March here, so that the leap
+  -- day is its last; an era is 400 years.
   local z = days + 719468
   local era = floor(z / 146097)
   local day_of_era = z - era * 146097
@@ -29,21 +38,4 @@ local function next_month(days)
   end
   local first = floor((153 * month + 2) / 5)
   return (era * 146097 + 365 * year + floor(year / 4) - floor(year / 100) + floor(year / 400) + first - 719468) * DAY
-end
-
--- The end of a window that is charged first at `now`: a length in milliseconds,
--- or 'day', 'week' (from Monday) or 'month' in UTC. nil for anything else.
-local function window_end(window, now)
-  local days = floor(now / DAY)
-  if window == 'day' then
-    return (days + 1) * DAY
-  elseif window == 'week' then
-    return (days + 7 - (days + 3) % 7) * DAY -- day 0 was a Thursday
-  elseif window == 'month' then
-    return next_month(days)
-  end
-  local length = tonumber(window)
-  if length and length >= 1 and length <= MAX_LENGTH and length % 1 == 0 then
-    return now + length
-  end
 end

@@ -7,51 +7,55 @@
 --   per_day,per_minute: <used><used> <end><end>      (without the spaces)
 --
 --   used  7 bytes, end 6 bytes (milliseconds since the epoch), both unsigned
---         and big-endian. scripts/show.lua prints a key for whoever is on call.
+--         and big-endian. show.lua prints a key for whoever is on call.
 --
 -- A window whose end has passed counts for nothing. The key expires with the
 -- last of its windows. Numbers in binary, because turning them into text and
 -- back cost more than all the rest of a charge.
 
-local find, sub, rep, format, concat = string.find, string.sub, string.rep, string.format, table.concat
+local find, sub, rep = string.find, string.sub, string.rep
 local pack, unpack_value = struct.pack, struct.unpack
-local call, pcall_redis = redis.call, redis.pcall
+local ask = redis.pcall -- an error that is raised would end the call for all keys
 
 local WIDTH = 13 -- bytes of a limit's numbers
 
--- What stands behind the names in `head` ("per_day,per_minute:"): their order,
--- and how to read it. nil if these are no names.
+-- How to read and write the numbers of n limits.
+local function counts_format(n)
+  return n == 1 and '>I7' or '>' .. rep('I7', n)
+end
+local function numbers_format(n)
+  return n == 1 and '>I7I6' or '>' .. rep('I7', n) .. rep('I6', n)
+end
+
+-- What stands in a value, by the names at its head ("per_day,per_minute:").
+-- nil if these are no names.
 local function layout_of(head)
   local names = {}
-  for name in string.gmatch(sub(head, 1, -2), '[^,]+') do
-    if find(name, '[^%w_-]') then
-      return nil
-    end
+  for name in string.gmatch(head, '([%w_-]+)[,:]') do
     names[#names + 1] = name
   end
-  if #names == 0 or concat(names, ',') .. ':' ~= head then
-    return nil
+  if #names > 0 and table.concat(names, ',') .. ':' == head then
+    return { names = names, n = #names, size = #head, counts = counts_format(#names), numbers = numbers_format(#names) }
   end
-  local counts = '>' .. rep('I7', #names)
-  return { names = names, n = #names, head = head, size = #head, counts = counts, all = counts .. rep('I6', #names) }
 end
 
--- Where the names of a value end, or nil and an error reply.
-local function head_of(key, value)
+-- The layout of a value, and its numbers: what was used, then the ends. nil and
+-- an error reply for a value that holds no counters. Layouts holds those that
+-- were met.
+local function read_value(key, value, layouts)
   local colon = find(value, ':', 1, true)
-  if colon then
-    return sub(value, 1, colon)
+  local head = colon and sub(value, 1, colon) or ''
+  local layout = layouts[head] or layout_of(head)
+  if not layout or #value ~= layout.size + WIDTH * layout.n then
+    return nil, redis.error_reply('TIERLIMIT ' .. key .. ' does not hold counters')
   end
-  return nil, redis.error_reply('TIERLIMIT ' .. key .. ' does not hold counters')
-end
-
-local function fits(layout, value)
-  return layout and #value == layout.size + WIDTH * layout.n
+  layouts[head] = layout
+  return layout, { unpack_value(layout.numbers, value, layout.size + 1) }
 end
 
 -- Milliseconds as text. Past 99999999999999 Lua's own conversion turns to 1e+14.
 local function exact(n)
-  return format('%.0f', n)
+  return string.format('%.0f', n)
 end
 
 -- Writes entries {name, used, stop}, in ascending order of names, to a key that
@@ -63,13 +67,12 @@ local function write_value(key, entries, new)
     names[i], numbers[i], numbers[n + i] = entry.name, entry.used, entry.stop
     last = math.max(last, entry.stop)
   end
-  local head = concat(names, ',') .. ':'
-  local value = head .. pack('>' .. rep('I7', n) .. rep('I6', n), unpack(numbers))
+  local value = table.concat(names, ',') .. ':' .. pack(numbers_format(n), unpack(numbers))
   local reply
-  if new then -- reads of many keys call one of another type missing: this does not
-    reply = pcall_redis('SET', key, value, 'PXAT', exact(last), 'NX')
+  if new then -- a look at many keys calls one of another type missing: this does not
+    reply = ask('SET', key, value, 'PXAT', exact(last), 'NX')
   else
-    reply = pcall_redis('SET', key, value, 'PXAT', exact(last))
+    reply = ask('SET', key, value, 'PXAT', exact(last))
   end
   if not reply then
     return redis.error_reply('WRONGTYPE ' .. key .. ' does not hold counters')

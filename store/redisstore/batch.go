@@ -23,6 +23,8 @@ type batch struct {
 	late     bool          // calls before it do not return
 	deadline time.Time     // the earliest of its charges
 	signal   chan struct{} // closed when it is settled; and replaced, when a deadline has passed
+	until    time.Time     // when its call has had its time
+	cut      chan struct{} // closed then; nil from then on
 
 	settled atomic.Bool  // the outcomes are there
 	looking atomic.Int32 // the sender and the callers who have not left
@@ -86,7 +88,8 @@ func (b *batch) begin() {
 	b.looking.Store(1)
 }
 
-func (b *batch) full() bool { return len(b.entries) >= maxBatch }
+// deep reports whether enough wait for one more call.
+func (b *batch) deep() bool { return len(b.entries) >= deep }
 
 // add returns the zero place if b has no room for the charge.
 func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) place {

@@ -1,8 +1,8 @@
 package redisstore
 
 import (
+	"encoding/binary"
 	"slices"
-	"strconv"
 
 	"github.com/tierlimit/tierlimit"
 )
@@ -13,6 +13,7 @@ import (
 type call struct {
 	groups []group
 	words  []any
+	frame  []byte
 }
 
 type group struct {
@@ -77,23 +78,18 @@ func (c *call) command(again bool) []any {
 		keys += len(c.groups[i].entries)
 	}
 	c.words = append(c.words[:0], nil, nil, keys)
+	c.frame = append(c.frame[:0], 0)
+	if again {
+		c.frame[0] = 1
+	}
 	for i := range c.groups {
-		for _, e := range c.groups[i].entries {
+		g := &c.groups[i]
+		for _, e := range g.entries {
 			c.words = append(c.words, e)
 		}
+		c.frame = g.appendTo(c.frame)
 	}
-	c.words = append(c.words, flag(again))
-	for i := range c.groups {
-		c.words = c.groups[i].appendWords(c.words)
-	}
-	return c.words
-}
-
-func flag(on bool) string {
-	if on {
-		return "1"
-	}
-	return "0"
+	return append(c.words, c.frame)
 }
 
 // MarshalBinary is how go-redis writes an entry among the words of a command: as
@@ -103,19 +99,55 @@ func (e *entry) MarshalBinary() ([]byte, error) {
 	return e.key, nil
 }
 
-func (g *group) appendWords(words []any) []any {
+// appendTo writes g as a frame has it; see scripts/take.lua.
+func (g *group) appendTo(frame []byte) []byte {
 	e := g.first
-	words = append(words, len(g.entries), len(e.ceilings), e.runsSent())
+	frame = binary.BigEndian.AppendUint32(frame, uint32(len(g.entries))) //nolint:gosec // at most maxBatch
+	frame = append(frame, byte(len(e.ceilings)))                         //nolint:gosec // at most tierlimit.MaxLimits
+	frame = appendUint(frame, int64(e.runsSent()), 2)
+	head := len(frame) + 2
+	frame = append(frame, 0, 0)
 	for i := range e.ceilings {
-		ceiling := &e.ceilings[i]
-		words = append(words, &ceiling.Name, &ceiling.Max, windowArg(ceiling.Window))
+		frame = append(append(frame, e.ceilings[i].Name...), ',')
+	}
+	frame[len(frame)-1] = ':'
+	binary.BigEndian.PutUint16(frame[head-2:], uint16(len(frame)-head)) //nolint:gosec // 16 names of 64 bytes at most
+	for i := range e.ceilings {
+		frame = appendCeiling(frame, &e.ceilings[i])
 	}
 	for i := range e.runs {
 		if n := e.runs[i].sent(); n > 0 {
-			words = append(words, &e.runs[i].cost, n)
+			frame = appendUint(appendUint(frame, e.runs[i].cost, 7), n, 7)
 		}
 	}
-	return words
+	return frame
+}
+
+func appendCeiling(frame []byte, c *tierlimit.Ceiling) []byte {
+	if c.Max == tierlimit.Unlimited {
+		frame = append(frame, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	} else {
+		frame = appendUint(frame, c.Max, 7)
+	}
+	switch c.Window.Period {
+	case tierlimit.Day:
+		frame = append(frame, 1)
+	case tierlimit.Week:
+		frame = append(frame, 2)
+	case tierlimit.Month:
+		frame = append(frame, 3)
+	default:
+		frame = append(frame, 0)
+	}
+	return appendUint(frame, c.Window.Length.Milliseconds(), 6)
+}
+
+// appendUint writes n, which is not negative, in size bytes.
+func appendUint(b []byte, n int64, size int) []byte {
+	for shift := 8 * (size - 1); shift >= 0; shift -= 8 {
+		b = append(b, byte(n>>shift)) //nolint:gosec // one byte at a time
+	}
+	return b
 }
 
 func (e *entry) runsSent() int {
@@ -126,14 +158,6 @@ func (e *entry) runsSent() int {
 		}
 	}
 	return n
-}
-
-// windowArg writes a window as scripts/time.lua reads it.
-func windowArg(w tierlimit.Window) string {
-	if w.Period != "" {
-		return string(w.Period)
-	}
-	return strconv.FormatInt(w.Length.Milliseconds(), 10)
 }
 
 // read takes the script's reply apart.

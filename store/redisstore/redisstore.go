@@ -40,7 +40,7 @@ func New(client *redis.Client) (*Store, error) {
 		}
 	}
 	s := &Store{client: client, timeout: client.Options().ReadTimeout}
-	s.line.send = s.sendBatch
+	s.line.send, s.line.timeout = s.sendBatch, s.timeout
 	return s, nil
 }
 
@@ -81,14 +81,11 @@ func unanswered(c *tierlimit.Charge, what, cause error) error {
 }
 
 // sendBatch makes the call for a batch and fills in what came of each entry.
-func (s *Store) sendBatch(b *batch) {
+func (s *Store) sendBatch(ctx context.Context, b *batch) {
 	c := &b.call
 	if !c.prepare(b) {
 		return // everybody has given up
 	}
-	// Not a caller's context: one who gives up must not take the others along.
-	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
-	defer cancel()
 	reply, err := s.charge(ctx, c.command(b.again))
 	if err == nil {
 		err = c.read(reply)

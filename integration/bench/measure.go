@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A result is one contender under one workload with so many callers, once.
+type result struct {
+	PerSecond float64
+	P50, P99  time.Duration
+	RedisUS   float64 // CPU of Redis for a decision, in microseconds
+	Allocs    float64 // for a decision, of the whole process
+	Admitted  int64   // the most of any subject, in less than a window
+	Errors    int64
+}
+
+// A caller's own counts, far enough from the next one's.
+type caller struct {
+	done, errors int64
+	times        []time.Duration
+	err          error
+	_            [64]byte
+}
+
+// A bench measures on one Redis.
+type bench struct {
+	addr  string
+	admin *redis.Client
+	admit []atomic.Int64 // by subject
+}
+
+func newBench(addr string) *bench {
+	return &bench{addr: addr, admin: redis.NewClient(&redis.Options{Addr: addr}), admit: make([]atomic.Int64, subjects)}
+}
+
+// measure runs a contender for each number of callers, on an empty Redis.
+func (b *bench) measure(c contender, w *workload, draws []int32, callers []int, length time.Duration) (map[int]result, error) {
+	ctx := context.Background()
+	if err := b.admin.FlushAll(ctx).Err(); err != nil {
+		return nil, err
+	}
+	ask, stop, err := c.open(b.addr, w.windows)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.name, err)
+	}
+	defer stop()
+	if w.settled {
+		if err := settle(ctx, ask); err != nil {
+			return nil, fmt.Errorf("%s, %s: %w", c.name, w.name, err)
+		}
+	}
+	for i := range b.admit {
+		b.admit[i].Store(0)
+	}
+	results := make(map[int]result, len(callers))
+	for _, n := range callers {
+		b.run(ctx, ask, w, draws, n, length/5) // connections, scripts, caches
+		runtime.GC()
+		r, err := b.run(ctx, ask, w, draws, n, length)
+		if err != nil {
+			return nil, fmt.Errorf("%s, %s, %d callers: %w", c.name, w.name, n, err)
+		}
+		results[n] = r
+	}
+	return results, nil
+}
+
+// settle asks once for every subject.
+func settle(ctx context.Context, ask decide) error {
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	var wg sync.WaitGroup
+	for range 256 {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < subjects; i = next.Add(1) - 1 {
+				if _, err := ask(ctx, names[i]); err != nil {
+					failed.Store(&err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func (b *bench) run(ctx context.Context, ask decide, w *workload, draws []int32, n int, length time.Duration) (result, error) {
+	list := make([]caller, n)
+	for i := range list {
+		list[i].times = make([]time.Duration, 0, 1<<16/n+1024)
+	}
+	var over atomic.Bool
+	var before, after runtime.MemStats
+	cpu, err := b.redisCPU(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	timer := time.AfterFunc(length, func() { over.Store(true) })
+	defer timer.Stop()
+	var wg sync.WaitGroup
+	for i := range list {
+		wg.Go(func() { b.call(ctx, ask, &list[i], draws, i*len(draws)/n, w.sample, &over) })
+	}
+	wg.Wait()
+	took := time.Since(start)
+	runtime.ReadMemStats(&after)
+	cpuAfter, err := b.redisCPU(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	var r result
+	var done int64
+	var times []time.Duration
+	for i := range list {
+		done += list[i].done
+		r.Errors += list[i].errors
+		times = append(times, list[i].times...)
+		if list[i].err != nil {
+			err = list[i].err
+		}
+	}
+	if done == 0 || len(times) == 0 {
+		return r, fmt.Errorf("nothing was decided: %w", err)
+	}
+	slices.Sort(times)
+	r.PerSecond = float64(done) / took.Seconds()
+	r.P50, r.P99 = times[len(times)/2], times[len(times)*99/100]
+	r.RedisUS = float64((cpuAfter - cpu).Microseconds()) / float64(done)
+	r.Allocs = float64(after.Mallocs-before.Mallocs) / float64(done)
+	for i := range b.admit {
+		r.Admitted = max(r.Admitted, b.admit[i].Load())
+	}
+	return r, nil
+}
+
+func (b *bench) call(ctx context.Context, ask decide, c *caller, draws []int32, at, sample int, over *atomic.Bool) {
+	for i := 0; !over.Load(); i++ {
+		subject := draws[at]
+		if at++; at == len(draws) {
+			at = 0
+		}
+		timed := i%sample == 0
+		var began time.Time
+		if timed {
+			began = time.Now()
+		}
+		allowed, err := ask(ctx, names[subject])
+		if timed {
+			c.times = append(c.times, time.Since(began))
+		}
+		c.done++
+		if allowed {
+			b.admit[subject].Add(1)
+		}
+		if err != nil {
+			c.errors, c.err = c.errors+1, err
+		}
+	}
+}
+
+// redisCPU is what the server has used in all.
+func (b *bench) redisCPU(ctx context.Context) (time.Duration, error) {
+	info, err := b.admin.Info(ctx, "cpu").Result()
+	if err != nil {
+		return 0, err
+	}
+	sum := 0.0
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		if name == "used_cpu_sys" || name == "used_cpu_user" {
+			seconds, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				return 0, err
+			}
+			sum += seconds
+		}
+	}
+	return time.Duration(sum * float64(time.Second)), nil
+}

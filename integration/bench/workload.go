@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// A workload says who asks, and what holds for them.
+type workload struct {
+	name    string
+	title   string
+	draws   func() []int32 // subjects in the order they ask; callers begin at different places
+	windows []window
+	settled bool // every subject is asked once before, so that no window begins in the measurement
+	sample  int  // one of so many decisions is timed
+	among   []contender
+}
+
+const (
+	subjects = 100_000
+	drawn    = 1 << 20
+	huge     = 1_000_000_000
+)
+
+var names = func() []string {
+	list := make([]string, subjects)
+	for i := range list {
+		list[i] = fmt.Sprintf("acct_%06d", i)
+	}
+	return list
+}()
+
+func uniform() []int32 {
+	r := rand.New(rand.NewPCG(1, 2))
+	draws := make([]int32, drawn)
+	for i := range draws {
+		draws[i] = int32(r.IntN(subjects))
+	}
+	return draws
+}
+
+// zipf is what traffic looks like: of 100,000 subjects the busiest asks 13 of a
+// hundred times.
+func zipf() []int32 {
+	z := rand.NewZipf(rand.New(rand.NewPCG(3, 4)), 1.1, 1, subjects-1)
+	draws := make([]int32, drawn)
+	for i := range draws {
+		draws[i] = int32(z.Uint64())
+	}
+	return draws
+}
+
+func one() []int32 { return make([]int32, drawn) }
+
+func perMinute(most int64) []window { return []window{{"per_minute", most, time.Minute}} }
+
+func threeWindows() []window {
+	return []window{{"per_day", huge, 24 * time.Hour}, {"per_hour", huge, time.Hour}, {"per_minute", huge, time.Minute}}
+}
+
+func workloads() []workload {
+	plain := contender{"plain EVALSHA", openScript}
+	two := contenders[:2]
+	return []workload{
+		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 1, append([]contender{plain}, contenders...)},
+		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(), true, 1, two},
+		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 16, contenders},
+		{"denied", "one subject over its limit", one, perMinute(100), false, 64, contenders},
+		{"allowed", "one subject, a limit it never reaches", one, perMinute(huge), false, 16, two},
+	}
+}
