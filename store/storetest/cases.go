@@ -3,8 +3,6 @@ package storetest
 import (
 	"math"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -214,30 +212,5 @@ var cases = []testCase{
 			}
 		}
 		s.used(s.peek(perMinute(5)), 2)
-	}},
-	{"exactly the max is admitted to many at once", func(s *subject) {
-		const most, callers, each = 100, 64, 16
-		var admitted atomic.Int64
-		var wg sync.WaitGroup
-		for range callers {
-			wg.Go(func() {
-				for range each {
-					o, err := s.Store.Take(s.Context(), tierlimit.Charge{
-						Subject: s.name, Cost: 1, Ceilings: []tierlimit.Ceiling{perHour(1 << 40), perMinute(most)},
-					})
-					if err != nil {
-						s.Error(err)
-					}
-					if o.Allowed {
-						admitted.Add(1)
-					}
-				}
-			})
-		}
-		wg.Wait()
-		if admitted.Load() != most {
-			s.Fatalf("%d of %d admitted, want %d", admitted.Load(), callers*each, most)
-		}
-		s.used(s.peek(perHour(1<<40), perMinute(most)), most, most)
 	}},
 }

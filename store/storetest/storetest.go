@@ -14,6 +14,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ type Harness struct {
 // Run holds a store to the contract of tierlimit.Store. start is called for
 // each case; a store that is shared between cases is told apart by subject.
 func Run(t *testing.T, start func(t *testing.T) Harness) {
-	for _, c := range cases {
+	for _, c := range slices.Concat(cases, togetherCases) {
 		t.Run(c.name, func(t *testing.T) { c.run(newSubject(t, start(t))) })
 	}
 	t.Run("agrees with a plain model while no window ends", func(t *testing.T) { modelWithoutTime(t, start) })
