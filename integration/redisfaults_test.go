@@ -150,6 +150,7 @@ func TestOneSubjectsFaultLeavesThoseInItsBatchAlone(t *testing.T) {
 type replyEater struct {
 	addr string
 	eat  atomic.Bool
+	cut  atomic.Bool // cuts the connection instead of a reply
 }
 
 func newReplyEater(t *testing.T, upstream string) *replyEater {
@@ -183,6 +184,9 @@ func (p *replyEater) copyReplies(client, server net.Conn) {
 	for {
 		n, err := server.Read(buf)
 		if err != nil {
+			return
+		}
+		if p.cut.Load() {
 			return
 		}
 		if p.eat.Load() {

@@ -1,0 +1,187 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/store/redisstore"
+)
+
+// What a store did must be explained by charges made one at a time, each between
+// its call and its return; one whose reply was lost, at any time after its call
+// or never, and never twice.
+
+type asked struct {
+	subject string
+	cost    int64
+	max     int64
+	reset   bool
+}
+
+type answered struct {
+	unknown bool
+	allowed bool
+	used    int64
+}
+
+// counterModel is one window that does not end: a state is what is used of it.
+var counterModel = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{int64(0)} },
+	Step: func(state, input, output any) []any {
+		used, in, out := state.(int64), input.(asked), output.(answered)
+		fits := used+in.cost <= in.max
+		switch {
+		case in.reset && out.unknown:
+			return []any{used, int64(0)}
+		case in.reset:
+			return []any{int64(0)}
+		case out.unknown && fits:
+			return []any{used, used + in.cost}
+		case out.unknown:
+			return []any{used}
+		case out.allowed && fits && out.used == used+in.cost:
+			return []any{used + in.cost}
+		case !out.allowed && !fits && out.used == used:
+			return []any{used}
+		default:
+			return nil
+		}
+	},
+	Partition: bySubject,
+	DescribeOperation: func(input, output any) string {
+		return fmt.Sprintf("%+v -> %+v", input, output)
+	},
+}).ToModel()
+
+func bySubject(history []porcupine.Operation) [][]porcupine.Operation {
+	parts := map[string][]porcupine.Operation{}
+	for _, op := range history {
+		s := op.Input.(asked).subject
+		parts[s] = append(parts[s], op)
+	}
+	var list [][]porcupine.Operation
+	for _, p := range parts {
+		list = append(list, p)
+	}
+	return list
+}
+
+// A historian writes down what its clients ask and are answered.
+type historian struct {
+	*testing.T
+	began   time.Time
+	mu      sync.Mutex
+	history []porcupine.Operation
+	lost    int
+}
+
+// forever is later than anything that returned.
+const forever = int64(1) << 60
+
+func (h *historian) ask(client int, s *redisstore.Store, in asked, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	call := time.Since(h.began).Nanoseconds()
+	var o tierlimit.Outcome
+	var err error
+	if in.reset {
+		err = s.Reset(ctx, in.subject)
+	} else {
+		o, err = s.Take(ctx, charge(in.subject, in.cost, tierlimit.Ceiling{Name: "per_hour", Max: in.max, Window: tierlimit.Window{Length: time.Hour}}))
+	}
+	op := porcupine.Operation{ClientId: client, Input: in, Call: call, Return: time.Since(h.began).Nanoseconds()}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case err == nil && in.reset:
+		op.Output = answered{}
+	case err == nil:
+		op.Output = answered{allowed: o.Allowed, used: o.Counts[0].Used}
+	case !errors.Is(err, tierlimit.ErrStoreUnavailable):
+		h.Errorf("%+v: %v", in, err)
+		return
+	case strings.Contains(err.Error(), "it was not sent"):
+		return // never made: if it was, nothing explains the others
+	default:
+		op.Output, op.Return = answered{unknown: true}, forever
+		h.lost++
+	}
+	h.history = append(h.history, op)
+}
+
+func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
+	const histories, callers, each = 60, 12, 10
+	direct := newClient(t, redisServer.URL, testBudget)
+	proxy := newReplyEater(t, direct.Options().Addr)
+	const patience = 40 * time.Millisecond
+	stores := []*redisstore.Store{
+		newStore(t, direct),
+		newStore(t, newClient(t, "redis://"+proxy.addr, patience)),
+		newStore(t, newClient(t, "redis://"+proxy.addr, patience)),
+	}
+	lost := 0
+	for n := range histories {
+		seed := uint64(time.Now().UnixNano())
+		h := &historian{T: t, began: time.Now()}
+		over, done := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			loseNowAndThen(proxy, rand.New(rand.NewPCG(seed, 0)), over)
+		}()
+		var wg sync.WaitGroup
+		for caller := range callers {
+			r := rand.New(rand.NewPCG(seed, uint64(caller+1)))
+			wg.Go(func() {
+				for range each {
+					in := asked{
+						subject: fmt.Sprintf("linear-%d-%d-%d", seed, n, r.IntN(4)),
+						cost:    int64(r.IntN(4)),
+						max:     []int64{20, 35, 1000}[r.IntN(3)],
+						reset:   r.IntN(25) == 0,
+					}
+					h.ask(caller, stores[caller%len(stores)], in, patience)
+				}
+			})
+		}
+		wg.Wait()
+		close(over)
+		<-done
+		lost += h.lost
+		if t.Failed() {
+			return
+		}
+		if result := porcupine.CheckOperationsTimeout(counterModel, h.history, 20*time.Second); result != porcupine.Ok {
+			t.Fatalf("history %d (seed %d) of %d operations, %d of them lost, is %v", n, seed, len(h.history), h.lost, result)
+		}
+	}
+	if lost < histories {
+		t.Errorf("only %d replies were lost: the test shows little", lost)
+	}
+	t.Logf("%d histories, %d replies lost", histories, lost)
+}
+
+// loseNowAndThen lets replies through, and for moments keeps them back or cuts
+// the connection on them.
+func loseNowAndThen(p *replyEater, r *rand.Rand, over <-chan struct{}) {
+	defer p.eat.Store(false)
+	defer p.cut.Store(false)
+	for {
+		eat := r.IntN(4) == 0
+		p.eat.Store(eat)
+		p.cut.Store(!eat && r.IntN(2) == 0)
+		select {
+		case <-over:
+			return
+		case <-time.After(time.Duration(200+r.IntN(1000)) * time.Microsecond):
+		}
+	}
+}
