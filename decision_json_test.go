@@ -30,3 +30,23 @@ func TestDecisionJSON(t *testing.T) {
 		t.Errorf("back %+v, %v\nwas  %+v", back, err, d)
 	}
 }
+
+func TestDecisionJSONIsWhatEncodingJSONWouldWrite(t *testing.T) {
+	for _, text := range []string{"", "plain", `a"b\c`, "<script>&", "tab\there", "ü😀\u2028", "\x7f", "bad\xffutf8"} {
+		d := tierlimit.Decision{
+			Reason: tierlimit.Reason(text), Subject: text, Tier: text, Scope: text, Limit: text, Multiplier: 0.55,
+			Source: tierlimit.Source(text), Windows: []tierlimit.WindowState{{Limit: text, From: text, Window: tierlimit.Window{Period: tierlimit.Day}}},
+		}
+		quoted, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := string(quoted)
+		want := `{"allowed":false,"reason":` + q + `,"subject":` + q + `,"tier":` + q + `,"scope":` + q + `,"limit":` + q +
+			`,"multiplier":0.55,"degraded":false,"source":` + q + `,"windows":[{"limit":` + q +
+			`,"max":0,"effective_max":0,"used":0,"remaining":0,"reset_ms":0,"window":"day","from":` + q + `}]}`
+		if got := string(d.AppendJSON(nil)); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}

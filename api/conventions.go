@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
@@ -197,6 +198,18 @@ func respond(w http.ResponseWriter, status int, body any) {
 	w.WriteHeader(status)
 	_, _ = w.Write(append(data, '\n')) // the client may be gone
 }
+
+// respondDecision is respond for what is answered most.
+func respondDecision(w http.ResponseWriter, d *tierlimit.Decision) {
+	body := bodies.Get().(*[]byte) //nolint:forcetypeassert // nothing else goes in
+	defer bodies.Put(body)
+	*body = append(d.AppendJSON((*body)[:0]), '\n')
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(*body) // the client may be gone
+}
+
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
 // respondVersion sends a strong ETag with what can be changed.
 func respondVersion(w http.ResponseWriter, status int, version int64, body any) {

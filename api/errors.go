@@ -63,6 +63,11 @@ func statusOf(err error) int {
 	return http.StatusInternalServerError
 }
 
+func isFieldError(err error) bool {
+	var field *tierlimit.FieldError
+	return errors.As(err, &field)
+}
+
 // fieldErrors returns every input error in err, which may be joined.
 func fieldErrors(err error) []problem.Field {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -105,16 +104,16 @@ func (d *decisions) decide(w http.ResponseWriter, r *http.Request, ask func(cont
 		}
 	}
 	decision, err := ask(r.Context(), req)
-	var field *tierlimit.FieldError
-	if errors.As(err, &field) {
-		fail(w, r, d.log, err)
-		return
-	}
-	if err != nil { // the failure policy has answered
+	if err != nil {
+		if isFieldError(err) {
+			fail(w, r, d.log, err)
+			return
+		}
+		// The failure policy has answered.
 		d.log.Debug("api: decided without the store", "tier", decision.Tier, "allowed", decision.Allowed, "error", err)
 	}
 	httplimit.SetHeaders(w.Header(), &decision, httplimit.NoLegacy)
-	respond(w, http.StatusOK, decision)
+	respondDecision(w, &decision)
 }
 
 func (d *decisions) usage(w http.ResponseWriter, r *http.Request) {

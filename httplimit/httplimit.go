@@ -68,16 +68,8 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		return
 	}
 	d, err := g.decide(r, subject)
-	var field *tierlimit.FieldError
-	if errors.As(err, &field) {
-		problem.Write(w, problem.Problem{
-			Status: http.StatusBadRequest, Detail: "The request cannot be limited.",
-			Errors: []problem.Field{{Field: field.Field, Detail: field.Error()}},
-		})
+	if err != nil && !g.answered(w, &d, err) {
 		return
-	}
-	if err != nil {
-		g.cfg.Logger.Debug("httplimit: answered without the store", "tier", d.Tier, "allowed", d.Allowed, "error", err)
 	}
 	SetHeaders(w.Header(), &d, g.cfg.Legacy)
 	if !d.Allowed {
@@ -85,6 +77,21 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		return
 	}
 	next.ServeHTTP(w, r.WithContext(tierlimit.NewContext(r.Context(), d)))
+}
+
+// answered reports whether there is a decision in spite of err: the failure
+// policy's. Where there is none, as the request is malformed, it says so.
+func (g *guard) answered(w http.ResponseWriter, d *tierlimit.Decision, err error) bool {
+	var field *tierlimit.FieldError
+	if errors.As(err, &field) {
+		problem.Write(w, problem.Problem{
+			Status: http.StatusBadRequest, Detail: "The request cannot be limited.",
+			Errors: []problem.Field{{Field: field.Field, Detail: field.Error()}},
+		})
+		return false
+	}
+	g.cfg.Logger.Debug("httplimit: answered without the store", "tier", d.Tier, "allowed", d.Allowed, "error", err)
+	return true
 }
 
 func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, error) {

@@ -23,10 +23,11 @@ func main() {
 func run() error {
 	rounds := flag.Int("rounds", 5, "rounds; what is reported are medians")
 	length := flag.Duration("time", time.Second, "how long each measurement takes")
-	only := flag.String("only", "", "workloads to run, between commas (default all)")
-	who := flag.String("who", "", "contenders to run, between commas (default all)")
+	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, three, zipf, denied, allowed, memory, http (default all)")
+	who := flag.String("who", "", "contenders to run, between semicolons (default all)")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to a file")
 	numbers := flag.String("callers", "1,64,1024", "how many ask at a time")
+	out := flag.String("o", "", "write benchmarks.md and benchmarks.svg to this folder")
 	flag.Parse()
 	if *profile != "" {
 		f, err := os.Create(*profile)
@@ -46,20 +47,22 @@ func run() error {
 	defer server.Stop()
 	b := newBench(strings.TrimPrefix(server.URL, "redis://"))
 	var callers []int
-	for _, text := range strings.Split(*numbers, ",") {
+	for text := range strings.SplitSeq(*numbers, ",") {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
 			return fmt.Errorf("-callers %q: must be whole numbers between commas, such as 1,64,1024", *numbers)
 		}
 		callers = append(callers, n)
 	}
+	chosen := func(name string) bool { return *only == "" || slices.Contains(strings.Split(*only, ","), name) }
+	rep := &report{rounds: *rounds, length: *length, ceilings: map[string][]float64{}, http: map[string][]httpResult{}}
 	for _, w := range workloads() {
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), w.name) {
+		if !chosen(w.name) {
 			continue
 		}
 		if *who != "" {
 			w.among = slices.DeleteFunc(slices.Clone(w.among), func(c contender) bool {
-				return !slices.Contains(strings.Split(*who, ","), c.name)
+				return !slices.Contains(strings.Split(*who, ";"), c.name)
 			})
 		}
 		table := newTable(&w, callers)
@@ -72,8 +75,39 @@ func run() error {
 				}
 				table.add(c.name, results)
 			}
+			if w.name == "uniform" && chosen("ceiling") {
+				if err := rep.addCeilings(b); err != nil {
+					return err
+				}
+			}
 		}
 		table.print(os.Stdout)
+		rep.tables = append(rep.tables, table)
 	}
-	return nil
+	if chosen("memory") {
+		if err := rep.addMemory(b); err != nil {
+			return err
+		}
+	}
+	if chosen("http") {
+		for range *rounds {
+			for _, g := range guards {
+				if *who != "" && !slices.Contains(strings.Split(*who, ";"), g.name) {
+					continue
+				}
+				res, err := b.measureHTTP(g, 2*(*length))
+				if err != nil {
+					return err
+				}
+				rep.http[g.name] = append(rep.http[g.name], res)
+			}
+		}
+	}
+	if *out == "" {
+		rep.writeCeilings(os.Stdout)
+		rep.writeMemory(os.Stdout)
+		rep.writeHTTP(os.Stdout)
+		return nil
+	}
+	return rep.save(*out)
 }

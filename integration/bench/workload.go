@@ -55,8 +55,8 @@ func one() []int32 { return make([]int32, drawn) }
 
 func perMinute(most int64) []window { return []window{{"per_minute", most, time.Minute}} }
 
-func threeWindows() []window {
-	return []window{{"per_day", huge, 24 * time.Hour}, {"per_hour", huge, time.Hour}, {"per_minute", huge, time.Minute}}
+func threeWindows(most int64) []window {
+	return []window{{"per_day", most, 24 * time.Hour}, {"per_hour", most, time.Hour}, {"per_minute", most, time.Minute}}
 }
 
 func workloads() []workload {
@@ -64,7 +64,7 @@ func workloads() []workload {
 	two := contenders[:2]
 	return []workload{
 		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 1, append([]contender{plain}, contenders...)},
-		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(), true, 1, two},
+		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 1, two},
 		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 16, contenders},
 		{"denied", "one subject over its limit", one, perMinute(100), false, 64, contenders},
 		{"allowed", "one subject, a limit it never reaches", one, perMinute(huge), false, 16, two},

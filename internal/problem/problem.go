@@ -2,8 +2,11 @@
 package problem
 
 import (
-	"encoding/json"
 	"net/http"
+	"strconv"
+	"sync"
+
+	"github.com/tierlimit/tierlimit/internal/jsontext"
 )
 
 // Problem types of draft-ietf-httpapi-ratelimit-headers. The zero Type is
@@ -15,19 +18,22 @@ const (
 
 // A Problem is one error as a client sees it.
 type Problem struct {
-	Type             string   `json:"type,omitempty"`
-	Title            string   `json:"title"`
-	Status           int      `json:"status"`
-	Detail           string   `json:"detail,omitempty"`
-	ViolatedPolicies []string `json:"violated-policies,omitempty"`
-	Errors           []Field  `json:"errors,omitempty"`
-	Decision         any      `json:"decision,omitempty"`
+	Type             string
+	Title            string // default: the status in words
+	Status           int
+	Detail           string
+	ViolatedPolicies []string
+	Errors           []Field
+	Decision         Appender // the decision that is the reason; nil for none
 }
+
+// An Appender writes itself as JSON.
+type Appender interface{ AppendJSON(b []byte) []byte }
 
 // A Field is one input that was wrong.
 type Field struct {
-	Field  string `json:"field"`
-	Detail string `json:"detail"`
+	Field  string
+	Detail string
 }
 
 // Write answers with p. Nothing may store an error of this moment.
@@ -35,12 +41,58 @@ func Write(w http.ResponseWriter, p Problem) {
 	if p.Title == "" {
 		p.Title = http.StatusText(p.Status)
 	}
-	body, err := json.Marshal(p)
-	if err != nil {
-		panic(err) // only strings, numbers and decisions go in
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.Header().Set("Cache-Control", "no-store")
+	body := buffers.Get().(*[]byte) //nolint:forcetypeassert // nothing else goes in
+	defer buffers.Put(body)
+	*body = append(p.append((*body)[:0]), '\n')
+	h := w.Header()
+	h["Content-Type"], h["Cache-Control"] = contentType, noStore
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(body, '\n')) // the client may be gone
+	_, _ = w.Write(*body) // the client may be gone
+}
+
+// Header values that are the same for every problem. net/http only reads them.
+var (
+	contentType = []string{"application/problem+json"}
+	noStore     = []string{"no-store"}
+)
+
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+func (p *Problem) append(b []byte) []byte {
+	b = append(b, '{')
+	if p.Type != "" {
+		b = append(jsontext.AppendString(append(b, `"type":`...), p.Type), ',')
+	}
+	b = jsontext.AppendString(append(b, `"title":`...), p.Title)
+	b = strconv.AppendInt(append(b, `,"status":`...), int64(p.Status), 10)
+	if p.Detail != "" {
+		b = jsontext.AppendString(append(b, `,"detail":`...), p.Detail)
+	}
+	if len(p.ViolatedPolicies) > 0 {
+		b = append(b, `,"violated-policies":`...)
+		for i, name := range p.ViolatedPolicies {
+			b = jsontext.AppendString(append(b, separator(i)), name)
+		}
+		b = append(b, ']')
+	}
+	if len(p.Errors) > 0 {
+		b = append(b, `,"errors":`...)
+		for i, e := range p.Errors {
+			b = jsontext.AppendString(append(append(b, separator(i)), `{"field":`...), e.Field)
+			b = append(jsontext.AppendString(append(b, `,"detail":`...), e.Detail), '}')
+		}
+		b = append(b, ']')
+	}
+	if p.Decision != nil {
+		b = p.Decision.AppendJSON(append(b, `,"decision":`...))
+	}
+	return append(b, '}')
+}
+
+// separator is what stands before the element i of a list.
+func separator(i int) byte {
+	if i == 0 {
+		return '['
+	}
+	return ','
 }
