@@ -3,6 +3,7 @@ package tierlimit
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,7 @@ type budget struct {
 	once  sync.Once
 	timed context.Context //nolint:containedctx // what it becomes once somebody waits on it
 	stop  context.CancelFunc
+	made  atomic.Bool // timed is there
 }
 
 func newBudget(caller context.Context, length time.Duration) *budget {
@@ -30,11 +32,18 @@ func newBudget(caller context.Context, length time.Duration) *budget {
 func (b *budget) Deadline() (time.Time, bool) { return b.deadline, true }
 
 func (b *budget) Done() <-chan struct{} {
-	b.once.Do(func() { b.timed, b.stop = context.WithDeadline(b.Context, b.deadline) })
+	b.once.Do(func() {
+		b.timed, b.stop = context.WithDeadline(b.Context, b.deadline)
+		b.made.Store(true)
+	})
 	return b.timed.Done()
 }
 
+// Err agrees with Done: contexts are derived from this one, and rely on it.
 func (b *budget) Err() error {
+	if b.made.Load() {
+		return b.timed.Err()
+	}
 	if err := b.Context.Err(); err != nil {
 		return err
 	}
@@ -46,7 +55,10 @@ func (b *budget) Err() error {
 
 // end releases the timer. Who still waits on Done is woken.
 func (b *budget) end() {
-	b.once.Do(func() { b.timed = ended })
+	b.once.Do(func() {
+		b.timed = ended
+		b.made.Store(true)
+	})
 	if b.stop != nil {
 		b.stop()
 	}

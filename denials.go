@@ -20,8 +20,9 @@ type denials struct {
 	began time.Time
 	seed  maphash.Seed
 
-	made  sync.Once
-	table atomic.Pointer[[]atomic.Pointer[denial]] // made with the first denial
+	resets atomic.Int64 // how often something was forgotten
+	made   sync.Once
+	table  atomic.Pointer[[]atomic.Pointer[denial]] // made with the first denial
 }
 
 // ways is how many places a subject may stand in, one for each scope it is
@@ -143,13 +144,22 @@ func over(ceilings []Ceiling, counts []Count, cost int64) bool {
 	return false
 }
 
-// remember keeps what the store answered q at asked, if it denied and lets that
-// stand. Ends are reckoned from when it was asked, so that none comes out later
-// than it is.
-func (t *denials) remember(q *question, o Outcome, asked time.Duration) {
+// asking is the state of the table when a store is asked.
+type asking struct {
+	at     time.Duration
+	resets int64
+}
+
+func (t *denials) asking() asking { return asking{at: t.now(), resets: t.resets.Load()} }
+
+// remember keeps what the store answered q, if it denied and lets that stand.
+// Ends are reckoned from when it was asked, so that none comes out later than it
+// is. What was answered before a reset and comes after it is not kept.
+func (t *denials) remember(q *question, o Outcome, when asking) {
 	if o.Allowed || o.StandsFor <= 0 || t.size == 0 {
 		return
 	}
+	asked := when.at
 	t.made.Do(func() {
 		table := make([]atomic.Pointer[denial], t.size)
 		t.table.Store(&table)
@@ -177,10 +187,15 @@ func (t *denials) remember(q *question, o Outcome, asked time.Duration) {
 		}
 	}
 	place.Store(d)
+	if t.resets.Load() != when.resets {
+		place.CompareAndSwap(d, nil)
+	}
 }
 
-// forget lets go of what is remembered of a subject.
+// forget lets go of what is remembered of a subject. Its store has forgotten
+// before.
 func (t *denials) forget(subject string) {
+	t.resets.Add(1)
 	places := t.places(subject)
 	for i := range places {
 		if d := places[i].Load(); d != nil && d.subject == subject {

@@ -15,13 +15,17 @@ import (
 // stand for a second.
 type farStore struct {
 	*memstore.Store
-	asked int
+	asked   int
+	onReply func() // between a decision and its reply
 }
 
 func (s *farStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
 	s.asked++
 	o, err := s.Store.Take(ctx, c)
 	o.StandsFor = time.Second
+	if s.onReply != nil {
+		s.onReply()
+	}
 	return o, err
 }
 
@@ -175,6 +179,19 @@ func TestADenialIsRepeatedFromMemory(t *testing.T) {
 		if err := c.lim.Reset(c.Context(), "acct_42", "per_minute"); err != nil {
 			c.Fatal(err)
 		}
+		if d := c.take(cost(1), true); !d.Allowed {
+			c.Errorf("after a reset: %+v", d)
+		}
+	})
+	bubble("but not if it was reset before it arrived", func(c *counter) {
+		c.take(cost(5), true)
+		c.store.onReply = func() {
+			c.store.onReply = nil
+			if err := c.lim.Reset(c.Context(), "acct_42"); err != nil {
+				c.Fatal(err)
+			}
+		}
+		c.take(cost(1), true)
 		if d := c.take(cost(1), true); !d.Allowed {
 			c.Errorf("after a reset: %+v", d)
 		}

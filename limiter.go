@@ -191,7 +191,7 @@ func (l *Limiter) ask(ctx context.Context, q *question, charge bool) (Decision, 
 	}
 	room, _ := rooms.Get().(*[MaxLimits]Count)
 	defer rooms.Put(room)
-	asked := l.denials.now()
+	asked := l.denials.asking()
 	outcome, err := l.store.Take(b, q.charge(charge, room[:0]))
 	if err != nil {
 		return l.fallback(ctx, q, charge, fmt.Errorf("decide for subject %q: %w", q.Subject, ours(err)))

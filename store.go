@@ -24,7 +24,7 @@ type Store interface {
 type Charge struct {
 	Subject  string
 	Cost     int64     // 0 to MaxCount
-	Ceilings []Ceiling // ascending by name, names unique, at least one; not changed until it is answered
+	Ceilings []Ceiling // ascending by name, names unique, at least one; shared, never changed
 	Counts   []Count   // room for the answer's counts, of length 0; a Store makes its own if it is too small
 }
 

@@ -159,6 +159,44 @@ func TestAKeyWithoutExpiryIsRepaired(t *testing.T) {
 	}
 }
 
+// A repair that looked only at the limits asked for let the key expire with
+// them, and with it what was used of the others.
+func TestARepairKeepsTheOtherLimits(t *testing.T) {
+	client := newClient(t, redisServer.URL, testBudget)
+	store, subject := newStore(t, client), newSubject(t)
+	key := redisstore.Key(subject)
+	end := time.Now().Add(time.Hour)
+	value := storedValue(storedWindow{"exports", 10, end.UnixMilli()}, storedWindow{"per_minute", 5, time.Now().Add(time.Second).UnixMilli()})
+	for name, cost := range map[string]int64{"a denial": 1, "a peek": 0} {
+		if err := client.Set(t.Context(), key, value, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Take(t.Context(), charge(subject, cost, perMinute(5))); err != nil {
+			t.Fatal(err)
+		}
+		if ttl := client.PTTL(t.Context(), key).Val(); ttl < time.Until(end)-5*time.Second || ttl > time.Hour {
+			t.Errorf("%s: the key expires in %v, the last window ends in an hour", name, ttl)
+		}
+	}
+}
+
+// 72 charges of the largest size, sent as one, passed what 7 bytes hold.
+func TestManyOfTheLargestChargesStopWhereCountsStop(t *testing.T) {
+	client := newClient(t, redisServer.URL, testBudget)
+	store, subject := newStore(t, client), newSubject(t)
+	for _, count := range []uint64{1, 72, 1} {
+		text := frame{groups: []frameGroup{{1, 1, 1, "per_minute:", [][3]uint64{{1<<56 - 1, 0, 60000}}, [][2]uint64{{1e15, count}}}}}.String()
+		reply, err := client.Eval(t.Context(), scripts.Take.Source, []string{redisstore.Key(subject)}, text).Int64Slice()
+		if err != nil || reply[0] != int64(count) {
+			t.Fatalf("%d charges: %v, %v", count, reply, err)
+		}
+	}
+	o, err := store.Take(t.Context(), charge(subject, 0, perMinute(5)))
+	if err != nil || o.Counts[0].Used != 1<<53-1 {
+		t.Errorf("%+v, %v; want the largest number", o, err)
+	}
+}
+
 func TestAKeyThatHoldsSomethingElseIsAFaultAndNotAFreshWindow(t *testing.T) {
 	client := newClient(t, redisServer.URL, testBudget)
 	store, subject := newStore(t, client), newSubject(t)

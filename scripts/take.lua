@@ -87,7 +87,7 @@ local function make_take()
       local layout = layout_of(group.head)
       group.names = layout and layout.n == group.n and layout.names
       for i = 2, group.names and group.n or 0 do
-        if group.names[i] <= group.names[i - 1] then
+        if not comes_before(group.names[i - 1], group.names[i]) then
           group.names = false
           break
         end
@@ -125,25 +125,25 @@ local function make_take()
           entries[#entries + 1] = { name = name, used = state[i], stop = stop }
         end
       end
-      table.sort(entries, function(a, b) return a.name < b.name end)
+      table.sort(entries, function(a, b) return comes_before(a.name, b.name) end)
     end
     return write_value(key, entries, not layout)
   end
 
   -- Looks after a key that was only read: one that never expires would stay for
   -- good, and one of another type was read as missing.
-  local function inspect(group, key, value)
+  local function inspect(key, layout, state)
     local ttl = ask('PTTL', key)
     if type(ttl) == 'table' then
       return ttl
     end
-    if not value and ttl ~= -2 then
+    if not layout and ttl ~= -2 then
       return redis.error_reply('WRONGTYPE ' .. key .. ' does not hold counters')
     end
     if ttl == -1 then
       local last = now + 1
-      for j = 1, group.n do
-        last = math.max(last, stops[j] or 0)
+      for i = 1, layout.n do
+        last = math.max(last, math.min(state[layout.n + i], now + MAX_LENGTH))
       end
       local reply = ask('PEXPIREAT', key, exact(last))
       return type(reply) == 'table' and reply or nil
@@ -227,7 +227,7 @@ local function make_take()
       end
       err = rewrite(group, key, layout, state)
     else
-      err = inspect(group, key, value)
+      err = inspect(key, layout, state)
     end
     if not err then
       r = r + m + 2 * n
@@ -258,7 +258,7 @@ for g = 1, #groups do
   local group = groups[g]
   local n, max, latest, count, head = group.n, group.max, group.latest, group.count, group.head
   local amount = group.cost * count
-  local one_run = group.m == 1 and n <= 4 and amount > 0
+  local one_run = group.m == 1 and n <= 4 and amount > 0 and amount <= MAX_COUNT
   local size = #head
   local length = size + WIDTH * n
   local counts, numbers = counts_format(n), numbers_format(n)

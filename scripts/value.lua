@@ -27,6 +27,18 @@ local function numbers_format(n)
   return n == 1 and '>I7I6' or '>' .. rep('I7', n) .. rep('I6', n)
 end
 
+-- Whether the name a comes before b. Lua's own order of strings is that of the
+-- server's locale.
+local function comes_before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then
+      return x < y
+    end
+  end
+  return #a < #b
+end
+
 -- What stands in a value, by the names at its head ("per_day,per_minute:").
 -- nil if these are no names.
 local function layout_of(head)

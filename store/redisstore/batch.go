@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"math"
 	"slices"
@@ -16,15 +17,20 @@ import (
 type batch struct {
 	entries []entry
 	again   bool                // a subject is in more than one entry
+	runs    int                 // of all entries
 	places  [2 * maxBatch]int16 // hash table: 1 + the index of an entry; 0 is free
 
 	// Guarded by the line's mu.
 	state    int
 	late     bool          // calls before it do not return
 	deadline time.Time     // the earliest of its charges
+	latest   time.Time     // the latest
 	signal   chan struct{} // closed when it is settled; and replaced, when a deadline has passed
-	until    time.Time     // when its call has had its time
-	cut      chan struct{} // closed then; nil from then on
+	over     bool          // its call has had its time
+
+	// Set when it is sent.
+	until time.Time     // when its call has had its time
+	cut   chan struct{} // closed then
 
 	settled atomic.Bool  // the outcomes are there
 	looking atomic.Int32 // the sender and the callers who have not left
@@ -77,13 +83,16 @@ var (
 	errNoReply = errors.New("its reply is not known")
 )
 
+// errUnanswered is what an entry holds until there is an answer.
+var errUnanswered = fmt.Errorf("%w: no answer", tierlimit.ErrStoreUnavailable)
+
 var seed = maphash.MakeSeed()
 
 func hashOf(subject string) uint64 { return maphash.String(seed, subject) }
 
 func (b *batch) begin() {
 	b.state, b.late, b.again = gathering, false, false
-	b.deadline, b.signal = time.Time{}, make(chan struct{})
+	b.deadline, b.latest, b.signal = time.Time{}, time.Time{}, make(chan struct{})
 	b.settled.Store(false)
 	b.looking.Store(1)
 }
@@ -99,13 +108,20 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) place 
 	}
 	last := len(e.runs) - 1
 	if last < 0 || e.runs[last].cost != c.Cost {
+		if b.runs == maxRuns {
+			return place{}
+		}
 		last++
+		b.runs++
 		e.runs = append(e.runs, run{cost: c.Cost})
 	}
 	r := &e.runs[last]
 	r.came++
 	if b.deadline.IsZero() || deadline.Before(b.deadline) {
 		b.deadline = deadline
+	}
+	if deadline.After(b.latest) {
+		b.latest = deadline
 	}
 	b.looking.Add(1)
 	return place{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}
@@ -125,7 +141,7 @@ func (b *batch) find(c *tierlimit.Charge, hash uint64) (e *entry, index int) {
 		}
 	}
 	n := len(b.entries)
-	if n == maxBatch {
+	if n == maxBatch || b.runs == maxRuns {
 		return nil, 0
 	}
 	b.again = b.again || again
@@ -133,7 +149,7 @@ func (b *batch) find(c *tierlimit.Charge, hash uint64) (e *entry, index int) {
 	b.entries = slices.Grow(b.entries, 1)[:n+1]
 	e = &b.entries[n] // with the room of its last journey
 	e.subject, e.hash, e.ceilings = c.Subject, hash, c.Ceilings
-	e.runs, e.err, e.counts = e.runs[:0], nil, nil
+	e.runs, e.err, e.counts = e.runs[:0], errUnanswered, nil
 	return e, n
 }
 
@@ -147,7 +163,7 @@ func (b *batch) rest() {
 		e := &b.entries[i]
 		e.subject, e.ceilings, e.err, e.counts = "", nil, nil, nil
 	}
-	b.entries = b.entries[:0]
+	b.entries, b.runs = b.entries[:0], 0
 	clear(b.places[:])
 	b.call.rest()
 }

@@ -197,7 +197,7 @@ func (e *entry) read(reply []int64) (rest []int64, err error) {
 	if len(reply) < n {
 		return nil, errReply
 	}
-	e.counts = reply[:n]
+	e.counts, e.err = reply[:n], nil
 	return reply[n:], nil
 }
 

@@ -14,6 +14,9 @@ const (
 	// costs as much as the last, and a call of 256 keeps Redis for half a
 	// millisecond.
 	maxBatch = 256
+	// maxRuns bounds the runs of a batch: it is as many subjects, each charged
+	// in four different sizes.
+	maxRuns = 4 * maxBatch
 	// deep is how many subjects wait when one more call leaves beside those in
 	// flight. While Redis works on one, the next is on its way; with fewer the
 	// cost of a call is borne by too few. On two cores shared with Redis, 16 and
@@ -37,6 +40,7 @@ type line struct {
 	mu    sync.Mutex
 	queue []*batch // guarded by mu: not sent, the oldest first; the last one gathers
 	calls int      // guarded by mu: in flight
+	crowd bool     // guarded by mu: the last batch was of more than one
 	idle  []*batch // guarded by mu: at rest, for the next charges
 }
 
@@ -55,7 +59,7 @@ func (l *line) join(c *tierlimit.Charge, deadline time.Time) place {
 		b = l.gather(deadline)
 		p = b.add(c, hash, deadline)
 	}
-	first := l.calls == 0
+	first, crowd := l.calls == 0, l.crowd
 	leave := first || l.calls < maxCalls && l.queue[0].deep()
 	if leave {
 		l.calls++
@@ -63,31 +67,45 @@ func (l *line) join(c *tierlimit.Charge, deadline time.Time) place {
 	l.mu.Unlock()
 	switch {
 	case first:
+		if crowd {
+			runtime.Gosched() // who is about to ask comes along
+		}
 		l.lead(deadline)
 	case leave:
-		go l.run()
+		go l.run(nil)
 	}
 	return p
 }
 
 // lead makes one call from its caller's own goroutine: to wake another one costs
-// a lone charge a tenth. Whatever gathers meanwhile is not this caller's to send.
+// a lone charge a tenth. The call then ends by this caller's deadline, so others
+// who could wait longer must not be in it. Whatever gathers meanwhile is not this
+// caller's to send.
 func (l *line) lead(deadline time.Time) {
-	b, ctx := l.next(deadline)
-	if b == nil {
+	b := l.next(deadline)
+	switch {
+	case b == nil:
+		return
+	case b.latest.After(deadline.Add(slowCall)):
+		go l.run(b)
 		return
 	}
-	l.send(ctx, b)
-	l.settle(b)
-	l.mu.Lock()
-	more := len(l.queue) > 0
-	if !more {
-		l.calls--
-	}
-	l.mu.Unlock()
-	if more {
-		go l.run()
-	}
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if len(l.queue) > 0 {
+			go l.run(nil)
+		} else {
+			l.calls--
+		}
+	}()
+	l.carry(b)
+}
+
+// carry makes the call for b.
+func (l *line) carry(b *batch) {
+	defer l.settle(b) // also if what is hooked into the client panics
+	l.send(callContext{context.Background(), b.until, b.cut}, b)
 }
 
 // gather begins a batch whose first charge has this deadline. mu is held.
@@ -107,39 +125,42 @@ func (l *line) gather(deadline time.Time) *batch {
 	return b
 }
 
-// run sends batches until nothing waits for it.
-func (l *line) run() {
+// run sends b, if there is one, and then batches until nothing waits for it.
+func (l *line) run(b *batch) {
 	for {
-		b, ctx := l.next(time.Time{})
 		if b == nil {
-			return
+			if b = l.next(time.Time{}); b == nil {
+				return
+			}
 		}
-		l.send(ctx, b)
-		l.settle(b)
+		l.carry(b)
+		b = nil
 		runtime.Gosched() // those just answered may ask again, and go together
 	}
 }
 
-// next takes the oldest batch, to be sent until the deadline or, where there is
-// none, the timeout of a call. A call beside others is for many, or for when the
-// others do not return.
-func (l *line) next(deadline time.Time) (*batch, context.Context) {
-	if deadline.IsZero() {
-		deadline = time.Now().Add(l.timeout)
-	}
+// next takes the oldest batch, to be sent within the timeout of a call, and by
+// the deadline of who leads it if there is one. A call beside others is for many,
+// or for when the others do not return.
+func (l *line) next(leader time.Time) *batch {
+	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) == 0 || l.calls > 1 && !l.queue[0].deep() && !l.queue[0].late {
 		l.calls--
-		return nil, nil
+		return nil
 	}
 	b := l.queue[0]
 	n := copy(l.queue, l.queue[1:])
 	l.queue[n] = nil
 	l.queue = l.queue[:n]
-	b.state, b.until, b.cut = sent, deadline, make(chan struct{})
-	b.timer.Reset(time.Until(b.deadline))
-	return b, callContext{context.Background(), deadline, b.cut}
+	l.crowd = len(b.entries) > 1
+	b.state, b.until, b.cut, b.over = sent, now.Add(l.timeout), make(chan struct{}), false
+	if !leader.IsZero() && !b.latest.After(leader.Add(slowCall)) && leader.Before(b.until) {
+		b.until = leader
+	}
+	b.timer.Reset(min(b.deadline.Sub(now), b.until.Sub(now)))
+	return b
 }
 
 // A callContext ends a call by the timer its batch has anyway. It is not a
@@ -188,13 +209,13 @@ func (l *line) alarm(b *batch) {
 		b.late = true
 		if l.calls < maxCalls {
 			l.calls++
-			go l.run()
+			go l.run(nil)
 		}
 	}
 	now := time.Now()
-	if b.state == sent && b.cut != nil && !now.Before(b.until) {
+	if b.state == sent && !b.over && !now.Before(b.until) {
 		close(b.cut)
-		b.cut = nil
+		b.over = true
 	}
 	if !now.Before(b.deadline) {
 		// Those who came later are woken too, and wait on.
@@ -204,7 +225,7 @@ func (l *line) alarm(b *batch) {
 	// How often this happens is bounded, and a deadline missed by no more.
 	wait := slowCall
 	if b.state == sent {
-		wait = max(wait, b.deadline.Sub(now))
+		wait = max(wait, min(b.deadline.Sub(now), b.until.Sub(now)))
 	}
 	b.timer.Reset(wait)
 }

@@ -173,6 +173,13 @@ var cases = []testCase{
 		s.reset("per_hour", "per_minute")
 		s.used(s.peek(perHour(9), perMinute(5)), 0, 0)
 	}},
+	{"names that locales order in their own way", func(s *subject) {
+		for n := int64(1); n <= 2; n++ {
+			s.used(s.allowed(1, ceiling("api_writes", 2, length(time.Minute)), ceiling("apikeys", 5, length(time.Minute))), n, n)
+			s.used(s.allowed(1, ceiling("per-minute", 5, length(time.Minute)), ceiling("per_day", 2, length(time.Hour))), n, n)
+		}
+		s.denied(1, ceiling("api_writes", 2, length(time.Minute)), ceiling("apikeys", 5, length(time.Minute)))
+	}},
 	{"subjects never share a counter", func(s *subject) {
 		names := []string{
 			"a}{b", "{a}", "}", "{", "a}", "tl:{a}", "a%7Db", "a}b", "a%257Db", "a b", "a+b", "a%20b", "*", "a*", "?",

@@ -155,7 +155,7 @@ func modelWithTime(t *testing.T, start func(t *testing.T) Harness) {
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
-		prefix := fmt.Sprintf("timed-%d-", run)
+		prefix := fmt.Sprintf("timed-%d-%d-", time.Now().UnixNano(), run)
 		g := charger{
 			subjects: []string{prefix + "x", prefix + "y"},
 			windows: []tierlimit.Window{
