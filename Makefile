@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit integration lint format bench clean
+.PHONY: help run build test unit integration lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,9 +36,12 @@ lint: ## pass the linters
 format: ## format the Go files
 	$(GOFUMPT) -w .
 
-bench: ## measure what a decision costs, in memory and on Redis
+bench: ## measure decisions beside what one would import instead, and write docs/benchmarks.md (ARGS="-h")
+	env="$$(TEST_SERVERS=local integration/prepare wrk)" && eval "$$env" && $(GO) run ./integration/bench -o docs $(ARGS)
+
+microbench: ## measure what a decision costs by itself, in memory and on Redis
 	env="$$(integration/prepare)" && eval "$$env" && \
-	$(GO) test -run=NONE -bench=. -benchmem -count=$(or $(COUNT),3) ./ ./store/... ./httplimit/ ./integration/
+	$(GO) test -run=NONE -bench=. -benchmem -count=$(or $(COUNT),3) ./ ./store/... ./api/ ./httplimit/ ./integration/
 
 clean: ## remove what was built
 	rm -rf bin
