@@ -21,8 +21,8 @@ type budget struct {
 	made  atomic.Bool // timed is there
 }
 
-func newBudget(caller context.Context, length time.Duration) *budget {
-	b := &budget{Context: caller, deadline: time.Now().Add(length)}
+func newBudget(caller context.Context, now time.Time, length time.Duration) *budget {
+	b := &budget{Context: caller, deadline: now.Add(length)}
 	if earlier, ok := caller.Deadline(); ok && earlier.Before(b.deadline) {
 		b.deadline = earlier
 	}

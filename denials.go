@@ -150,7 +150,9 @@ type asking struct {
 	resets int64
 }
 
-func (t *denials) asking() asking { return asking{at: t.now(), resets: t.resets.Load()} }
+func (t *denials) asking(now time.Time) asking {
+	return asking{at: now.Sub(t.began), resets: t.resets.Load()}
+}
 
 // remember keeps what the store answered q, if it denied and lets that stand.
 // Ends are reckoned from when it was asked, so that none comes out later than it

@@ -102,7 +102,7 @@ type Usage struct {
 
 // Usage reads every window of the subject's plan and charges nothing.
 func (l *Limiter) Usage(ctx context.Context, subject string) (Usage, error) {
-	b := newBudget(ctx, l.budget)
+	b := newBudget(ctx, time.Now(), l.budget)
 	defer b.end()
 	req := Request{Subject: subject}
 	if err := req.normalize(); err != nil {
@@ -132,7 +132,7 @@ func (l *Limiter) Usage(ctx context.Context, subject string) (Usage, error) {
 // Reset forgets what the subject used of the named limits, or of all when none
 // is named.
 func (l *Limiter) Reset(ctx context.Context, subject string, limits ...string) error {
-	b := newBudget(ctx, l.budget)
+	b := newBudget(ctx, time.Now(), l.budget)
 	defer b.end()
 	req := Request{Subject: subject}
 	if err := req.normalize(); err != nil {
@@ -176,7 +176,8 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge bool) (Decisio
 
 // ask is the rest of a decision that memory alone cannot make.
 func (l *Limiter) ask(ctx context.Context, q *question, charge bool) (Decision, error) {
-	b := newBudget(ctx, l.budget)
+	now := time.Now()
+	b := newBudget(ctx, now, l.budget)
 	defer b.end()
 	if q.plan == nil {
 		plan, err := l.resolve(b, q.Subject)
@@ -191,7 +192,7 @@ func (l *Limiter) ask(ctx context.Context, q *question, charge bool) (Decision, 
 	}
 	room, _ := rooms.Get().(*[MaxLimits]Count)
 	defer rooms.Put(room)
-	asked := l.denials.asking()
+	asked := l.denials.asking(now)
 	outcome, err := l.store.Take(b, q.charge(charge, room[:0]))
 	if err != nil {
 		return l.fallback(ctx, q, charge, fmt.Errorf("decide for subject %q: %w", q.Subject, ours(err)))

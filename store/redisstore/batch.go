@@ -18,6 +18,7 @@ type batch struct {
 	entries []entry
 	again   bool                // a subject is in more than one entry
 	runs    int                 // of all entries
+	charges int                 // of all runs
 	places  [2 * maxBatch]int16 // hash table: 1 + the index of an entry; 0 is free
 
 	// Guarded by the line's mu.
@@ -98,7 +99,7 @@ func (b *batch) begin() {
 }
 
 // deep reports whether enough wait for one more call.
-func (b *batch) deep() bool { return len(b.entries) >= deep }
+func (b *batch) deep() bool { return len(b.entries) >= deep || b.charges >= manyCharges }
 
 // add returns the zero place if b has no room for the charge.
 func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) place {
@@ -117,6 +118,7 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) place 
 	}
 	r := &e.runs[last]
 	r.came++
+	b.charges++
 	if b.deadline.IsZero() || deadline.Before(b.deadline) {
 		b.deadline = deadline
 	}
@@ -163,7 +165,7 @@ func (b *batch) rest() {
 		e := &b.entries[i]
 		e.subject, e.ceilings, e.err, e.counts = "", nil, nil, nil
 	}
-	b.entries, b.runs = b.entries[:0], 0
+	b.entries, b.runs, b.charges = b.entries[:0], 0, 0
 	clear(b.places[:])
 	b.call.rest()
 }

@@ -23,6 +23,9 @@ const (
 	// 8 calls gave 232,000 decisions a second to 64 callers, 64 and 8 calls
 	// 165,000, 16 and 2 calls 178,000.
 	deep = 16
+	// manyCharges is how many charges are as good a reason, however few subjects
+	// they are of: while their call is out, nobody else has anything to do.
+	manyCharges = 2 * deep
 	// maxCalls is how many calls are in flight at most.
 	maxCalls = 8
 	// slowCall is how long a batch waits for calls that do not return: their
