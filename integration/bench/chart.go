@@ -29,21 +29,17 @@ func (r *report) draw(file string) error {
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Add(plotter.NewGrid())
 	var groups []string
-	for _, t := range r.tables {
-		if t.workload.name == "uniform" || t.workload.name == "zipf" {
-			for _, n := range t.callers {
-				groups = append(groups, fmt.Sprintf("%s, %d", t.workload.name, n))
-			}
+	for _, t := range r.drawn() {
+		for _, n := range t.callers {
+			groups = append(groups, fmt.Sprintf("%s, %d", t.workload.name, n))
 		}
 	}
 	width := vg.Points(9)
 	for i, c := range contenders {
 		var values plotter.Values
-		for _, t := range r.tables {
-			if t.workload.name == "uniform" || t.workload.name == "zipf" {
-				for _, n := range t.callers {
-					values = append(values, t.ratio(c.name, reference, n))
-				}
+		for _, t := range r.drawn() {
+			for _, n := range t.callers {
+				values = append(values, t.ratio(c.name, reference, n))
 			}
 		}
 		bars, err := plotter.NewBarChart(values, width)
@@ -57,4 +53,16 @@ func (r *report) draw(file string) error {
 	}
 	p.NominalX(groups...)
 	return p.Save(24*vg.Centimeter, 12*vg.Centimeter, file)
+}
+
+// drawn are the tables that the chart shows: those that everybody is in, with
+// ratios that fit one scale.
+func (r *report) drawn() []*table {
+	var list []*table
+	for _, t := range r.tables {
+		if t.workload.name == "uniform" || t.workload.name == "zipf" {
+			list = append(list, t)
+		}
+	}
+	return list
 }

@@ -83,6 +83,9 @@ func (r *report) save(folder string) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
+	if len(r.drawn()) == 0 {
+		return nil
+	}
 	return r.draw(filepath.Join(folder, "benchmarks.svg"))
 }
 
@@ -140,9 +143,14 @@ func (r *report) writeHTTP(w io.Writer) {
 	for _, g := range guards {
 		var perSecond, ratio, cpu []float64
 		var p50, p99 []time.Duration
+		if len(r.http[g.name]) == 0 {
+			continue
+		}
 		for i, res := range r.http[g.name] {
 			perSecond, cpu = append(perSecond, res.PerSecond), append(cpu, res.ServerUS)
-			ratio = append(ratio, res.PerSecond/r.http[unguarded][i].PerSecond)
+			if i < len(r.http[unguarded]) {
+				ratio = append(ratio, res.PerSecond/r.http[unguarded][i].PerSecond)
+			}
 			p50, p99 = append(p50, res.P50), append(p99, res.P99)
 		}
 		slices.Sort(p50)
