@@ -26,7 +26,9 @@ func (r *report) draw(file string) error {
 	p.Title.Text = "Decisions a second, as a ratio to " + reference
 	p.Y.Label.Text = "ratio"
 	p.Y.Min = 0
+	p.Title.Padding, p.Legend.Padding = vg.Points(8), vg.Points(3)
 	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.TextStyle.Font.Size = vg.Points(10)
 	p.Add(plotter.NewGrid())
 	var groups []string
 	for _, t := range r.drawn() {
@@ -52,6 +54,8 @@ func (r *report) draw(file string) error {
 		p.Legend.Add(c.name, bars)
 	}
 	p.NominalX(groups...)
+	p.X.Min, p.X.Max = -0.5, float64(len(groups))-0.5
+	p.Y.Max *= 1.05
 	return p.Save(24*vg.Centimeter, 12*vg.Centimeter, file)
 }
 
