@@ -36,9 +36,8 @@ type window struct {
 
 // The names of those that others are compared with.
 const (
-	ours       = "tierlimit"
-	oursLeased = "tierlimit, leases"
-	reference  = "redis_rate v10"
+	ours      = "tierlimit"
+	reference = "redis_rate v10"
 )
 
 var contenders = []contender{
@@ -58,6 +57,18 @@ func newClient(addr string) *redis.Client {
 }
 
 func openOurs(addr string, windows []window) (decide, func(), error) {
+	lim, stop, err := newLimiter(addr, windows)
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, subject string) (bool, error) {
+		d, err := lim.Take(ctx, tierlimit.Request{Subject: subject, Cost: 1})
+		return d.Allowed, err
+	}, stop, nil
+}
+
+// newLimiter is what a user of the package makes, with everybody on one tier.
+func newLimiter(addr string, windows []window) (*tierlimit.Limiter, func(), error) {
 	// Twenty times the default budget: what is measured is speed, and on two
 	// cores shared with Redis and the load a thousand callers can wait long.
 	const budget = time.Second
@@ -79,13 +90,7 @@ func openOurs(addr string, windows []window) (decide, func(), error) {
 		return nil, nil, err
 	}
 	lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: resolver, Budget: budget})
-	if err != nil {
-		return nil, nil, err
-	}
-	return func(ctx context.Context, subject string) (bool, error) {
-		d, err := lim.Take(ctx, tierlimit.Request{Subject: subject, Cost: 1})
-		return d.Allowed, err
-	}, func() { client.Close() }, nil
+	return lim, func() { client.Close() }, err
 }
 
 // openRedisRate asks once for each window, as its users do.

@@ -13,14 +13,9 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/redis/go-redis/v9"
-
 	"github.com/go-redis/redis_rate/v10"
 
-	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/httplimit"
-	"github.com/tierlimit/tierlimit/store/redisstore"
-	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // A guarded server is one chi route behind a limiter, or behind none.
@@ -45,28 +40,12 @@ func anySubject(*http.Request) (string, error) { return names[rand.IntN(subjects
 
 func guardOurs(most int64, subject httplimit.SubjectFunc) func(string) (func(http.Handler) http.Handler, func(), error) {
 	return func(addr string) (func(http.Handler) http.Handler, func(), error) {
-		opts, err := redisstore.Options("redis://"+addr, time.Second)
-		if err != nil {
-			return nil, nil, err
-		}
-		client := redis.NewClient(opts)
-		store, err := redisstore.New(client)
-		if err != nil {
-			return nil, nil, err
-		}
-		resolver, err := tiers.Static([]tiers.Tier{{
-			Key: "bench", Name: "Bench", Default: true, OnStoreError: tierlimit.Closed,
-			Limits: map[string]tiers.Limit{"per_minute": {Max: most, Window: tierlimit.Window{Length: time.Minute}}},
-		}}, nil)
-		if err != nil {
-			return nil, nil, err
-		}
-		lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: resolver, Budget: time.Second})
+		lim, stop, err := newLimiter(addr, perMinute(most))
 		if err != nil {
 			return nil, nil, err
 		}
 		mw, err := httplimit.New(lim, httplimit.Config{Subject: subject})
-		return mw, func() { client.Close() }, err
+		return mw, stop, err
 	}
 }
 

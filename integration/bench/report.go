@@ -115,13 +115,13 @@ func (r *report) writeCeilings(w io.Writer) {
 	fmt.Fprint(w, "\n## Against Redis' own ceiling\n\nredis-benchmark, one script call a decision, sent ahead of the replies; the\nratio is ours, 100,000 subjects alike with one window, to it.\n\n| | decisions/s | callers | ratio |\n|---|--:|--:|--:|\n")
 	for _, c := range ceilings {
 		most := middle(r.ceilings[c.title])
-		ours := 0.0
+		own := 0.0
 		for _, t := range r.tables {
 			if t.workload.name == "uniform" {
-				ours = median(t, contenders[0].name, c.callers, func(r result) float64 { return r.PerSecond })
+				own = median(t, ours, c.callers, func(r result) float64 { return r.PerSecond })
 			}
 		}
-		fmt.Fprintf(w, "| %s | %s | %d | %s |\n", c.title, thousands(most), c.callers, ratioText(ours/most))
+		fmt.Fprintf(w, "| %s | %s | %d | %s |\n", c.title, thousands(most), c.callers, ratioText(own/most))
 	}
 }
 
