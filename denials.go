@@ -73,8 +73,9 @@ func (t *denials) places(subject string) []atomic.Pointer[denial] {
 	return (*table)[first : first+ways]
 }
 
-// again answers q from memory. false if only the store can tell.
-func (t *denials) again(q *question) (Decision, bool) {
+// again answers q from memory, with a decision that is not to be changed. nil if
+// only the store can tell.
+func (t *denials) again(q *question) *Decision {
 	places := t.places(q.Subject)
 	for i := range places {
 		d := places[i].Load()
@@ -83,25 +84,26 @@ func (t *denials) again(q *question) (Decision, bool) {
 		}
 		now := t.now()
 		if now >= d.expires {
-			return Decision{}, false
+			return nil
 		}
 		now = now.Truncate(time.Millisecond)
 		if s := d.shown.Load(); s != nil && s.at == now && s.cost == q.Cost && s.terms == q.terms && s.scope == q.Scope {
-			return s.decision, true
+			return &s.decision
 		}
 		return d.show(q, now)
 	}
-	return Decision{}, false
+	return nil
 }
 
-func (d *denial) show(q *question, now time.Duration) (Decision, bool) {
+func (d *denial) show(q *question, now time.Duration) *Decision {
 	counts := d.counts(q.terms, now)
 	if counts == nil || !over(q.terms.ceilings, counts, q.Cost) {
-		return Decision{}, false
+		return nil
 	}
-	decision := q.answer(Outcome{Counts: counts, Source: SourceDenyCache}, true)
-	d.shown.Store(&shown{at: now, cost: q.Cost, scope: q.Scope, terms: q.terms, decision: decision})
-	return decision, true
+	s := &shown{at: now, cost: q.Cost, scope: q.Scope, terms: q.terms}
+	s.decision = q.answer(Outcome{Counts: counts, Source: SourceDenyCache}, true)
+	d.shown.Store(s)
+	return &s.decision
 }
 
 // counts are those of d for other terms, or later. nil if they would have to be

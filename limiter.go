@@ -166,8 +166,8 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge bool) (Decisio
 	if held {
 		q.terms = l.terms(q.plan, req.Scope)
 		if charge {
-			if d, ok := l.denials.again(&q); ok {
-				return d, nil
+			if d := l.denials.again(&q); d != nil {
+				return *d, nil
 			}
 		}
 	}
