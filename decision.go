@@ -51,6 +51,7 @@ type Source string
 const (
 	SourceRedis     Source = "redis"
 	SourceMemory    Source = "memory"
+	SourceLease     Source = "lease"      // charged in the shared store before, as part of this process' share
 	SourceDenyCache Source = "deny_cache" // a denial of a moment ago still stands
 	SourcePolicy    Source = "policy"     // nothing was counted
 )

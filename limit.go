@@ -28,6 +28,7 @@ type Limit struct {
 	Max      int64  // 0 to MaxCount, or Unlimited
 	Window   Window
 	Adaptive bool   // scaled by load; windows of at most MaxAdaptiveLength only
+	Lease    bool   // a process may take a share of it to serve alone; see the README for what that trades
 	From     string // what set it: FromTier, FromDefault or FromFallback
 }
 

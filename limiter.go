@@ -35,6 +35,7 @@ type Limiter struct {
 	store    Store
 	tiers    Resolver
 	held     func(subject string) (*Plan, bool) // nil if the resolver is no Holder
+	now      func(Charge) (Outcome, bool)       // nil if the store is no Immediate
 	load     Load
 	budget   time.Duration
 	local    Store
@@ -71,6 +72,9 @@ func New(cfg Config) (*Limiter, error) {
 	}
 	if h, ok := cfg.Tiers.(Holder); ok {
 		l.held = h.Held
+	}
+	if s, ok := cfg.Store.(Immediate); ok {
+		l.now = s.TakeNow
 	}
 	return l, nil
 }
@@ -170,8 +174,25 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge bool) (Decisio
 				return *d, nil
 			}
 		}
+		if d, ok := l.takeNow(&q, charge); ok {
+			return d, nil
+		}
 	}
 	return l.ask(ctx, &q, charge)
+}
+
+// takeNow decides if the store can answer at once.
+func (l *Limiter) takeNow(q *question, charge bool) (d Decision, ok bool) {
+	if l.now == nil || len(q.terms.limits) == 0 {
+		return d, false
+	}
+	room, _ := rooms.Get().(*[MaxLimits]Count)
+	defer rooms.Put(room)
+	outcome, ok := l.now(q.charge(charge, room[:0]))
+	if !ok {
+		return d, false
+	}
+	return q.answer(outcome, charge), true
 }
 
 // ask is the rest of a decision that memory alone cannot make.

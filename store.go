@@ -20,6 +20,16 @@ type Store interface {
 	Reset(ctx context.Context, subject string, limits ...string) error
 }
 
+// An Immediate is a Store that can answer some charges at once, from what it has
+// in this process. A Limiter asks it first: there is nothing to wait for, and so
+// no budget to keep. A Store that wraps another and wants to see every charge
+// must not pass this on.
+type Immediate interface {
+	// TakeNow answers as Take does. If it cannot answer now, ok is false and
+	// nothing was charged.
+	TakeNow(c Charge) (o Outcome, ok bool)
+}
+
 // A Charge asks a Store to add Cost to each of a subject's windows.
 type Charge struct {
 	Subject  string
@@ -33,6 +43,7 @@ type Ceiling struct {
 	Name   string
 	Max    int64 // 0 to MaxCount, or Unlimited
 	Window Window
+	Lease  bool // a Store that others share may take a part of it to serve alone
 }
 
 // An Outcome is a Store's answer to a Charge.

@@ -58,7 +58,7 @@ func newTerms(limits []Limit, scope string, multiplier float64) *terms {
 	t := &terms{scope: scope, multiplier: multiplier, limits: limits, ceilings: make([]Ceiling, len(limits))}
 	for i := range limits {
 		t.adaptive = t.adaptive || limits[i].Adaptive
-		t.ceilings[i] = Ceiling{Name: limits[i].Name, Max: limits[i].scaled(multiplier), Window: limits[i].Window}
+		t.ceilings[i] = Ceiling{Name: limits[i].Name, Max: limits[i].scaled(multiplier), Window: limits[i].Window, Lease: limits[i].Lease}
 	}
 	return t
 }

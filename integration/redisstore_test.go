@@ -185,9 +185,9 @@ func TestManyOfTheLargestChargesStopWhereCountsStop(t *testing.T) {
 	client := newClient(t, redisServer.URL, testBudget)
 	store, subject := newStore(t, client), newSubject(t)
 	for _, count := range []uint64{1, 72, 1} {
-		text := frame{groups: []frameGroup{{1, 1, 1, "per_minute:", [][3]uint64{{1<<56 - 1, 0, 60000}}, [][2]uint64{{1e15, count}}}}}.String()
+		text := frame{groups: []frameGroup{{1, 1, 1, "per_minute:", [][3]uint64{{1<<56 - 1, 0, 60000}}, [][2]uint64{{1e15, count}}, nil}}}.String()
 		reply, err := client.Eval(t.Context(), scripts.Take.Source, []string{redisstore.Key(subject)}, text).Int64Slice()
-		if err != nil || reply[0] != int64(count) {
+		if err != nil || reply[1] != int64(count) {
 			t.Fatalf("%d charges: %v, %v", count, reply, err)
 		}
 	}
@@ -227,7 +227,7 @@ func TestScriptsRefuseWhatGoWouldNotSend(t *testing.T) {
 		return client.Eval(t.Context(), scripts.Take.Source, []string{key}, text).Err()
 	}
 	good := func(change func(*frameGroup)) string {
-		g := frameGroup{1, 1, 1, "per_minute:", [][3]uint64{{5, 0, 60000}}, [][2]uint64{{2, 1}}}
+		g := frameGroup{1, 1, 1, "per_minute:", [][3]uint64{{5, 0, 60000}}, [][2]uint64{{2, 1}}, nil}
 		if change != nil {
 			change(&g)
 		}
@@ -260,13 +260,16 @@ func TestScriptsRefuseWhatGoWouldNotSend(t *testing.T) {
 		"half a frame":            good(nil)[:20],
 		"more than a frame":       good(nil) + "x",
 		"a second group":          good(nil) + good(nil)[1:],
+		"half a lease":            good(func(g *frameGroup) { g.lease = []uint64{1, 1} }),
+		"a share too large":       good(func(g *frameGroup) { g.lease = []uint64{2e15, 0, 0} }),
+		"a lease that is neither": strings.TrimSuffix(good(nil), "\x00") + "\x02" + good(func(g *frameGroup) { g.lease = []uint64{1, 1, 1} })[len(good(nil)):],
 		"nothing":                 "",
 		"only a byte":             "\x00",
 	} {
 		err := take(text)
 		if err == nil {
 			reply := client.Eval(t.Context(), scripts.Take.Source, []string{key}, text).Val().([]any)
-			if n, ok := reply[0].(int64); ok && n < 0 {
+			if n, ok := reply[1].(int64); ok && n < 0 {
 				continue // an error in the key's place
 			}
 			t.Errorf("%s: answered %v, want a refusal", name, reply)
@@ -283,8 +286,8 @@ func TestOneKeysFailureLeavesTheOthersAlone(t *testing.T) {
 	client.LPush(t.Context(), keys[1], "x")
 	reply, err := client.Eval(t.Context(), scripts.Take.Source, keys,
 		frame{groups: []frameGroup{
-			{2, 1, 1, "per_minute:", [][3]uint64{{5, 0, 60000}}, [][2]uint64{{1, 1}}},
-			{1, 1, 2, "per_minute:", [][3]uint64{{5, 0, 60000}}, [][2]uint64{{2, 1}, {1, 9}}},
+			{2, 1, 1, "per_minute:", [][3]uint64{{5, 0, 60000}}, [][2]uint64{{1, 1}}, nil},
+			{1, 1, 2, "per_minute:", [][3]uint64{{5, 0, 60000}}, [][2]uint64{{2, 1}, {1, 9}}, nil},
 		}}.String()).Int64Slice()
 	if err != nil {
 		t.Fatal(err)
@@ -295,7 +298,7 @@ func TestOneKeysFailureLeavesTheOthersAlone(t *testing.T) {
 		want = append(want, int64(c))
 	}
 	want = append(want, 1, 3, -1, 60000) // of costs 2, and nine times 1, with a max of 5
-	if !slices.Equal(reply, want) {
+	if !slices.Equal(reply[1:], want) {
 		t.Errorf("answered %v, want %v", reply, want)
 	}
 	for i, used := range map[int]string{0: "used 1", 2: "used 5"} {

@@ -37,6 +37,7 @@ type frameGroup struct {
 	head       string
 	limits     [][3]uint64 // max, period, length
 	runs       [][2]uint64 // cost, count
+	lease      []uint64    // share, back, ends; nil: not leased
 }
 
 func (f frame) String() string {
@@ -58,6 +59,10 @@ func (f frame) String() string {
 		for _, r := range g.runs {
 			put(r[0], 7)
 			put(r[1], 7)
+		}
+		put(uint64(min(len(g.lease), 1)), 1)
+		for i, n := range g.lease {
+			put(n, []int{7, 6}[min(i/2, 1)])
 		}
 	}
 	return string(b)

@@ -16,9 +16,17 @@
 --          m times, one run after the other:
 --            cost     7 bytes: 0 to 1e15; 0 reads and begins no window
 --            count    7 bytes: how many charges of it, 1 or more
+--          then leased, 1 byte: 0, or 1 if these follow:
+--            share    7 bytes: to be charged on top, for the caller to serve by
+--                     itself: as much of it as a part of what is left allows
+--            back     7 bytes: of an earlier share, taken off before the charges
+--            n times end, 6 bytes: of the window that share is of. One that ends
+--                     at another time gets nothing back
 -- returns  whole numbers only, which clients read without an allocation for
---          each: for each key m times admitted, then n times used, reset
+--          each: first now, milliseconds since the epoch; then for each key m
+--          times admitted, granted if it is leased, then n times used, reset
 --            admitted how many charges of the run fit (and were made)
+--            granted  how much of the share
 --            used     before the first charge; -1 if the window had not begun
 --            reset    milliseconds until the window ends; if it has not begun,
 --                     until it would if it began now
@@ -30,6 +38,7 @@
 
 local MAX_COUNT = 1e15
 local MAX_USED = 9007199254740991 -- 2^53 - 1, the last number that is exact
+local PART = 16 -- a share is at most one in so many of what is left
 
 local KEYS, frame = KEYS, ARGV[1]
 local now = time_ms()
@@ -60,8 +69,15 @@ while at <= #frame do
     group.costs[i], group.counts[i], at = unpack_value('>I7I7', frame, at)
     group.cost = math.max(group.cost, group.costs[i])
   end
-  if n < 1 or n > 16 or m < 1 or group.cost > MAX_COUNT then
-    return redis.error_reply('TIERLIMIT group of ' .. n .. ' limits, ' .. m .. ' runs and a cost of ' .. group.cost)
+  group.leased, at = unpack_value('B', frame, at)
+  group.share, group.back = 0, 0
+  if group.leased ~= 0 then
+    group.share, group.back, at = unpack_value('>I7I7', frame, at)
+    group.ends = { unpack_value('>' .. rep('I6', n), frame, at) }
+    at = at + 6 * n
+  end
+  if n < 1 or n > 16 or m < 1 or group.leased > 1 or math.max(group.cost, group.share) > MAX_COUNT then
+    return redis.error_reply('TIERLIMIT group of ' .. n .. ' limits, ' .. m .. ' runs, a cost of ' .. group.cost .. ' and a share of ' .. group.share)
   end
   keys = keys + group.keys
   groups[#groups + 1] = group
@@ -70,7 +86,7 @@ if keys ~= #KEYS then
   return redis.error_reply('TIERLIMIT ' .. #KEYS .. ' keys where the groups are for ' .. keys)
 end
 
-local replies, r = {}, 0
+local replies, r = { now }, 1
 
 -- take charges any key, whatever it holds, and fail says why one was not. They
 -- are made when the first key needs them: to make them costs a lone charge as
@@ -166,6 +182,20 @@ local function make_take()
     return count
   end
 
+  -- How much of the share is granted, where all the charges were. It is added to
+  -- what was used.
+  local function grant(group)
+    local share = group.share
+    for j = 1, group.n do
+      share = math.min(share, math.floor((group.max[j] - used[j]) / PART))
+    end
+    share = math.max(share, 0)
+    for j = 1, group.n do
+      used[j] = math.min(used[j] + share, MAX_USED)
+    end
+    return share
+  end
+
   -- Charges one key and adds the answer to the replies. Returns nil, or an error
   -- reply in place of an answer.
   function take(group, key, value)
@@ -173,11 +203,13 @@ local function make_take()
       return value
     end
     local n, m, latest = group.n, group.m, group.latest
+    local first = r + m + group.leased -- before the counts
     if not names_of(group) then
       return redis.error_reply('TIERLIMIT "' .. group.head .. '" is not ' .. n .. ' names in order')
     end
-    local layout, state, place
-    local steady, shortened = false, false -- steady: every window is stored and running
+    local layout, state
+    local place, steady = nil, false -- steady: every window is stored and running
+    local changed = false -- also if nothing is charged
     if value then
       group.layouts = group.layouts or {}
       layout, state = read_value(key, value, group.layouts)
@@ -190,18 +222,22 @@ local function make_take()
       local i = layout and place[j] or 0
       local stop = i > 0 and state[layout.n + i] or 0
       if stop > now then
-        if stop > latest[j] then -- a window never lasts longer than its limit says now
-          stop, shortened, steady = latest[j], true, false
+        used[j] = math.min(state[i], MAX_USED)
+        if group.back > 0 and group.ends[j] == stop then
+          used[j], changed = math.max(used[j] - group.back, 0), true
         end
-        used[j], stops[j] = math.min(state[i], MAX_USED), stop
-        replies[r + m + 2 * j - 1], replies[r + m + 2 * j] = used[j], stop - now
+        if stop > latest[j] then -- a window never lasts longer than its limit says now
+          stop, changed, steady = latest[j], true, false
+        end
+        stops[j] = stop
+        replies[first + 2 * j - 1], replies[first + 2 * j] = used[j], stop - now
       else
         used[j], stops[j], steady = 0, nil, false
-        replies[r + m + 2 * j - 1], replies[r + m + 2 * j] = -1, latest[j] - now
+        replies[first + 2 * j - 1], replies[first + 2 * j] = -1, latest[j] - now
       end
     end
 
-    local charged = false
+    local charged, all = false, true
     for i = 1, m do
       local cost, count = group.cost, group.count
       if m > 1 then
@@ -209,17 +245,21 @@ local function make_take()
       end
       local admitted = charge(group, cost, count)
       charged = charged or admitted > 0 and cost > 0
+      all = all and admitted == count
       replies[r + i] = admitted
+    end
+    if group.leased ~= 0 then
+      replies[first] = charged and all and grant(group) or 0
     end
 
     local err
-    if charged and steady then
+    if (charged or changed) and steady then
       for j = 1, n do
         state[place[j]] = used[j]
       end
       local reply = ask('SETRANGE', key, layout.size, pack(layout.counts, unpack(state, 1, layout.n)))
       err = type(reply) == 'table' and reply or nil
-    elseif charged or shortened then
+    elseif charged or changed then
       -- A shortened end is kept although nothing was charged: else a window that
       -- is full would be shortened anew at every look, and never end.
       for j = 1, n do
@@ -230,7 +270,7 @@ local function make_take()
       err = inspect(key, layout, state)
     end
     if not err then
-      r = r + m + 2 * n
+      r = first + 2 * n
     end
     return err
   end
@@ -257,8 +297,8 @@ local k = 0
 for g = 1, #groups do
   local group = groups[g]
   local n, max, latest, count, head = group.n, group.max, group.latest, group.count, group.head
-  local amount = group.cost * count
-  local one_run = group.m == 1 and n <= 4 and amount > 0 and amount <= MAX_COUNT
+  local amount, share, leased = group.cost * count, group.share, group.leased
+  local one_run = group.m == 1 and n <= 4 and amount > 0 and amount <= MAX_COUNT and group.back == 0
   local size = #head
   local length = size + WIDTH * n
   local counts, numbers = counts_format(n), numbers_format(n)
@@ -270,7 +310,7 @@ for g = 1, #groups do
     -- What nearly every charge is: one run that fits windows which are all
     -- running and stand in the order they are asked in. take does the rest.
     local steady = one_run and value and type(value) == 'string' and #value == length and sub(value, 1, size) == head
-    local p = r + 1
+    local p = r + 1 + leased
     if steady then
       s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8] = unpack_value(numbers, value, size + 1)
       for j = 1, n do
@@ -284,12 +324,24 @@ for g = 1, #groups do
         p = p + 2
       end
     end
+    local granted = share
+    if steady and share > 0 then
+      for j = 1, n do
+        granted = math.min(granted, math.floor((max[j] - s[j]) / PART))
+      end
+      for j = 1, n do
+        s[j] = s[j] + granted
+      end
+    end
     if steady then
       local reply = ask('SETRANGE', key, size, n == 1 and pack(counts, s[1]) or pack(counts, unpack(s, 1, n)))
       steady = type(reply) == 'number' -- else take meets the same error, and tells it
     end
     if steady then
       replies[r + 1] = count
+      if leased ~= 0 then
+        replies[r + 2] = granted
+      end
       r = p
     else
       if not take then

@@ -46,6 +46,7 @@ type Limit struct {
 	Max      int64 // or tierlimit.Unlimited
 	Window   tierlimit.Window
 	Adaptive bool
+	Lease    bool // processes may take shares of it to serve alone
 }
 
 // Multiplier returns m = 1 - (1-Floor) * clamp((u-Start) / (Full-Start)) for a
@@ -122,7 +123,7 @@ func in(parent string, err error) error {
 
 func (l Limit) named(name, from string) tierlimit.Limit {
 	return tierlimit.Limit{
-		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, From: from,
+		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Lease: l.Lease, From: from,
 	}
 }
 
@@ -162,12 +163,13 @@ type limitJSON struct {
 	Period   string          `json:"period,omitempty"`
 	Anchor   string          `json:"anchor,omitempty"`
 	Adaptive bool            `json:"adaptive,omitempty"`
+	Lease    bool            `json:"lease,omitempty"`
 }
 
 // MarshalJSON writes a fixed window as "window" and a calendar one as "period"
 // with its "anchor".
 func (l Limit) MarshalJSON() ([]byte, error) {
-	j := limitJSON{Scope: l.Scope, Max: json.RawMessage("null"), Adaptive: l.Adaptive}
+	j := limitJSON{Scope: l.Scope, Max: json.RawMessage("null"), Adaptive: l.Adaptive, Lease: l.Lease}
 	if l.Max != tierlimit.Unlimited {
 		j.Max = strconv.AppendInt(nil, l.Max, 10)
 	}
@@ -188,10 +190,10 @@ func (l *Limit) UnmarshalJSON(data []byte) error {
 	if err := dec.Decode(&j); err != nil {
 		return &tierlimit.FieldError{
 			Field: "limit", Value: string(data),
-			Want: "an object with max, window or period, and if need be scope, anchor and adaptive: " + strings.TrimPrefix(err.Error(), "json: "),
+			Want: "an object with max, window or period, and if need be scope, anchor, adaptive and lease: " + strings.TrimPrefix(err.Error(), "json: "),
 		}
 	}
-	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive}
+	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Lease: j.Lease}
 	var err error
 	if l.Max, err = parseMax(j.Max); err != nil {
 		return err

@@ -54,6 +54,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	defer giveBack(redisStore, log)
 	store := &watchedStore{Store: redisStore, log: log}
 	if err := checkRedis(ctx, redisStore, store); err != nil {
 		return err
@@ -84,6 +85,15 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		AdminToken: set.adminToken, ServiceToken: set.serviceToken,
 		TrustedProxies: set.trustedProxies, Logger: log,
 	}, set.drain)
+}
+
+// giveBack returns what is held of leased limits, once nobody is served any more.
+func giveBack(store *redisstore.Store, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := store.Close(ctx); err != nil {
+		log.Warn("some leased shares were not given back: they stay charged until their windows end", "error", err)
+	}
 }
 
 // checkRedis refuses to start on a Redis that refuses: a wrong password or

@@ -37,6 +37,7 @@ type window struct {
 // The names of those that others are compared with.
 const (
 	ours      = "tierlimit"
+	leased    = "tierlimit, leases"
 	reference = "redis_rate v10"
 )
 
@@ -57,7 +58,15 @@ func newClient(addr string) *redis.Client {
 }
 
 func openOurs(addr string, windows []window) (decide, func(), error) {
-	lim, stop, err := newLimiter(addr, windows)
+	return openLimiter(addr, windows, false)
+}
+
+func openLeased(addr string, windows []window) (decide, func(), error) {
+	return openLimiter(addr, windows, true)
+}
+
+func openLimiter(addr string, windows []window, lease bool) (decide, func(), error) {
+	lim, stop, err := newLimiter(addr, windows, lease)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -68,7 +77,7 @@ func openOurs(addr string, windows []window) (decide, func(), error) {
 }
 
 // newLimiter is what a user of the package makes, with everybody on one tier.
-func newLimiter(addr string, windows []window) (*tierlimit.Limiter, func(), error) {
+func newLimiter(addr string, windows []window, lease bool) (*tierlimit.Limiter, func(), error) {
 	// Twenty times the default budget: what is measured is speed, and on two
 	// cores shared with Redis and the load a thousand callers can wait long.
 	const budget = time.Second
@@ -83,7 +92,7 @@ func newLimiter(addr string, windows []window) (*tierlimit.Limiter, func(), erro
 	}
 	tier := tiers.Tier{Key: "bench", Name: "Bench", Default: true, OnStoreError: tierlimit.Closed, Limits: map[string]tiers.Limit{}}
 	for _, w := range windows {
-		tier.Limits[w.name] = tiers.Limit{Max: w.max, Window: tierlimit.Window{Length: w.length}}
+		tier.Limits[w.name] = tiers.Limit{Max: w.max, Window: tierlimit.Window{Length: w.length}, Lease: lease}
 	}
 	resolver, err := tiers.Static([]tiers.Tier{tier}, func(string) string { return "bench" })
 	if err != nil {

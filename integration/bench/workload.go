@@ -12,8 +12,9 @@ type workload struct {
 	title   string
 	draws   func() []int32 // subjects in the order they ask; callers begin at different places
 	windows []window
-	settled bool // every subject is asked once before, so that no window begins in the measurement
-	sample  int  // one of so many decisions is timed
+	settled bool          // every subject is asked once before, so that no window begins in the measurement
+	warm    time.Duration // how long it runs before it is measured, at least
+	sample  int           // one of so many decisions is timed
 	among   []contender
 }
 
@@ -63,10 +64,11 @@ func workloads() []workload {
 	plain := contender{"plain EVALSHA", openScript}
 	two := contenders[:2]
 	return []workload{
-		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 1, append([]contender{plain}, contenders...)},
-		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 1, two},
-		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 16, contenders},
-		{"denied", "one subject over its limit", one, perMinute(100), false, 64, contenders},
-		{"allowed", "one subject, a limit it never reaches", one, perMinute(huge), false, 16, two},
+		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 0, 1, append([]contender{plain}, contenders...)},
+		{"leases", "100,000 subjects alike, a leased limit", uniform, perMinute(huge), true, 2 * time.Second, 16, []contender{{leased, openLeased}, contenders[1]}},
+		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 0, 1, two},
+		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 0, 16, contenders},
+		{"denied", "one subject over its limit", one, perMinute(100), false, 0, 64, contenders},
+		{"allowed", "one subject, a limit it never reaches", one, perMinute(huge), false, 0, 16, two},
 	}
 }

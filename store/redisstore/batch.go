@@ -52,11 +52,19 @@ type entry struct {
 	hash     uint64
 	ceilings []tierlimit.Ceiling
 	runs     []run
+	lease    *lease // nil if it is not leased
+
+	// What the lease asks for, once it is sent.
+	leased bool
+	share  int64
+	back   int64
+	ends   []int64 // of the windows that back was charged in
 
 	// What came of it.
-	err    error
-	counts []int64 // used before the first charge (-1: not begun) and reset, of each ceiling
-	key    []byte
+	err     error
+	granted int64   // of the share
+	counts  []int64 // used before the first charge (-1: not begun) and reset, of each ceiling
+	key     []byte
 }
 
 // A run is charges of the same cost, one after the other.
@@ -102,7 +110,7 @@ func (b *batch) begin() {
 func (b *batch) deep() bool { return len(b.entries) >= deep || b.charges >= manyCharges }
 
 // add returns the zero place if b has no room for the charge.
-func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) place {
+func (b *batch) add(c *tierlimit.Charge, hash uint64, l *lease, deadline time.Time) place {
 	e, i := b.find(c, hash)
 	if e == nil {
 		return place{}
@@ -118,6 +126,9 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) place 
 	}
 	r := &e.runs[last]
 	r.came++
+	if l != nil {
+		e.lease = l
+	}
 	b.charges++
 	if b.deadline.IsZero() || deadline.Before(b.deadline) {
 		b.deadline = deadline
@@ -152,6 +163,7 @@ func (b *batch) find(c *tierlimit.Charge, hash uint64) (e *entry, index int) {
 	e = &b.entries[n] // with the room of its last journey
 	e.subject, e.hash, e.ceilings = c.Subject, hash, c.Ceilings
 	e.runs, e.err, e.counts = e.runs[:0], errUnanswered, nil
+	e.lease, e.leased, e.share, e.back, e.granted = nil, false, 0, 0, 0
 	return e, n
 }
 
@@ -163,7 +175,7 @@ func sameCeilings(a, b []tierlimit.Ceiling) bool {
 func (b *batch) rest() {
 	for i := range b.entries {
 		e := &b.entries[i]
-		e.subject, e.ceilings, e.err, e.counts = "", nil, nil, nil
+		e.subject, e.ceilings, e.err, e.counts, e.lease = "", nil, nil, nil, nil
 	}
 	b.entries, b.runs, b.charges = b.entries[:0], 0, 0
 	clear(b.places[:])

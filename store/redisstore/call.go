@@ -3,17 +3,19 @@ package redisstore
 import (
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 )
 
 // A call is a batch as scripts/take.lua takes it: the entries in groups of those
-// with the same ceilings and the same runs, which are written once for each
+// with the same ceilings, the same runs and the same share, which are written once for each
 // group.
 type call struct {
 	groups []group
 	words  []any
 	frame  []byte
+	now    int64 // of the reply: Redis' clock in milliseconds
 }
 
 type group struct {
@@ -25,11 +27,15 @@ type group struct {
 // of its own, which is longer to send and the same to Redis.
 const lookBack = 8
 
-// prepare sorts the entries that leave into groups. It reports whether any do.
-func (c *call) prepare(b *batch) bool {
+// prepare sorts the entries that leave into groups, and lets their leases ask at
+// an instant of their clock. It reports whether any leave.
+func (c *call) prepare(b *batch, asked time.Duration) bool {
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.leaves() {
+			if e.lease != nil {
+				e.lease.ask(e, asked)
+			}
 			c.add(e)
 		}
 	}
@@ -60,7 +66,7 @@ func (c *call) add(e *entry) {
 
 // alike reports whether e and other differ in nothing but the subject.
 func (e *entry) alike(other *entry) bool {
-	if len(e.runs) != len(other.runs) {
+	if len(e.runs) != len(other.runs) || e.share != other.share || e.back > 0 || other.back > 0 {
 		return false
 	}
 	for i := range e.runs {
@@ -120,6 +126,17 @@ func (g *group) appendTo(frame []byte) []byte {
 			frame = appendUint(appendUint(frame, e.runs[i].cost, 7), n, 7)
 		}
 	}
+	return e.appendLease(frame)
+}
+
+func (e *entry) appendLease(frame []byte) []byte {
+	if !e.leased {
+		return append(frame, 0)
+	}
+	frame = appendUint(appendUint(append(frame, 1), e.share, 7), e.back, 7)
+	for _, end := range e.ends {
+		frame = appendUint(frame, end, 6)
+	}
 	return frame
 }
 
@@ -162,6 +179,10 @@ func (e *entry) runsSent() int {
 
 // read takes the script's reply apart.
 func (c *call) read(reply []int64) error {
+	if len(reply) == 0 {
+		return errReply
+	}
+	c.now, reply = reply[0], reply[1:]
 	for i := range c.groups {
 		for _, e := range c.groups[i].entries {
 			var err error
@@ -193,6 +214,12 @@ func (e *entry) read(reply []int64) (rest []int64, err error) {
 		r.admitted, reply = reply[0], reply[1:]
 		before = plus(before, times(r.cost, r.admitted))
 	}
+	if e.leased {
+		if len(reply) == 0 {
+			return nil, errReply
+		}
+		e.granted, reply = reply[0], reply[1:]
+	}
 	n := 2 * len(e.ceilings)
 	if len(reply) < n {
 		return nil, errReply
@@ -222,6 +249,17 @@ func (e replyError) Error() string { return string(e) }
 
 // RedisError marks the text as Redis' own, as go-redis does.
 func (replyError) RedisError() {}
+
+// answer tells the leases that asked at an instant of their clock.
+func (c *call) answer(asked time.Duration) {
+	for i := range c.groups {
+		for _, e := range c.groups[i].entries {
+			if e.leased {
+				e.lease.answered(e, asked, c.now)
+			}
+		}
+	}
+}
 
 func (c *call) rest() {
 	for i := range c.groups {

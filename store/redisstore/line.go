@@ -47,20 +47,19 @@ type line struct {
 	idle  []*batch // guarded by mu: at rest, for the next charges
 }
 
-// join puts a charge on its way. The caller looks for its outcome in the place
+// join puts a charge on its way, and the lease that asks along, if there is one. The caller looks for its outcome in the place
 // it gets, and leaves it.
-func (l *line) join(c *tierlimit.Charge, deadline time.Time) place {
-	hash := hashOf(c.Subject)
+func (l *line) join(c *tierlimit.Charge, hash uint64, lease *lease, deadline time.Time) place {
 	l.mu.Lock()
 	var b *batch
 	var p place
 	if n := len(l.queue); n > 0 {
 		b = l.queue[n-1]
-		p = b.add(c, hash, deadline)
+		p = b.add(c, hash, lease, deadline)
 	}
 	if p.batch == nil { // none gathers, or it is full
 		b = l.gather(deadline)
-		p = b.add(c, hash, deadline)
+		p = b.add(c, hash, lease, deadline)
 	}
 	first, crowd := l.calls == 0, l.crowd
 	leave := first || l.calls < maxCalls && l.queue[0].deep()

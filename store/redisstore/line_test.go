@@ -22,7 +22,7 @@ func TestACallerWithLittleTimeDoesNotCutOthersOff(t *testing.T) {
 	soon, late := time.Now().Add(time.Millisecond), time.Now().Add(time.Minute)
 	l.mu.Lock()
 	b := l.gather(soon)
-	hasty, patient := b.add(chargeOf("a"), hashOf("a"), soon), b.add(chargeOf("b"), hashOf("b"), late)
+	hasty, patient := b.add(chargeOf("a"), hashOf("a"), nil, soon), b.add(chargeOf("b"), hashOf("b"), nil, late)
 	l.calls = 1
 	l.mu.Unlock()
 	l.lead(soon)
@@ -52,10 +52,10 @@ func TestAPanicInTheClientHoldsNobodyUp(t *testing.T) {
 				t.Error("no panic")
 			}
 		}()
-		l.join(chargeOf("a"), time.Now().Add(time.Minute))
+		l.join(chargeOf("a"), hashOf("a"), nil, time.Now().Add(time.Minute))
 	}()
 	fail = false
-	p := l.join(chargeOf("a"), time.Now().Add(time.Minute))
+	p := l.join(chargeOf("a"), hashOf("a"), nil, time.Now().Add(time.Minute))
 	if err := l.await(&p, time.Now().Add(time.Minute)); err != nil {
 		t.Error(err)
 	}

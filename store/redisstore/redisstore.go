@@ -1,7 +1,8 @@
 // Package redisstore counts charges in Redis, shared by all replicas.
 //
 // A decision is one script on one key; those that come together travel in one
-// call, and those of one subject as one. The package is for a single Redis
+// call, and those of one subject as one. Limits marked Lease are served by each
+// process from a share of its own. The package is for a single Redis
 // server, 6.2 or newer, dedicated to counters and set to noeviction: an evicted
 // key is a fresh quota. It is not a general cache client.
 package redisstore
@@ -24,6 +25,7 @@ type Store struct {
 	client  *redis.Client
 	timeout time.Duration // of a call
 	line    line
+	leases  leases
 }
 
 // New returns a Store on client, which must honour deadlines: a client made
@@ -41,6 +43,7 @@ func New(client *redis.Client) (*Store, error) {
 	}
 	s := &Store{client: client, timeout: client.Options().ReadTimeout}
 	s.line.send, s.line.timeout = s.sendBatch, s.timeout
+	s.leases.began, s.leases.giveBack = time.Now(), s.giveBack
 	return s, nil
 }
 
@@ -64,7 +67,18 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 	if !ok {
 		deadline = time.Now().Add(s.timeout)
 	}
-	p := s.line.join(&c, deadline)
+	hash := hashOf(c.Subject)
+	var l *lease
+	if leasable(&c) {
+		var o tierlimit.Outcome
+		if l = s.leases.take(&c, hash, &o); o.Allowed {
+			return o, nil
+		}
+		if l == nil {
+			l = s.leases.add(&c, hash)
+		}
+	}
+	p := s.line.join(&c, hash, l, deadline)
 	defer s.line.leave(p.batch)
 	if err := s.line.await(&p, deadline); err != nil {
 		return tierlimit.Outcome{}, unanswered(&c, err, context.DeadlineExceeded)
@@ -76,6 +90,15 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 	return o, nil
 }
 
+// TakeNow implements tierlimit.Immediate: it serves leased limits from the share
+// that this process holds.
+func (s *Store) TakeNow(c tierlimit.Charge) (o tierlimit.Outcome, ok bool) {
+	if leasable(&c) {
+		s.leases.take(&c, hashOf(c.Subject), &o)
+	}
+	return o, o.Allowed
+}
+
 func unanswered(c *tierlimit.Charge, what, cause error) error {
 	return fmt.Errorf("take on %s, %w: %w: %w", Key(c.Subject), what, tierlimit.ErrStoreUnavailable, cause)
 }
@@ -83,9 +106,11 @@ func unanswered(c *tierlimit.Charge, what, cause error) error {
 // sendBatch makes the call for a batch and fills in what came of each entry.
 func (s *Store) sendBatch(ctx context.Context, b *batch) {
 	c := &b.call
-	if !c.prepare(b) {
+	asked := s.leases.now()
+	if !c.prepare(b, asked) {
 		return // everybody has given up
 	}
+	defer c.answer(asked)
 	reply, err := s.charge(ctx, c.command(b.again))
 	if err == nil {
 		err = c.read(reply)
@@ -120,6 +145,8 @@ func (onceInts) NoRetry() bool { return true }
 
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
+	// A share of what is forgotten is not served on.
+	_ = s.giveBack(ctx, s.leases.of(subject))
 	args := make([]any, len(limits))
 	for i, name := range limits {
 		args[i] = name

@@ -119,9 +119,9 @@ func queueTier(batch *pgx.Batch, t tiers.Tier) {
 	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
 		l := t.Limits[name]
 		batch.Queue(`
-			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive)
-			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7)`,
-			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive)
+			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, lease)
+			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8)`,
+			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Lease)
 	}
 }
 
@@ -167,6 +167,7 @@ type limitRow struct {
 	WindowMS *int64 `db:"window_ms"`
 	Period   *string
 	Adaptive bool
+	Lease    bool
 }
 
 // selectTiers reads the tier key, or all when key is empty.
@@ -179,7 +180,7 @@ func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, erro
 		return nil, fmt.Errorf("read tiers: %w", err)
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT tier, name, scope, max, window_ms, period, adaptive FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
+		SELECT tier, name, scope, max, window_ms, period, adaptive, lease FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
 	limitRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
 	if err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
@@ -210,7 +211,7 @@ func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 }
 
 func (r limitRow) limit() tiers.Limit {
-	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive}
+	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Lease: r.Lease}
 	if r.Max != nil {
 		l.Max = *r.Max
 	}
