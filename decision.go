@@ -17,6 +17,8 @@ type Decision struct {
 	Multiplier float64       // how far load scaled the adaptive limits: 0 < m <= 1
 	Degraded   bool          // not charged in the shared store, or not on a tier known for sure
 	Source     Source
+	Cost       int64         // what was charged, or would have been
+	Nonce      uint64        // tells a charge from every other; 0 if nothing was charged that Refund could give back
 	Windows    []WindowState // by limit name; empty when nothing could be counted; shared, not to be changed
 }
 
@@ -27,9 +29,15 @@ type WindowState struct {
 	EffectiveMax int64 // as load left it, or Unlimited
 	Used         int64
 	Remaining    int64         // never negative, or Unlimited
-	Reset        time.Duration // until the window ends; 0 when a fixed window has not begun
+	Reset        time.Duration // until nothing counts any more; 0 when a fixed window has not begun
 	Window       Window
 	From         string // what set the limit
+	Shadow       bool   // it counts and never denies
+	Algorithm    Algorithm
+
+	end      int64 // see Count
+	previous int64
+	turn     time.Duration
 }
 
 // A Reason says why a decision came out as it did.
@@ -42,6 +50,9 @@ const (
 	LoadScaled   Reason = "load"           // only a max scaled down by load would be passed
 	CostTooLarge Reason = "cost_too_large" // the charge is above a limit's max: waiting cannot help
 	StoreDown    Reason = "store_down"     // the failure policy answered
+	Suspended    Reason = "suspended"      // the subject is
+	Blocked      Reason = "blocked"        // the subject is, for a while
+	Shadowed     Reason = "shadow"         // allowed; a limit in shadow mode would have denied
 )
 
 // A Source says where a decision was made.
@@ -62,7 +73,7 @@ const (
 func (d *Decision) judge(t *terms, counts []Count, cost int64, charged bool) {
 	d.Windows = make([]WindowState, len(t.limits))
 	for i := range t.limits {
-		limit, ceiling := &t.limits[i], t.ceilings[i].Max
+		limit, ceiling := &t.limits[i], t.effective[i]
 		d.Windows[i] = WindowState{
 			Limit:        limit.Name,
 			Max:          limit.Max,
@@ -72,6 +83,11 @@ func (d *Decision) judge(t *terms, counts []Count, cost int64, charged bool) {
 			Reset:        counts[i].Reset,
 			Window:       limit.Window,
 			From:         limit.From,
+			Shadow:       limit.Shadow,
+			Algorithm:    limit.Algorithm,
+			end:          counts[i].End,
+			previous:     counts[i].Previous,
+			turn:         counts[i].Turn,
 		}
 	}
 	if !charged {
@@ -81,6 +97,15 @@ func (d *Decision) judge(t *terms, counts []Count, cost int64, charged bool) {
 		}
 	}
 	d.allow()
+	if charged {
+		cost = 0 // it is in the counts
+	}
+	for i := range d.Windows {
+		if w := &d.Windows[i]; w.Shadow && w.exceeded(cost) != OK {
+			d.Reason, d.Limit = Shadowed, w.Limit
+			return
+		}
+	}
 }
 
 func (d *Decision) allow() {
@@ -88,7 +113,7 @@ func (d *Decision) allow() {
 	var binding *WindowState
 	for i := range d.Windows {
 		w := &d.Windows[i]
-		if w.EffectiveMax != Unlimited && (binding == nil || w.Remaining < binding.Remaining) {
+		if w.EffectiveMax != Unlimited && !w.Shadow && (binding == nil || w.Remaining < binding.Remaining) {
 			binding = w
 		}
 	}
@@ -104,7 +129,7 @@ func (d *Decision) deny(w *WindowState, reason Reason) {
 	case w.Reset == 0:
 		d.RetryAfter = loadRetry
 	default:
-		d.RetryAfter = w.Reset
+		d.RetryAfter = w.frees(d.Cost)
 	}
 }
 
@@ -129,7 +154,7 @@ func (d *Decision) worst(cost int64) (worst *WindowState, reason Reason) {
 		if r == OK {
 			continue
 		}
-		if worst == nil || r.severity() > reason.severity() || r == reason && w.Reset > worst.Reset {
+		if worst == nil || r.severity() > reason.severity() || r == reason && w.frees(cost) > worst.frees(cost) {
 			worst, reason = w, r
 		}
 	}
@@ -138,6 +163,13 @@ func (d *Decision) worst(cost int64) (worst *WindowState, reason Reason) {
 
 // refusal says why a charge of cost does not fit w, OK if it does.
 func (w *WindowState) refusal(cost int64) Reason {
+	if w.Shadow {
+		return OK
+	}
+	return w.exceeded(cost)
+}
+
+func (w *WindowState) exceeded(cost int64) Reason {
 	switch {
 	case w.EffectiveMax == Unlimited || w.Used+cost <= w.EffectiveMax:
 		return OK
@@ -148,6 +180,31 @@ func (w *WindowState) refusal(cost int64) Reason {
 	default:
 		return LoadScaled
 	}
+}
+
+// frees returns how long until a charge of cost fits into w, which it does not.
+// A fixed window frees all at its end. A sliding one frees the charges of the
+// window before bit by bit, and after its turn those of this one. What does not
+// even fit then is freed by falling load only, and w is empty after Reset.
+func (w *WindowState) frees(cost int64) time.Duration {
+	if w.Algorithm != Sliding || w.turn == 0 {
+		return w.Reset
+	}
+	current := w.Used - Weighted(w.previous, w.turn, w.Window.Length)
+	if room := w.EffectiveMax - cost - current; room >= 0 {
+		return w.turn - within(w.previous, room, w.turn, w.Window.Length)
+	}
+	return min(w.turn+w.Window.Length-within(current, max(w.EffectiveMax-cost, 0), w.Window.Length, w.Window.Length), w.Reset)
+}
+
+// within returns the longest time before its turn, and at most turn, at which no
+// more than room counts of a sliding window's previous charges.
+func within(previous, room int64, turn, length time.Duration) time.Duration {
+	d := time.Duration(float64(length.Milliseconds())*float64(room)/float64(max(previous, 1))) * time.Millisecond
+	for d = min(d, turn); Weighted(previous, d, length) > room; {
+		d -= time.Millisecond
+	}
+	return d
 }
 
 func (r Reason) severity() int {

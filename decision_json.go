@@ -22,6 +22,7 @@ type decisionJSON struct {
 	Multiplier   float64       `json:"multiplier"`
 	Degraded     bool          `json:"degraded"`
 	Source       Source        `json:"source"`
+	ID           string        `json:"id"`
 	Windows      []WindowState `json:"windows"`
 }
 
@@ -43,6 +44,9 @@ type windowStateJSON struct {
 	ResetMS      int64  `json:"reset_ms"`
 	Window       string `json:"window"`
 	From         string `json:"from"`
+	Shadow       bool   `json:"shadow"`
+
+	Algorithm Algorithm `json:"algorithm"`
 }
 
 // MarshalJSON writes d with retry_after_ms, left out when there is nothing to
@@ -64,6 +68,9 @@ func (d *Decision) AppendJSON(b []byte) []byte {
 	b = strconv.AppendFloat(append(b, `,"multiplier":`...), d.Multiplier, 'f', -1, 64)
 	b = strconv.AppendBool(append(b, `,"degraded":`...), d.Degraded)
 	b = jsontext.AppendString(append(b, `,"source":`...), string(d.Source))
+	if d.Nonce != 0 {
+		b = append(d.appendID(append(b, `,"id":"`...)), '"')
+	}
 	b = append(b, `,"windows":[`...)
 	for i := range d.Windows {
 		if i > 0 {
@@ -84,6 +91,21 @@ func (d *Decision) UnmarshalJSON(data []byte) error {
 		Allowed: j.Allowed, Reason: j.Reason, Subject: j.Subject, Tier: j.Tier, Scope: j.Scope,
 		Limit: j.Limit, RetryAfter: time.Duration(j.RetryAfterMS) * time.Millisecond, Multiplier: j.Multiplier,
 		Degraded: j.Degraded, Source: j.Source, Windows: j.Windows,
+	}
+	if j.ID == "" {
+		return nil
+	}
+	r, err := parseID(j.ID)
+	if err != nil {
+		return err
+	}
+	d.Nonce, d.Cost = r.Nonce, r.Cost
+	for i := range d.Windows {
+		for _, w := range r.Windows {
+			if w.Limit == d.Windows[i].Limit {
+				d.Windows[i].end = w.End
+			}
+		}
 	}
 	return nil
 }
@@ -111,6 +133,12 @@ func (w *WindowState) appendJSON(b []byte) []byte {
 	b = strconv.AppendInt(append(b, `,"reset_ms":`...), w.Reset.Milliseconds(), 10)
 	b = jsontext.AppendString(append(b, `,"window":`...), w.Window.String())
 	b = jsontext.AppendString(append(b, `,"from":`...), w.From)
+	if w.Shadow {
+		b = append(b, `,"shadow":true`...)
+	}
+	if w.Algorithm == Sliding {
+		b = append(b, `,"algorithm":"sliding"`...)
+	}
 	return append(b, '}')
 }
 
@@ -135,7 +163,7 @@ func (w *WindowState) UnmarshalJSON(data []byte) error {
 	*w = WindowState{
 		Limit: j.Limit, Max: unlimitedNull(j.Max), EffectiveMax: unlimitedNull(j.EffectiveMax),
 		Used: j.Used, Remaining: unlimitedNull(j.Remaining), Reset: time.Duration(j.ResetMS) * time.Millisecond,
-		Window: window, From: j.From,
+		Window: window, From: j.From, Shadow: j.Shadow, Algorithm: j.Algorithm,
 	}
 	return nil
 }

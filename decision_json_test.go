@@ -2,7 +2,6 @@ package tierlimit_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"testing"
 	"time"
 
@@ -26,7 +25,7 @@ func TestDecisionJSON(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	var back tierlimit.Decision
-	if err := json.Unmarshal(got, &back); err != nil || fmt.Sprint(back) != fmt.Sprint(d) {
+	if err := json.Unmarshal(got, &back); err != nil || string(back.AppendJSON(nil)) != want {
 		t.Errorf("back %+v, %v\nwas  %+v", back, err, d)
 	}
 }

@@ -2,6 +2,7 @@ package tierlimit
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,9 +35,8 @@ const ways = 4
 type denial struct {
 	subject string
 	terms   *terms
-	used    []int64
-	ends    []time.Duration // on the table's clock; 0 for a window that had not begun
-	expires time.Duration   // on the table's clock
+	counted []Count       // as they came, but Reset and Turn on the table's clock, and Used without what is weighted
+	expires time.Duration // on the table's clock
 	shown   atomic.Pointer[shown]
 }
 
@@ -112,15 +112,21 @@ func (d *denial) counts(t *terms, now time.Duration) []Count {
 	if t != d.terms && !sameWindows(t.ceilings, d.terms.ceilings) {
 		return nil
 	}
-	counts := make([]Count, len(d.used))
+	counts := make([]Count, len(d.counted))
 	for i := range counts {
-		counts[i].Used = d.used[i]
-		if d.ends[i] == 0 {
-			continue
+		c := d.counted[i]
+		if c.Reset > 0 {
+			if c.Reset -= now; c.Reset <= 0 {
+				return nil
+			}
 		}
-		if counts[i].Reset = d.ends[i] - now; counts[i].Reset <= 0 {
-			return nil
+		if c.Turn > 0 {
+			if c.Turn -= now; c.Turn <= 0 {
+				return nil
+			}
+			c.Used += Weighted(c.Previous, c.Turn, t.ceilings[i].Window.Length)
 		}
+		counts[i] = c
 	}
 	return counts
 }
@@ -130,7 +136,7 @@ func sameWindows(a, b []Ceiling) bool {
 		return false
 	}
 	for i := range a {
-		if a[i].Name != b[i].Name || a[i].Window != b[i].Window {
+		if a[i].Name != b[i].Name || a[i].Window != b[i].Window || a[i].Sliding != b[i].Sliding {
 			return false
 		}
 	}
@@ -170,12 +176,16 @@ func (t *denials) remember(q *question, o Outcome, when asking) {
 	})
 	d := &denial{
 		subject: q.Subject, terms: q.terms, expires: asked + o.StandsFor,
-		used: make([]int64, len(o.Counts)), ends: make([]time.Duration, len(o.Counts)),
+		counted: slices.Clone(o.Counts),
 	}
-	for i, c := range o.Counts {
-		d.used[i] = c.Used
+	for i := range d.counted {
+		c := &d.counted[i]
 		if c.Reset > 0 {
-			d.ends[i] = (asked + c.Reset).Truncate(time.Millisecond)
+			c.Reset = (asked + c.Reset).Truncate(time.Millisecond)
+		}
+		if c.Turn > 0 {
+			c.Used -= Weighted(c.Previous, c.Turn, q.terms.ceilings[i].Window.Length) // it falls with time
+			c.Turn = (asked + c.Turn).Truncate(time.Millisecond)
 		}
 	}
 	places := t.places(q.Subject)

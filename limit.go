@@ -27,13 +27,32 @@ type Limit struct {
 	Scope    string // the part of an API it guards; "" guards everything
 	Max      int64  // 0 to MaxCount, or Unlimited
 	Window   Window
-	Adaptive bool   // scaled by load; windows of at most MaxAdaptiveLength only
-	Lease    bool   // a process may take a share of it to serve alone; see the README for what that trades
-	From     string // what set it: FromTier, FromDefault or FromFallback
+	Adaptive bool // scaled by load; windows of at most MaxAdaptiveLength only
+	Lease    bool // a process may take a share of it to serve alone; see the README for what that trades
+	Shadow   bool // counted and reported, and never denies
+
+	Algorithm Algorithm
+	From      string // what set it: FromTier and so on
 }
+
+// An Algorithm says how charges are counted over a window. The zero Algorithm is
+// Fixed.
+type Algorithm string
+
+// The algorithms.
+const (
+	// Fixed counts from a window's first charge to its end. At most twice the max
+	// is admitted in a stretch as long as a window: before its end and after it.
+	Fixed Algorithm = "fixed"
+	// Sliding adds to a window the charges of the one before, weighted by how much
+	// of it lies in the stretch that ends now. There is no such burst.
+	Sliding Algorithm = "sliding"
+)
 
 // Where a limit in force came from.
 const (
+	FromOverride = "override" // an exception for the subject
+	FromTrial    = "trial"    // the tier the subject tries
 	FromTier     = "tier"     // the subject's own tier
 	FromDefault  = "default"  // the default tier: the subject is not known
 	FromFallback = "fallback" // the default tier: it could not be learned in time whether the subject is known
@@ -54,6 +73,14 @@ func (l Limit) Validate() error {
 	}
 	if err := l.Window.Validate(); err != nil {
 		return err
+	}
+	switch {
+	case l.Algorithm != "" && l.Algorithm != Fixed && l.Algorithm != Sliding:
+		return &FieldError{Field: "algorithm", Value: string(l.Algorithm), Want: "fixed or sliding"}
+	case l.Algorithm == Sliding && l.Window.Period != "":
+		return &FieldError{Field: "algorithm", Value: "sliding", Want: "fixed for a calendar period, here " + l.Window.String()}
+	case l.Algorithm == Sliding && l.Lease:
+		return &FieldError{Field: "lease", Value: "true", Want: "false for a sliding window"}
 	}
 	if l.Adaptive && (l.Window.Period != "" || l.Window.Length > MaxAdaptiveLength) {
 		return &FieldError{Field: "adaptive", Value: "true", Want: "false for windows longer than 1h, here " + l.Window.String()}

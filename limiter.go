@@ -94,6 +94,38 @@ func (l *Limiter) Peek(ctx context.Context, req Request) (Decision, error) {
 	return l.decide(ctx, req, false)
 }
 
+// Refund gives back what a decision charged, once, in those of its windows that
+// still run, and reports whether anything was given back. A decision that charged
+// nothing in the shared store, or was given back before, has nothing to give: that
+// is no error.
+func (l *Limiter) Refund(ctx context.Context, d Decision) (bool, error) {
+	if d.Nonce == 0 {
+		return false, nil
+	}
+	return l.refund(ctx, d.refund())
+}
+
+// RefundID is Refund for a decision's ID. An error is a *FieldError if id is
+// none.
+func (l *Limiter) RefundID(ctx context.Context, id string) (bool, error) {
+	r, err := parseID(id)
+	if err != nil {
+		return false, err
+	}
+	return l.refund(ctx, r)
+}
+
+func (l *Limiter) refund(ctx context.Context, r Refund) (bool, error) {
+	b := newBudget(ctx, time.Now(), l.budget)
+	defer b.end()
+	refunded, err := l.store.Refund(b, r)
+	l.denials.forget(r.Subject)
+	if err != nil {
+		return false, fmt.Errorf("refund subject %q: %w", r.Subject, err)
+	}
+	return refunded, nil
+}
+
 // Usage is where a subject stands in every limit of its plan, whatever scope.
 type Usage struct {
 	Subject    string
@@ -167,7 +199,7 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge bool) (Decisio
 	if l.held != nil {
 		q.plan, held = l.held(req.Subject)
 	}
-	if held {
+	if held && q.plan.Refusal == "" {
 		q.terms = l.terms(q.plan, req.Scope)
 		if charge {
 			if d := l.denials.again(&q); d != nil {
@@ -206,7 +238,14 @@ func (l *Limiter) ask(ctx context.Context, q *question, charge bool) (Decision, 
 			q.plan, q.terms = &Plan{OnStoreError: Closed}, noTerms
 			return q.fail(Closed), err
 		}
-		q.plan, q.terms = plan, l.terms(plan, q.Scope)
+		q.plan = plan
+	}
+	if q.plan.Refusal != "" {
+		q.terms = noTerms
+		return q.refused(), nil
+	}
+	if q.terms == nil {
+		q.terms = l.terms(q.plan, q.Scope)
 	}
 	if len(q.terms.limits) == 0 {
 		return q.answer(Outcome{Allowed: true, Source: SourcePolicy}, charge), nil
@@ -275,7 +314,7 @@ func (l *Limiter) countLocally(q *question, charge bool, cause error) (Decision,
 	for i := range d.Windows {
 		d.Windows[i].Max = q.terms.limits[i].Max // the plan's, whatever this process may give of it
 	}
-	d.Degraded = true
+	d.Degraded, d.Nonce = true, 0
 	return d, cause
 }
 

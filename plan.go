@@ -1,6 +1,9 @@
 package tierlimit
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // A Plan is what holds for one subject now: the limits of its tier and what
 // happens when they cannot be counted. A Plan is shared and read-only; a
@@ -11,6 +14,9 @@ type Plan struct {
 	Limits       []Limit // ascending by name, names unique
 	OnStoreError Policy
 	Fallback     bool // the subject's tier could not be learned in time
+
+	Refusal      Reason    // Suspended or Blocked: every request is denied, and none counted
+	RefusedUntil time.Time // when that ends by itself; zero: not
 
 	terms termsCache
 }

@@ -22,6 +22,9 @@ func (q *question) answer(o Outcome, charge bool) Decision {
 	d := q.decision(o.Source)
 	d.Degraded = q.plan.Fallback
 	d.judge(q.terms, o.Counts, q.Cost, charge && o.Allowed)
+	if charge && o.Allowed && o.Source != SourcePolicy {
+		d.Nonce = newNonce()
+	}
 	if charge && !o.Allowed {
 		d.refuse() // what the store did not charge is not allowed
 	}
@@ -44,9 +47,19 @@ func (q *question) fail(policy Policy) Decision {
 	return d
 }
 
+// refused answers for a subject that is denied whatever it has used.
+func (q *question) refused() Decision {
+	d := q.decision(SourcePolicy)
+	d.Reason = q.plan.Refusal
+	if until := q.plan.RefusedUntil; !until.IsZero() {
+		d.RetryAfter = max(time.Until(until), time.Millisecond)
+	}
+	return d
+}
+
 func (q *question) decision(source Source) Decision {
 	return Decision{
 		Subject: q.Subject, Tier: q.plan.Tier, Scope: q.Scope,
-		Multiplier: q.terms.multiplier, Source: source,
+		Multiplier: q.terms.multiplier, Source: source, Cost: q.Cost,
 	}
 }

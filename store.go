@@ -2,6 +2,7 @@ package tierlimit
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"time"
 )
@@ -18,6 +19,9 @@ type Store interface {
 	// Reset forgets what the subject used of the named limits, or of all when
 	// none is named.
 	Reset(ctx context.Context, subject string, limits ...string) error
+	// Refund takes a charge off those of its windows that still run, once for each
+	// nonce. It reports whether it took anything off.
+	Refund(ctx context.Context, r Refund) (refunded bool, err error)
 }
 
 // An Immediate is a Store that can answer some charges at once, from what it has
@@ -44,6 +48,15 @@ type Ceiling struct {
 	Max    int64 // 0 to MaxCount, or Unlimited
 	Window Window
 	Lease  bool // a Store that others share may take a part of it to serve alone
+
+	Sliding bool // counts the window before too, by [Weighted]; of fixed length, and not leased
+}
+
+func (c *Ceiling) algorithm() Algorithm {
+	if c.Sliding {
+		return Sliding
+	}
+	return Fixed
 }
 
 // An Outcome is a Store's answer to a Charge.
@@ -60,7 +73,25 @@ type Outcome struct {
 // charge was not made.
 type Count struct {
 	Used  int64
-	Reset time.Duration // until the window ends, to the millisecond; 0 when a fixed window has not begun
+	Reset time.Duration // until nothing of it is left, to the millisecond; 0 when a fixed window has not begun
+	End   int64         // when that is, on the store's clock: milliseconds since the epoch; 0 when it has not begun
+
+	// Of a sliding window: Used is Weighted(Previous, Turn, Length) and what was
+	// used since it last turned.
+	Previous int64         // used of the window before
+	Turn     time.Duration // until it turns: what was used is then of the window before; 0 when it has not begun
+}
+
+// Weighted is what counts of a sliding window's previous charges while it turns
+// in a while: the part of them that lies within the last length, rounded up. It
+// is the approximation by two counters that is usual; see for instance
+// https://blog.cloudflare.com/counting-things-a-lot-of-different-things/.
+func Weighted(previous int64, turn, length time.Duration) int64 {
+	if turn <= 0 || previous <= 0 {
+		return 0
+	}
+	part := float64(turn.Milliseconds()) / float64(length.Milliseconds())
+	return int64(math.Ceil(float64(previous) * min(part, 1)))
 }
 
 // Room returns a count for each ceiling, for a Store to fill in: those of
@@ -87,7 +118,7 @@ func (c *Charge) Validate() error {
 	previous := ""
 	for i := range c.Ceilings {
 		ceiling := &c.Ceilings[i]
-		limit := Limit{Name: ceiling.Name, Max: ceiling.Max, Window: ceiling.Window}
+		limit := Limit{Name: ceiling.Name, Max: ceiling.Max, Window: ceiling.Window, Lease: ceiling.Lease, Algorithm: ceiling.algorithm()}
 		if err := limit.Validate(); err != nil {
 			return err
 		}

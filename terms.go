@@ -8,7 +8,8 @@ type terms struct {
 	scope      string
 	multiplier float64
 	limits     []Limit
-	ceilings   []Ceiling // one for each limit
+	ceilings   []Ceiling // one for each limit: what a store holds it to
+	effective  []int64   // one for each limit: its max under load
 	adaptive   bool      // whether load changes any of them
 }
 
@@ -55,10 +56,20 @@ func (c *termsCache) find(scope string, multiplier float64) *terms {
 }
 
 func newTerms(limits []Limit, scope string, multiplier float64) *terms {
-	t := &terms{scope: scope, multiplier: multiplier, limits: limits, ceilings: make([]Ceiling, len(limits))}
+	t := &terms{
+		scope: scope, multiplier: multiplier, limits: limits,
+		ceilings: make([]Ceiling, len(limits)), effective: make([]int64, len(limits)),
+	}
 	for i := range limits {
 		t.adaptive = t.adaptive || limits[i].Adaptive
-		t.ceilings[i] = Ceiling{Name: limits[i].Name, Max: limits[i].scaled(multiplier), Window: limits[i].Window, Lease: limits[i].Lease}
+		t.effective[i] = limits[i].scaled(multiplier)
+		t.ceilings[i] = Ceiling{
+			Name: limits[i].Name, Max: t.effective[i], Window: limits[i].Window, Lease: limits[i].Lease,
+			Sliding: limits[i].Algorithm == Sliding,
+		}
+		if limits[i].Shadow {
+			t.ceilings[i].Max = Unlimited
+		}
 	}
 	return t
 }

@@ -154,6 +154,22 @@ func TestTakeAndPeek(t *testing.T) {
 	s.ask(s.public, "GET", "/v1/usage/acct_42", "").want(200, `"used":5`, `"limit":"per_day"`)
 }
 
+func TestARefundGivesBackOnce(t *testing.T) {
+	s := newSite(t, 0)
+	var taken struct{ ID string }
+	if err := json.Unmarshal(s.take(`{"subject":"acct_42","cost":5}`).body, &taken); err != nil || taken.ID == "" {
+		t.Fatalf("%+v, %v", taken, err)
+	}
+	body := `{"id":"` + taken.ID + `"}`
+	s.ask(s.public, "POST", "/v1/refund", body).want(200, `{"refunded":true}`)
+	s.ask(s.public, "POST", "/v1/refund", body).want(200, `{"refunded":false}`)
+	if d := s.take(`{"subject":"acct_42","cost":5}`).decision(); !d.Allowed {
+		t.Errorf("after the refund: %+v", d)
+	}
+	s.ask(s.public, "POST", "/v1/refund", `{"id":"nonsense"}`).want(400, `"id"`, "the id of a decision")
+	s.ask(s.public, "POST", "/v1/refund", body, "Authorization", "").want(401)
+}
+
 func TestBadInputIsNamedAndChargesNothing(t *testing.T) {
 	s := newSite(t, 0)
 	long := strings.Repeat("x", 10_000)

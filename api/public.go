@@ -42,6 +42,7 @@ func Public(cfg Config) (http.Handler, error) {
 		}
 		r.Post("/v1/take", d.take)
 		r.Post("/v1/peek", d.peek)
+		r.Post("/v1/refund", d.refund)
 		r.Get("/v1/usage/{subject}", d.usage)
 	})
 	if cfg.Demo {
@@ -114,6 +115,31 @@ func (d *decisions) decide(w http.ResponseWriter, r *http.Request, ask func(cont
 	}
 	httplimit.SetHeaders(w.Header(), &decision, httplimit.NoLegacy)
 	respondDecision(w, &decision)
+}
+
+type refundBody struct {
+	ID string `json:"id"`
+}
+
+type refundAnswer struct {
+	Refunded bool `json:"refunded"`
+}
+
+// refund answers whether anything was given back: a second time, or once the
+// windows have rolled, nothing is.
+func (d *decisions) refund(w http.ResponseWriter, r *http.Request) {
+	var body refundBody
+	err := decode(w, r, &body)
+	if err != nil {
+		fail(w, r, d.log, err)
+		return
+	}
+	var answer refundAnswer
+	if answer.Refunded, err = d.lim.RefundID(r.Context(), body.ID); err != nil {
+		fail(w, r, d.log, err)
+		return
+	}
+	respond(w, http.StatusOK, answer)
 }
 
 func (d *decisions) usage(w http.ResponseWriter, r *http.Request) {

@@ -26,13 +26,13 @@ func (l LegacyHeaders) valid() bool { return l == NoLegacy || l == LegacyEpoch |
 // never too early) for a denial that waiting can lift, and the legacy fields.
 //
 // The quota is the one in force, scaled by load. Unlimited windows and months,
-// whose length varies, have no number to send: the first are left out, the
-// second go without w.
+// whose length varies, have no number to send: the first are left out, as are
+// limits in shadow mode, which hold nobody; the second go without w.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
 	var policy, limit []byte
 	for i := range d.Windows {
 		w := &d.Windows[i]
-		if w.EffectiveMax == tierlimit.Unlimited {
+		if w.EffectiveMax == tierlimit.Unlimited || w.Shadow {
 			continue
 		}
 		policy, limit = appendPolicy(policy, w), appendLimit(limit, w)

@@ -111,14 +111,19 @@ func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, err
 	return d, err
 }
 
-// Deny answers a denied request: 429, or 503 when it was not the customer's use
-// that denied it. SetHeaders comes first.
+// Deny answers a denied request: 429; 503 when it was not the customer's use that
+// denied it; 403 when the customer is suspended. SetHeaders comes first.
 func Deny(w http.ResponseWriter, d *tierlimit.Decision) {
 	p := problem.Problem{Decision: d}
 	switch d.Reason {
 	case tierlimit.StoreDown:
 		p.Type, p.Status = problem.TemporaryReducedCapacity, http.StatusServiceUnavailable
 		p.Title, p.Detail = "Temporary reduced capacity", "Usage cannot be counted at the moment."
+	case tierlimit.Suspended:
+		p.Status, p.Detail = http.StatusForbidden, "The account is suspended."
+	case tierlimit.Blocked:
+		p.Type, p.Status = problem.AbnormalUsage, http.StatusTooManyRequests
+		p.Title, p.Detail = "Abnormal usage detected", "The account is blocked for a while."
 	case tierlimit.CostTooLarge:
 		p.Detail = "The request costs more than the plan ever allows at once; waiting does not help."
 	case tierlimit.LoadScaled:

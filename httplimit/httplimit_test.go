@@ -137,6 +137,7 @@ func TestMonthsAndUnlimitedWindowsSendOnlyWhatIsTrue(t *testing.T) {
 		{Limit: "burst", EffectiveMax: 3, Remaining: 2, Reset: 100 * time.Millisecond, Window: tierlimit.Window{Length: 250 * time.Millisecond}},
 		{Limit: "ever", EffectiveMax: tierlimit.Unlimited, Remaining: tierlimit.Unlimited, Window: tierlimit.Window{Length: time.Hour}},
 		{Limit: "per_month", EffectiveMax: 10, Remaining: 10, Reset: time.Hour, Window: tierlimit.Window{Period: tierlimit.Month}},
+		{Limit: "trial_of_a_limit", EffectiveMax: 5, Window: tierlimit.Window{Length: time.Minute}, Shadow: true},
 		{Limit: "unbegun", EffectiveMax: 5, Remaining: 5, Window: tierlimit.Window{Length: time.Minute}},
 	}}
 	h := http.Header{}
@@ -276,6 +277,28 @@ func TestThePolicyAnswersWhileTheStoreIsGone(t *testing.T) {
 	if w := serve(t, closed, httplimit.Config{})(get()); w.Code != 503 || w.Header().Get("Retry-After") != "1" {
 		t.Errorf("closed: %d %v", w.Code, w.Header())
 	}
+}
+
+func TestARefusedSubjectIsToldSo(t *testing.T) {
+	suspended := refusing{tierlimit.Decision{Reason: tierlimit.Suspended}}
+	if w := serve(t, suspended, httplimit.Config{})(get()); w.Code != 403 || w.Header().Get("Retry-After") != "" {
+		t.Errorf("suspended: %d %v", w.Code, w.Header())
+	}
+	blocked := refusing{tierlimit.Decision{Reason: tierlimit.Blocked, RetryAfter: 90500 * time.Millisecond}}
+	w := serve(t, blocked, httplimit.Config{})(get())
+	if w.Code != 429 || w.Header().Get("Retry-After") != "91" || !strings.Contains(w.Body.String(), "#abnormal-usage-detected") {
+		t.Errorf("blocked: %d %v %s", w.Code, w.Header(), w.Body)
+	}
+}
+
+type refusing struct{ d tierlimit.Decision }
+
+func (r refusing) Take(context.Context, tierlimit.Request) (tierlimit.Decision, error) {
+	return r.d, nil
+}
+
+func (r refusing) Peek(context.Context, tierlimit.Request) (tierlimit.Decision, error) {
+	return r.d, nil
 }
 
 func TestARequestsBodyIsNeverRead(t *testing.T) {

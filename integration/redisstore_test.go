@@ -55,10 +55,21 @@ func TestLuaCalendar(t *testing.T) {
 	client := newClient(t, redisServer.URL, testBudget)
 	script := redis.NewScript(scripts.Time + `
 		local ends = {}
-		for i = 2, #ARGV do ends[i - 1] = string.format('%.0f', period_end(tonumber(ARGV[1]), tonumber(ARGV[i]))) end
+		for i = 3, #ARGV do ends[i - 2] = string.format('%.0f', period_end(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[i]))) end
 		return ends`)
-	for i, window := range []tierlimit.Window{{Period: tierlimit.Day}, {Period: tierlimit.Week}, {Period: tierlimit.Month}} {
-		number := i + 1 // as scripts/time.lua has them
+	anchors := []int64{0}
+	for _, anchor := range []string{
+		"2024-02-29T00:00:00Z", "2025-01-31T17:03:04.005Z", "2026-03-30T23:59:59.999Z", "1971-12-01T00:00:00Z", "2090-06-15T12:00:00Z",
+	} {
+		at, err := time.Parse(time.RFC3339, anchor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		anchors = append(anchors, at.UnixMilli())
+	}
+	for i := range 3 * len(anchors) {
+		number := i%3 + 1 // as scripts/time.lua has them
+		window := tierlimit.Window{Period: []tierlimit.Period{tierlimit.Day, tierlimit.Week, tierlimit.Month}[i%3], Anchor: anchors[i/3]}
 		var instants []any
 		for year := 1999; year < 2402; year++ {
 			for _, edge := range []time.Time{
@@ -72,14 +83,14 @@ func TestLuaCalendar(t *testing.T) {
 		for range 3000 {
 			instants = append(instants, rand.Int64N(13_600_000_000_000))
 		}
-		got, err := script.Run(t.Context(), client, nil, append([]any{number}, instants...)...).StringSlice()
+		got, err := script.Run(t.Context(), client, nil, append([]any{number, window.Anchor}, instants...)...).StringSlice()
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, instant := range instants {
 			at := time.UnixMilli(instant.(int64)).UTC()
 			if want := fmt.Sprint(window.End(at).UnixMilli()); got[i] != want {
-				t.Fatalf("%s at %s ends at %s in Lua, %s in Go", window, at, got[i], want)
+				t.Fatalf("%+v at %s ends at %s in Lua, %s in Go", window, at, got[i], want)
 			}
 		}
 	}
@@ -242,7 +253,7 @@ func TestScriptsRefuseWhatGoWouldNotSend(t *testing.T) {
 		"a second cost is huge":   good(func(g *frameGroup) { g.m = 2; g.runs = append(g.runs, [2]uint64{1 << 55, 1}) }),
 		"no window":               good(func(g *frameGroup) { g.limits[0][2] = 0 }),
 		"a window of ages":        good(func(g *frameGroup) { g.limits[0][2] = 1 << 47 }),
-		"an unknown period":       good(func(g *frameGroup) { g.limits[0][1] = 4 }),
+		"an unknown period":       good(func(g *frameGroup) { g.limits[0][1] = 5 }),
 		"a period and a length":   good(func(g *frameGroup) { g.limits[0][1] = 9 }),
 		"no limits":               good(func(g *frameGroup) { g.n, g.limits = 0, nil }),
 		"17 limits":               good(func(g *frameGroup) { g.n, g.limits = 17, slices.Repeat(g.limits, 17) }),

@@ -26,7 +26,7 @@ end
 
 local forget, kept = {}, {}
 for i = 1, #ARGV do
-  forget[ARGV[i]] = true
+  forget[ARGV[i]], forget[ARGV[i] .. BEFORE] = true, true
 end
 for i = 1, layout.n do
   local name, stop = layout.names[i], math.min(state[layout.n + i], now + MAX_LENGTH)

@@ -11,8 +11,10 @@
 --            head     2 bytes and so many: the limits' names as value.lua has them
 --          n times, in the order of the names:
 --            max      7 bytes: 0 to 1e15; anything above is unlimited
---            period   1 byte: 0 for a window of a fixed length, else see time.lua
---            length   6 bytes: milliseconds; 0 for a period
+--            period   1 byte: 0 for a window of a fixed length, 4 for a sliding one,
+--                     else see time.lua
+--            length   6 bytes: milliseconds; of a period, when one begins: milliseconds
+--                     since the epoch, 0 for the calendar's
 --          m times, one run after the other:
 --            cost     7 bytes: 0 to 1e15; 0 reads and begins no window
 --            count    7 bytes: how many charges of it, 1 or more
@@ -30,6 +32,8 @@
 --            used     before the first charge; -1 if the window had not begun
 --            reset    milliseconds until the window ends; if it has not begun,
 --                     until it would if it began now
+--          and if any of the group's limits slides, for each of them also:
+--            previous used in the window before; used has its weighted part
 --          or for a key that failed and was not charged: minus the length of an
 --          error's text, then its bytes. It leaves the other keys alone.
 --
@@ -38,6 +42,7 @@
 
 local MAX_COUNT = 1e15
 local MAX_USED = 9007199254740991 -- 2^53 - 1, the last number that is exact
+local SLIDING = 4 -- among the periods
 local PART = 16 -- a share is at most one in so many of what is left
 
 local KEYS, frame = KEYS, ARGV[1]
@@ -57,7 +62,16 @@ while at <= #frame do
     local most, period, length
     most, period, length, at = unpack_value('>I7BI6', frame, at)
     max[i] = most > MAX_COUNT and math.huge or most
-    latest[i] = period == 0 and length >= 1 and length <= MAX_LENGTH and now + length or period_end(period, now)
+    if period == 0 or period == SLIDING then
+      latest[i] = length >= 1 and length <= MAX_LENGTH and now + length
+      if latest[i] and period == SLIDING then
+        latest[i] = latest[i] + length -- the window after it looks at it still
+        group.sliding = group.sliding or {}
+        group.sliding[i] = length
+      end
+    else
+      latest[i] = period_end(period, length, now)
+    end
     if not latest[i] then
       return redis.error_reply('TIERLIMIT limit ' .. i .. ' of "' .. group.head .. '" counts over no window')
     end
@@ -94,8 +108,10 @@ local replies, r = { now }, 1
 local take, fail
 
 local function make_take()
-  -- Of the group's limits, for the key at hand.
+  -- Of the group's limits, for the key at hand. What a sliding window used before
+  -- its last turn is part of used by its weight.
   local used, stops = {}, {}
+  local previous, turns, weights, turned = {}, {}, {}, {}
 
   -- The names of the group's limits, and where each stands in a layout.
   local function names_of(group)
@@ -117,21 +133,32 @@ local function make_take()
       for i = 1, layout.n do
         place[layout.names[i]] = i
       end
-      layout.group, layout.place = group, {}
+      layout.group, layout.place, layout.before = group, {}, {}
       for j = 1, group.n do
         layout.place[j] = place[group.names[j]] or 0
+        layout.before[j] = place[group.names[j] .. BEFORE] or 0
       end
     end
     return layout.place
   end
 
   -- Writes what is running: the windows of the group and those of other limits.
-  local function rewrite(group, key, layout, state)
+  local function rewrite(group, key, layout, state, charged)
     local entries, asked = {}, {}
     for j = 1, group.n do
-      asked[group.names[j]] = true
-      if stops[j] then
-        entries[#entries + 1] = { name = group.names[j], used = used[j], stop = stops[j] }
+      local name = group.names[j]
+      asked[name] = true
+      if turned[j] and not charged then -- as it was: a look turns no window
+        entries[#entries + 1] = { name = name, used = previous[j], stop = turns[j] }
+      elseif stops[j] then
+        entries[#entries + 1] = { name = name, used = used[j] - weights[j], stop = stops[j] }
+      end
+      if group.sliding and group.sliding[j] then
+        name = name .. BEFORE
+        asked[name] = true
+        if stops[j] and previous[j] > 0 and (charged or not turned[j]) then
+          entries[#entries + 1] = { name = name, used = previous[j], stop = turns[j] }
+        end
       end
     end
     if layout then
@@ -141,9 +168,31 @@ local function make_take()
           entries[#entries + 1] = { name = name, used = state[i], stop = stop }
         end
       end
+    end
+    if layout or group.sliding then
       table.sort(entries, function(a, b) return comes_before(a.name, b.name) end)
     end
     return write_value(key, entries, not layout)
+  end
+
+  -- How far a sliding window has come that ends at stop, with used since it last
+  -- turned: if it has turned again since it was written, that is of the window
+  -- before. Returns used and stop.
+  local function slide(group, j, used_since, stop, layout, state)
+    local length = group.sliding[j]
+    turned[j] = stop - length <= now
+    previous[j] = 0
+    if turned[j] then
+      previous[j], used_since, stop = used_since, 0, stop + length
+    else
+      local i = layout.before[j]
+      if i > 0 and state[layout.n + i] == stop - length then -- else it is of a window of another length
+        previous[j] = state[i]
+      end
+    end
+    turns[j] = stop - length
+    weights[j] = math.ceil(previous[j] * math.min((turns[j] - now) / length, 1))
+    return math.min(used_since + weights[j], MAX_USED), stop
   end
 
   -- Looks after a key that was only read: one that never expires would stay for
@@ -204,6 +253,7 @@ local function make_take()
     end
     local n, m, latest = group.n, group.m, group.latest
     local first = r + m + group.leased -- before the counts
+    local width = group.sliding and 3 or 2
     if not names_of(group) then
       return redis.error_reply('TIERLIMIT "' .. group.head .. '" is not ' .. n .. ' names in order')
     end
@@ -221,6 +271,8 @@ local function make_take()
     for j = 1, n do
       local i = layout and place[j] or 0
       local stop = i > 0 and state[layout.n + i] or 0
+      local at = first + width * (j - 1)
+      weights[j], previous[j], turns[j], turned[j] = 0, 0, nil, false
       if stop > now then
         used[j] = math.min(state[i], MAX_USED)
         if group.back > 0 and group.ends[j] == stop then
@@ -229,11 +281,18 @@ local function make_take()
         if stop > latest[j] then -- a window never lasts longer than its limit says now
           stop, changed, steady = latest[j], true, false
         end
+        if group.sliding and group.sliding[j] then
+          used[j], stop = slide(group, j, used[j], stop, layout, state)
+          steady = steady and not turned[j]
+        end
         stops[j] = stop
-        replies[first + 2 * j - 1], replies[first + 2 * j] = used[j], stop - now
+        replies[at + 1], replies[at + 2] = used[j], stop - now
       else
         used[j], stops[j], steady = 0, nil, false
-        replies[first + 2 * j - 1], replies[first + 2 * j] = -1, latest[j] - now
+        replies[at + 1], replies[at + 2] = -1, latest[j] - now
+      end
+      if group.sliding then
+        replies[at + 3] = previous[j]
       end
     end
 
@@ -255,7 +314,7 @@ local function make_take()
     local err
     if (charged or changed) and steady then
       for j = 1, n do
-        state[place[j]] = used[j]
+        state[place[j]] = used[j] - weights[j]
       end
       local reply = ask('SETRANGE', key, layout.size, pack(layout.counts, unpack(state, 1, layout.n)))
       err = type(reply) == 'table' and reply or nil
@@ -265,12 +324,12 @@ local function make_take()
       for j = 1, n do
         stops[j] = stops[j] or charged and latest[j] or nil
       end
-      err = rewrite(group, key, layout, state)
+      err = rewrite(group, key, layout, state, charged)
     else
       err = inspect(key, layout, state)
     end
     if not err then
-      r = first + 2 * n
+      r = first + width * n
     end
     return err
   end
@@ -298,7 +357,7 @@ for g = 1, #groups do
   local group = groups[g]
   local n, max, latest, count, head = group.n, group.max, group.latest, group.count, group.head
   local amount, share, leased = group.cost * count, group.share, group.leased
-  local one_run = group.m == 1 and n <= 4 and amount > 0 and amount <= MAX_COUNT and group.back == 0
+  local one_run = group.m == 1 and n <= 4 and amount > 0 and amount <= MAX_COUNT and group.back == 0 and not group.sliding
   local size = #head
   local length = size + WIDTH * n
   local counts, numbers = counts_format(n), numbers_format(n)

@@ -9,6 +9,10 @@
 --   used  7 bytes, end 6 bytes (milliseconds since the epoch), both unsigned
 --         and big-endian. show.lua prints a key for whoever is on call.
 --
+-- A sliding limit is two: what was used since it last turned, which ends one
+-- length later than it turns next, and under its name and a ~ what was used in the
+-- window before, which ends then.
+--
 -- A window whose end has passed counts for nothing. The key expires with the
 -- last of its windows. Numbers in binary, because turning them into text and
 -- back cost more than all the rest of a charge.
@@ -18,6 +22,7 @@ local pack, unpack_value = struct.pack, struct.unpack
 local ask = redis.pcall -- an error that is raised would end the call for all keys
 
 local WIDTH = 13 -- bytes of a limit's numbers
+local BEFORE = '~' -- behind the name of a sliding limit: the window before
 
 -- How to read and write the numbers of n limits.
 local function counts_format(n)
@@ -43,7 +48,7 @@ end
 -- nil if these are no names.
 local function layout_of(head)
   local names = {}
-  for name in string.gmatch(head, '([%w_-]+)[,:]') do
+  for name in string.gmatch(head, '([%w_~-]+)[,:]') do
     names[#names + 1] = name
   end
   if #names > 0 and table.concat(names, ',') .. ':' == head then

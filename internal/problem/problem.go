@@ -13,6 +13,7 @@ import (
 // about:blank: the status says it all.
 const (
 	QuotaExceeded            = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+	AbnormalUsage            = "https://iana.org/assignments/http-problem-types#abnormal-usage-detected"
 	TemporaryReducedCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
 )
 

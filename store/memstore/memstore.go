@@ -79,10 +79,16 @@ func (s *Store) Take(_ context.Context, c tierlimit.Charge) (tierlimit.Outcome, 
 	if !known {
 		rec = &record{}
 	}
-	outcome := tierlimit.Outcome{Source: tierlimit.SourceMemory}
-	var room [tierlimit.MaxLimits]int64
-	ends := room[:len(c.Ceilings)]
-	outcome.Counts, outcome.Allowed = rec.read(&c, now, ends)
+	outcome := tierlimit.Outcome{Allowed: true, Counts: c.Room(), Source: tierlimit.SourceMemory}
+	var views [tierlimit.MaxLimits]view
+	for i := range c.Ceilings {
+		ceiling := &c.Ceilings[i]
+		views[i] = rec.look(ceiling, now)
+		outcome.Counts[i] = views[i].count(ceiling, now)
+		if ceiling.Max != tierlimit.Unlimited && outcome.Counts[i].Used+c.Cost > ceiling.Max {
+			outcome.Allowed = false
+		}
+	}
 	if !outcome.Allowed || c.Cost == 0 {
 		return outcome, nil
 	}
@@ -91,8 +97,24 @@ func (s *Store) Take(_ context.Context, c tierlimit.Charge) (tierlimit.Outcome, 
 			return tierlimit.Outcome{}, err
 		}
 	}
-	rec.charge(&c, now, ends, outcome.Counts)
+	rec.dropEnded(now.UnixMilli())
+	for i := range c.Ceilings {
+		rec.charge(&c.Ceilings[i], c.Cost, &views[i], now)
+		outcome.Counts[i] = views[i].count(&c.Ceilings[i], now)
+	}
 	return outcome, nil
+}
+
+// Refund implements tierlimit.Store.
+func (s *Store) Refund(_ context.Context, r tierlimit.Refund) (bool, error) {
+	if err := r.Validate(); err != nil {
+		return false, err
+	}
+	sh := s.shard(r.Subject)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	rec, known := sh.records[r.Subject]
+	return known && rec.refund(&r, s.now().UnixMilli()), nil
 }
 
 // Reset implements tierlimit.Store.

@@ -14,77 +14,143 @@ const maxUsed = 1<<53 - 1
 // A record is one subject's windows. A plan has a few, so a slice that is
 // searched beats a map.
 type record struct {
-	windows []window
+	windows  []window
+	refunded []refunded
 }
 
+// A window counts until its end. A sliding one is two: what was used since it
+// last turned, which counts until the turn after the next, and before that what
+// was used in the window before.
 type window struct {
-	limit string
-	used  int64
-	end   int64 // epoch milliseconds
+	limit  string
+	before bool
+	used   int64
+	end    int64 // epoch milliseconds
 }
 
-// read returns the state of each ceiling's window as if c were charged when it
-// fits them all, and as found otherwise. ends receives the windows' ends, 0 for
-// one that is not running.
-func (r *record) read(c *tierlimit.Charge, now time.Time, ends []int64) (counts []tierlimit.Count, fits bool) {
+// A refunded charge is remembered for as long as it could be refunded again.
+type refunded struct {
+	nonce uint64
+	end   int64
+}
+
+// A view is a ceiling's window at one instant.
+type view struct {
+	used     int64 // since it began, or last turned
+	end      int64 // 0: it has not begun
+	previous int64 // of a sliding window: used in the window before
+	turn     int64 // of a sliding window: when it turns
+}
+
+// look returns the window of ceiling at now.
+func (r *record) look(ceiling *tierlimit.Ceiling, now time.Time) view {
 	nowMS := now.UnixMilli()
-	counts = c.Room()
-	fits = true
-	for i := range c.Ceilings {
-		ceiling := &c.Ceilings[i]
-		end := ceiling.Window.End(now).UnixMilli()
-		used, running := int64(0), false
-		if w := r.find(ceiling.Name); w != nil && w.end > nowMS {
-			// A window never lasts longer than its limit says now. A shortened end
-			// is kept, charge or not: else a window that is full would be
-			// shortened anew at every look, and never end.
-			w.end = min(w.end, end)
-			used, running, end = w.used, true, w.end
-		}
-		counts[i] = tierlimit.Count{}
-		if running || ceiling.Window.Period != "" {
-			counts[i].Reset = time.Duration(end-nowMS) * time.Millisecond
-		}
-		if running {
-			ends[i] = end
-		}
-		counts[i].Used = used
-		if ceiling.Max != tierlimit.Unlimited && used+c.Cost > ceiling.Max {
-			fits = false
-		}
+	w := r.find(ceiling.Name, false)
+	if w == nil || w.end <= nowMS {
+		return view{}
 	}
-	return counts, fits
+	// A window never lasts longer than its limit says now. A shortened end is
+	// kept, charge or not: else a window that is full would be shortened anew at
+	// every look, and never end.
+	w.end = min(w.end, latest(ceiling, now))
+	v := view{used: w.used, end: w.end}
+	if !ceiling.Sliding {
+		return v
+	}
+	length := ceiling.Window.Length.Milliseconds()
+	v.turn = v.end - length
+	if v.turn <= nowMS {
+		return view{previous: v.used, turn: v.end, end: v.end + length}
+	}
+	if before := r.find(ceiling.Name, true); before != nil && before.end == v.turn {
+		v.previous = before.used
+	}
+	return v
 }
 
-// charge writes c, which fits, and brings counts up to date.
-func (r *record) charge(c *tierlimit.Charge, now time.Time, ends []int64, counts []tierlimit.Count) {
+// latest is when a window that begins now ends, and with it the one before that
+// a sliding window looks at.
+func latest(ceiling *tierlimit.Ceiling, now time.Time) int64 {
+	end := ceiling.Window.End(now)
+	if ceiling.Sliding {
+		end = end.Add(ceiling.Window.Length)
+	}
+	return end.UnixMilli()
+}
+
+// count is v as a store answers it.
+func (v *view) count(ceiling *tierlimit.Ceiling, now time.Time) tierlimit.Count {
 	nowMS := now.UnixMilli()
-	r.windows = slices.DeleteFunc(r.windows, func(w window) bool { return w.end <= nowMS })
-	for i := range c.Ceilings {
-		ceiling := &c.Ceilings[i]
-		if ends[i] == 0 {
-			ends[i] = ceiling.Window.End(now).UnixMilli()
+	c := tierlimit.Count{Used: v.used, End: v.end}
+	switch {
+	case v.end == 0:
+		if ceiling.Window.Period != "" {
+			c.Reset = time.Duration(latest(ceiling, now)-nowMS) * time.Millisecond
 		}
-		counts[i] = tierlimit.Count{
-			Used:  min(counts[i].Used+c.Cost, maxUsed),
-			Reset: time.Duration(ends[i]-nowMS) * time.Millisecond,
+	case ceiling.Sliding:
+		c.Previous, c.Turn = v.previous, time.Duration(v.turn-nowMS)*time.Millisecond
+		c.Used = min(c.Used+tierlimit.Weighted(c.Previous, c.Turn, ceiling.Window.Length), maxUsed)
+		c.Reset = c.Turn
+		if v.used > 0 {
+			c.Reset = time.Duration(v.end-nowMS) * time.Millisecond
 		}
-		w := r.find(ceiling.Name)
-		if w == nil {
-			r.windows = append(r.windows, window{limit: ceiling.Name})
-			w = &r.windows[len(r.windows)-1]
-		}
-		w.used, w.end = counts[i].Used, ends[i]
+	default:
+		c.Reset = time.Duration(v.end-nowMS) * time.Millisecond
+	}
+	return c
+}
+
+// charge adds cost to a window that was looked at, and keeps it.
+func (r *record) charge(ceiling *tierlimit.Ceiling, cost int64, v *view, now time.Time) {
+	if v.end == 0 {
+		v.end = latest(ceiling, now)
+		v.turn = v.end - ceiling.Window.Length.Milliseconds()
+	}
+	v.used = min(v.used+cost, maxUsed)
+	r.put(window{limit: ceiling.Name, used: v.used, end: v.end})
+	if ceiling.Sliding && v.previous > 0 {
+		r.put(window{limit: ceiling.Name, before: true, used: v.previous, end: v.turn})
 	}
 }
 
-func (r *record) find(limit string) *window {
+func (r *record) put(w window) {
+	if old := r.find(w.limit, w.before); old != nil {
+		*old = w
+		return
+	}
+	r.windows = append(r.windows, w)
+}
+
+func (r *record) find(limit string, before bool) *window {
 	for i := range r.windows {
-		if r.windows[i].limit == limit {
+		if r.windows[i].limit == limit && r.windows[i].before == before {
 			return &r.windows[i]
 		}
 	}
 	return nil
+}
+
+// refund takes off what f still can, and reports whether that is anything.
+func (r *record) refund(f *tierlimit.Refund, nowMS int64) bool {
+	r.refunded = slices.DeleteFunc(r.refunded, func(old refunded) bool { return old.end <= nowMS })
+	if slices.ContainsFunc(r.refunded, func(old refunded) bool { return old.nonce == f.Nonce }) {
+		return false
+	}
+	done := false
+	for i := range f.Windows {
+		if w := r.find(f.Windows[i].Limit, false); w != nil && w.end == f.Windows[i].End && w.end > nowMS && w.used > 0 {
+			w.used = max(w.used-f.Cost, 0)
+			done = true
+		}
+	}
+	if done {
+		r.refunded = append(r.refunded, refunded{f.Nonce, f.LastEnd()})
+	}
+	return done
+}
+
+func (r *record) dropEnded(nowMS int64) {
+	r.windows = slices.DeleteFunc(r.windows, func(w window) bool { return w.end <= nowMS })
 }
 
 func (r *record) forget(limits []string) {

@@ -63,7 +63,7 @@ type entry struct {
 	// What came of it.
 	err     error
 	granted int64   // of the share
-	counts  []int64 // used before the first charge (-1: not begun) and reset, of each ceiling
+	counts  []int64 // of each ceiling what scripts/take.lua returns for it
 	key     []byte
 }
 
@@ -203,20 +203,32 @@ func (p *place) outcome(c *tierlimit.Charge) (tierlimit.Outcome, error) {
 		Source: tierlimit.SourceRedis, StandsFor: standsFor,
 	}
 	charged := r.before + times(r.cost, min(rank+1, r.admitted))
+	width := e.width()
 	for i := range o.Counts {
-		used, reset := e.counts[2*i], e.counts[2*i+1]
-		if used < 0 { // it had not begun
-			used = 0
-			if charged == 0 && c.Ceilings[i].Window.Period == "" {
-				reset = 0
-			}
-		}
-		o.Counts[i] = tierlimit.Count{
-			Used:  min(used+charged, maxUsed),
-			Reset: time.Duration(reset) * time.Millisecond,
-		}
+		o.Counts[i] = countOf(&c.Ceilings[i], e.counts[width*i:width*(i+1)], charged, p.batch.call.now)
 	}
 	return o, nil
+}
+
+// countOf is a window once charged was added to what the script found at now.
+func countOf(ceiling *tierlimit.Ceiling, found []int64, charged, now int64) tierlimit.Count {
+	used, reset := found[0], found[1]
+	begun := used >= 0 || charged > 0
+	c := tierlimit.Count{Used: min(max(used, 0)+charged, maxUsed)}
+	if !begun && ceiling.Window.Period == "" {
+		return c
+	}
+	c.Reset = time.Duration(reset) * time.Millisecond
+	if begun {
+		c.End = now + reset
+	}
+	if ceiling.Sliding {
+		c.Previous, c.Turn = found[2], c.Reset-ceiling.Window.Length
+		if c.Used == tierlimit.Weighted(c.Previous, c.Turn, ceiling.Window.Length) {
+			c.Reset = c.Turn // nothing since the last turn
+		}
+	}
+	return c
 }
 
 // maxUsed is where counts stop: the largest number Lua holds exactly.

@@ -146,6 +146,7 @@ func appendCeiling(frame []byte, c *tierlimit.Ceiling) []byte {
 	} else {
 		frame = appendUint(frame, c.Max, 7)
 	}
+	length := c.Window.Anchor
 	switch c.Window.Period {
 	case tierlimit.Day:
 		frame = append(frame, 1)
@@ -154,9 +155,18 @@ func appendCeiling(frame []byte, c *tierlimit.Ceiling) []byte {
 	case tierlimit.Month:
 		frame = append(frame, 3)
 	default:
-		frame = append(frame, 0)
+		frame = append(frame, slidingOr0(c.Sliding))
+		length = c.Window.Length.Milliseconds()
 	}
-	return appendUint(frame, c.Window.Length.Milliseconds(), 6)
+	return appendUint(frame, length, 6)
+}
+
+// slidingOr0 is the number of a window's kind in a frame.
+func slidingOr0(sliding bool) byte {
+	if sliding {
+		return 4
+	}
+	return 0
 }
 
 // appendUint writes n, which is not negative, in size bytes.
@@ -220,12 +230,22 @@ func (e *entry) read(reply []int64) (rest []int64, err error) {
 		}
 		e.granted, reply = reply[0], reply[1:]
 	}
-	n := 2 * len(e.ceilings)
+	n := e.width() * len(e.ceilings)
 	if len(reply) < n {
 		return nil, errReply
 	}
 	e.counts, e.err = reply[:n], nil
 	return reply[n:], nil
+}
+
+// width is how many numbers come back for each ceiling.
+func (e *entry) width() int {
+	for i := range e.ceilings {
+		if e.ceilings[i].Sliding {
+			return 3
+		}
+	}
+	return 2
 }
 
 // readError reads an error's text: minus its length, then its bytes.

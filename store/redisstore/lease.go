@@ -236,7 +236,7 @@ func (l *lease) answered(e *entry, asked time.Duration, now int64) {
 	l.ceilings, l.left = e.ceilings, e.granted
 	l.expires = asked + lengthOf(e.ceilings)
 	for i := range l.windows {
-		used, reset := e.counts[2*i], e.counts[2*i+1]
+		used, reset := e.counts[2*i], e.counts[2*i+1] // leased limits do not slide
 		w := &l.windows[i]
 		w.used, w.end = plus(max(used, 0), charged), now+reset
 		w.stop = asked + time.Duration(reset)*time.Millisecond

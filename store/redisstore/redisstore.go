@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -156,6 +157,24 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 		return fmt.Errorf("reset of %s: %w", key, err)
 	}
 	return nil
+}
+
+// Refund implements tierlimit.Store. Sent again it does nothing: whoever does not
+// know whether it arrived may ask once more.
+func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
+	if err := r.Validate(); err != nil {
+		return false, err
+	}
+	args := []any{r.Cost}
+	for _, w := range r.Windows {
+		args = append(args, w.Limit, w.End)
+	}
+	key := Key(r.Subject)
+	reply, err := s.run(ctx, scripts.Refund, []string{key, key + ":refunded:" + strconv.FormatUint(r.Nonce, 36)}, args)
+	if err != nil {
+		return false, fmt.Errorf("refund to %s: %w", key, err)
+	}
+	return reply == int64(1), nil
 }
 
 // Ping reports whether Redis answers within ctx's deadline and lets this user

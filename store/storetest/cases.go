@@ -77,6 +77,50 @@ var cases = []testCase{
 		s.used(s.peek(perMinute(5)), 2)
 		s.used(s.peek(perMinute(5)), 2)
 	}},
+	{"a refund gives a charge back, once", func(s *subject) {
+		s.allowed(3, perHour(10), perMinute(5))
+		charged := s.allowed(2, perHour(10), perMinute(5))
+		s.refund(true, 7, 2, charged, perHour(10), perMinute(5))
+		s.used(s.peek(perHour(10), perMinute(5)), 3, 3)
+		s.refund(false, 7, 2, charged, perHour(10), perMinute(5))
+		s.used(s.peek(perHour(10), perMinute(5)), 3, 3)
+		s.refund(true, 8, 1, charged, perMinute(5))
+		s.used(s.allowed(1, perHour(10), perMinute(5)), 4, 3)
+	}},
+	{"a refund never goes below nothing, or to who has used nothing", func(s *subject) {
+		charged := s.allowed(3, perMinute(5))
+		s.refund(true, 7, 5, charged, perMinute(5))
+		s.used(s.peek(perMinute(5)), 0)
+		s.refund(false, 8, 1, charged, perMinute(5))
+		s.also("x").refund(false, 9, 1, charged, perMinute(5))
+	}},
+	{"a refund is not for the window after", func(s *subject) {
+		w := ceiling("burst", 5, length(200*time.Millisecond))
+		charged := s.allowed(3, w, perHour(10))
+		s.Advance(201 * time.Millisecond)
+		s.used(s.allowed(4, w, perHour(10)), 4, 7)
+		s.refund(true, 7, 3, charged, w, perHour(10)) // what still runs
+		s.used(s.peek(w, perHour(10)), 4, 4)
+		s.refund(false, 8, 3, charged[:1], w)
+	}},
+	{"a refund of a sliding window gives back what has not turned", func(s *subject) {
+		w := sliding(perMinute(5))
+		charged := s.allowed(5, w)
+		s.denied(1, w)
+		s.refund(true, 7, 5, charged, w)
+		s.used(s.allowed(1, w), 1)
+	}},
+	{"a reset of a sliding window forgets the one before too", func(s *subject) {
+		w := sliding(ceiling("burst", 5, length(500*time.Millisecond)))
+		s.allowed(5, w)
+		s.Advance(501 * time.Millisecond)
+		if s.peek(w)[0].Used == 0 {
+			return // the machine was too slow
+		}
+		s.take(1, w)
+		s.reset("burst")
+		s.used(s.peek(w), 0)
+	}},
 	{"a raised max acts at once and keeps usage", func(s *subject) {
 		s.allowed(5, perMinute(5))
 		s.denied(1, perMinute(5))

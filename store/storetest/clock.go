@@ -69,6 +69,66 @@ var clockCases = []testCase{
 		s.clockAt(at("2026-03-31T23:59:59Z")).denied(1, w)
 		s.clockAt(at("2026-04-01T00:00:00Z")).allowed(1, w)
 	}},
+	{"an anchored month turns at its own instant, and on the last day where it has no such day", func(s *subject) {
+		w := ceiling("per_month", 5, monthly("2027-01-31T17:03:04Z"))
+		for _, turn := range []string{
+			"2027-01-31T17:03:04Z", "2027-02-28T17:03:04Z", "2027-03-31T17:03:04Z", "2027-04-30T17:03:04Z",
+			"2027-12-31T17:03:04Z", "2028-01-31T17:03:04Z", "2028-02-29T17:03:04Z", "2028-03-31T17:03:04Z",
+		} {
+			x := s.also(turn)
+			x.clockAt(at(turn).Add(-ms(1)))
+			x.resetBy(x.allowed(5, w)[0], 0, ms(1))
+			x.denied(1, w)
+			x.clockAt(at(turn))
+			x.used(x.allowed(1, w), 1)
+		}
+	}},
+	{"an anchored month gives no fresh quota at the calendar's", func(s *subject) {
+		w := ceiling("per_month", 5, monthly("2025-12-31T09:00:00Z"))
+		s.clockAt(at("2026-03-30T00:00:00Z")).allowed(5, w)
+		s.clockAt(at("2026-03-31T08:59:59.999Z")).denied(1, w)
+		s.clockAt(at("2026-03-31T09:00:00Z"))
+		if c := s.allowed(5, w); !s.Now().Add(c[0].Reset).Equal(at("2026-04-30T09:00:00Z")) {
+			s.Fatalf("it ends in %v", c[0].Reset)
+		}
+		s.clockAt(at("2026-04-01T00:00:00Z")).denied(1, w)
+	}},
+	{"anchored days and weeks turn at their own instant", func(s *subject) {
+		anchor := at("2026-06-17T15:30:00Z").UnixMilli() // a Wednesday
+		day, week := ceiling("day", 5, tierlimit.Window{Period: tierlimit.Day, Anchor: anchor}), ceiling("week", 5, tierlimit.Window{Period: tierlimit.Week, Anchor: anchor})
+		c := s.clockAt(at("2026-03-01T12:00:00Z")).allowed(1, day, week) // a Sunday, before the anchor
+		if end := s.Now().Add(c[0].Reset); !end.Equal(at("2026-03-01T15:30:00Z")) {
+			s.Errorf("the day ends at %s", end)
+		}
+		if end := s.Now().Add(c[1].Reset); !end.Equal(at("2026-03-04T15:30:00Z")) {
+			s.Errorf("the week ends at %s", end)
+		}
+	}},
+	{"a sliding window admits no burst about its turn", func(s *subject) {
+		w := sliding(perMinute(60))
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(1, w) // it turns at 12:01
+		s.clockAt(at("2026-03-01T12:00:59Z")).allowed(59, w)
+		s.clockAt(at("2026-03-01T12:01:00Z")).denied(1, w)
+		s.clockAt(at("2026-03-01T12:01:30Z"))
+		s.used(s.peek(w), 30)
+		s.denied(31, w)
+		s.used(s.allowed(30, w), 60)
+		s.clockAt(at("2026-03-01T12:02:00Z")) // the 30 are of the window before now
+		s.used(s.denied(31, w), 30)
+		s.clockAt(at("2026-03-01T12:02:59.999Z"))
+		s.used(s.peek(w), 1)
+		s.clockAt(at("2026-03-01T12:03:00Z"))
+		c := s.peek(w)
+		s.used(c, 0)
+		if c[0].Reset != 0 {
+			s.Errorf("an empty sliding window resets in %v", c[0].Reset)
+		}
+	}},
+	{"a sliding window of a fixed one keeps its usage", func(s *subject) {
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(10, perMinute(10))
+		s.denied(1, sliding(perMinute(10)))
+		s.denied(1, perMinute(10))
+	}},
 	{"a month shortened to a day ends with the day", func(s *subject) {
 		s.clockAt(at("2026-03-10T12:00:00Z")).allowed(5, ceiling("quota", 5, period(tierlimit.Month)))
 		daily := ceiling("quota", 5, period(tierlimit.Day))

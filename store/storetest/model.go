@@ -15,50 +15,103 @@ import (
 // one entry for each subject and limit.
 type model map[string]modelWindow
 
+// A modelWindow that slides counts from turn minus its length to turn, and until
+// end what it used then is still looked at.
 type modelWindow struct {
-	used int64
-	end  time.Time
+	used     int64
+	end      time.Time
+	previous int64     // used in the window that ended, or
+	turn     time.Time // will end, at
+	looked   time.Time // the turn it was last looked at with
+}
+
+// look returns the window of a ceiling at now, the zero one if none runs.
+func (m model) look(subject string, ceiling tierlimit.Ceiling, now time.Time) modelWindow {
+	w := m[subject+" "+ceiling.Name]
+	if !w.end.After(now) {
+		return modelWindow{}
+	}
+	w.end = earlier(w.end, latest(ceiling, now))
+	m[subject+" "+ceiling.Name] = w
+	if !ceiling.Sliding {
+		return w
+	}
+	length := ceiling.Window.Length
+	turn := w.end.Add(-length)
+	w.looked = turn
+	m[subject+" "+ceiling.Name] = w
+	if !turn.After(now) {
+		return modelWindow{previous: w.used, turn: w.end, end: w.end.Add(length)}
+	}
+	if !turn.Equal(w.turn) { // that was a window of another length, or it did not slide
+		w.previous = 0
+	}
+	w.turn = turn
+	return w
+}
+
+func latest(ceiling tierlimit.Ceiling, now time.Time) time.Time {
+	end := ceiling.Window.End(now)
+	if ceiling.Sliding {
+		end = end.Add(ceiling.Window.Length)
+	}
+	return end
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count) {
 	now = now.Truncate(time.Millisecond)
-	before := make([]modelWindow, len(c.Ceilings))
+	windows := make([]modelWindow, len(c.Ceilings))
 	fits := true
 	for i, ceiling := range c.Ceilings {
-		w := m[c.Subject+" "+ceiling.Name]
-		if !w.end.After(now) {
-			w = modelWindow{}
-		}
-		if latest := ceiling.Window.End(now); w.end.After(latest) {
-			w.end = latest
-			m[c.Subject+" "+ceiling.Name] = w
-		}
-		before[i] = w
-		fits = fits && (ceiling.Max == tierlimit.Unlimited || w.used+c.Cost <= ceiling.Max)
+		windows[i] = m.look(c.Subject, ceiling, now)
+		used := windows[i].count(ceiling, now).Used
+		fits = fits && (ceiling.Max == tierlimit.Unlimited || used+c.Cost <= ceiling.Max)
 	}
 	counts := make([]tierlimit.Count, len(c.Ceilings))
 	for i, ceiling := range c.Ceilings {
-		w := before[i]
+		w := windows[i]
 		if fits && c.Cost > 0 {
 			if w.end.IsZero() {
-				w.end = ceiling.Window.End(now)
+				w.end = latest(ceiling, now)
+				w.turn = w.end.Add(-ceiling.Window.Length)
 			}
 			w.used += c.Cost
 			m[c.Subject+" "+ceiling.Name] = w
 		}
-		counts[i].Used = w.used
-		if end := w.end; !end.IsZero() {
-			counts[i].Reset = end.Sub(now)
-		} else if ceiling.Window.Period != "" {
-			counts[i].Reset = ceiling.Window.End(now).Sub(now)
-		}
+		counts[i] = w.count(ceiling, now)
 	}
 	return fits, counts
 }
 
+func (w modelWindow) count(ceiling tierlimit.Ceiling, now time.Time) tierlimit.Count {
+	c := tierlimit.Count{Used: w.used}
+	if w.end.IsZero() {
+		if ceiling.Window.Period != "" {
+			c.Reset = ceiling.Window.End(now).Sub(now)
+		}
+		return c
+	}
+	c.Reset, c.End = w.end.Sub(now), w.end.UnixMilli()
+	if ceiling.Sliding {
+		c.Previous, c.Turn = w.previous, w.turn.Sub(now)
+		if w.used == 0 {
+			c.Reset = c.Turn
+		}
+		c.Used += tierlimit.Weighted(c.Previous, c.Turn, ceiling.Window.Length)
+	}
+	return c
+}
+
 func (m model) endedSince(past, now time.Time) bool {
 	for _, w := range m {
-		if w.end.After(past) && !w.end.After(now) {
+		if w.end.After(past) && !w.end.After(now) || w.turn.After(past) && !w.turn.After(now) || w.looked.After(past) && !w.looked.After(now) {
 			return true
 		}
 	}
@@ -84,6 +137,7 @@ var modelLimits = []string{"a", "b", "c", "d"}
 type charger struct {
 	subjects []string
 	windows  []tierlimit.Window
+	sliding  bool // some limits slide
 }
 
 func (g charger) draw(t *rapid.T) tierlimit.Charge {
@@ -93,10 +147,12 @@ func (g charger) draw(t *rapid.T) tierlimit.Charge {
 	}
 	for _, name := range modelLimits {
 		if rapid.Bool().Draw(t, name) {
+			w := rapid.SampledFrom(g.windows).Draw(t, "window")
 			c.Ceilings = append(c.Ceilings, tierlimit.Ceiling{
-				Name:   name,
-				Max:    rapid.SampledFrom([]int64{tierlimit.Unlimited, 0, 1, 5, 10, 25, 1e15}).Draw(t, "max"),
-				Window: rapid.SampledFrom(g.windows).Draw(t, "window"),
+				Name:    name,
+				Max:     rapid.SampledFrom([]int64{tierlimit.Unlimited, 0, 1, 5, 10, 25, 1e15}).Draw(t, "max"),
+				Window:  w,
+				Sliding: g.sliding && w.Period == "" && (name == "c" || name == "d"),
 			})
 		}
 	}
@@ -160,8 +216,9 @@ func modelWithTime(t *testing.T, start func(t *testing.T) Harness) {
 			subjects: []string{prefix + "x", prefix + "y"},
 			windows: []tierlimit.Window{
 				length(time.Millisecond), length(250 * time.Millisecond), length(time.Minute), length(36 * time.Hour),
-				period(tierlimit.Day), period(tierlimit.Week), period(tierlimit.Month),
+				period(tierlimit.Day), period(tierlimit.Week), period(tierlimit.Month), monthly("2026-01-31T17:03:04.005Z"),
 			},
+			sliding: true,
 		}
 		m := model{}
 		now := time.UnixMilli(rapid.Int64Range(at("2024-01-01T00:00:00Z").UnixMilli(), at("2105-01-01T00:00:00Z").UnixMilli()).Draw(rt, "start"))

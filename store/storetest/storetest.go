@@ -79,6 +79,16 @@ func length(d time.Duration) tierlimit.Window { return tierlimit.Window{Length: 
 
 func period(p tierlimit.Period) tierlimit.Window { return tierlimit.Window{Period: p} }
 
+// monthly is a month that begins as that of the instant does.
+func monthly(anchor string) tierlimit.Window {
+	return tierlimit.Window{Period: tierlimit.Month, Anchor: at(anchor).UnixMilli()}
+}
+
+func sliding(c tierlimit.Ceiling) tierlimit.Ceiling {
+	c.Sliding = true
+	return c
+}
+
 func perMinute(most int64) tierlimit.Ceiling {
 	return ceiling("per_minute", most, length(time.Minute))
 }
@@ -149,6 +159,19 @@ func (s *subject) resetBy(c tierlimit.Count, least, most time.Duration) {
 	s.Helper()
 	if c.Reset <= least || c.Reset > most {
 		s.Fatalf("reset in %v, want more than %v and at most %v", c.Reset, least, most)
+	}
+}
+
+// refund takes back a charge of cost that left these counts, and fails the test
+// unless there was, or was not, anything to take back.
+func (s *subject) refund(want bool, nonce uint64, cost int64, charged []tierlimit.Count, c ...tierlimit.Ceiling) {
+	s.Helper()
+	r := tierlimit.Refund{Subject: s.name, Cost: cost, Nonce: nonce}
+	for i := range c {
+		r.Windows = append(r.Windows, tierlimit.RefundWindow{Limit: c[i].Name, End: charged[len(charged)-len(c)+i].End})
+	}
+	if got, err := s.Store.Refund(s.Context(), r); err != nil || got != want {
+		s.Fatalf("refund of %d: %v, %v; want %v", cost, got, err, want)
 	}
 }
 
