@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -21,19 +22,36 @@ func Admin(cfg Config) http.Handler {
 		param:   "key",
 		name:    func(t *tiers.Tier) *string { return &t.Key },
 		version: func(t *tiers.Tier) int64 { return t.Version },
-		create:  a.catalogue.CreateTier,
-		read:    a.catalogue.Tier,
-		replace: a.catalogue.ReplaceTier,
-		remove:  a.catalogue.DeleteTier,
+		create:  creates(a.catalogue.CreateTier),
+		read:    reads(a.catalogue.Tier),
+		replace: replaces(a.catalogue.ReplaceTier),
+		remove:  removes(a.catalogue.DeleteTier),
 	}
 	subject := &resource[tiers.Subject]{
 		param:   "id",
 		name:    func(s *tiers.Subject) *string { return &s.ID },
 		version: func(s *tiers.Subject) int64 { return s.Version },
-		create:  a.catalogue.CreateSubject,
-		read:    a.catalogue.Subject,
-		replace: a.catalogue.ReplaceSubject,
-		remove:  a.catalogue.DeleteSubject,
+		create:  creates(a.catalogue.CreateSubject),
+		read:    a.readSubject,
+		replace: replaces(a.catalogue.ReplaceSubject),
+		remove:  removes(a.catalogue.DeleteSubject),
+	}
+	override := &resource[tiers.Override]{
+		param:   "limit",
+		name:    func(o *tiers.Override) *string { return &o.Limit },
+		version: func(o *tiers.Override) int64 { return o.Version },
+		create: func(r *http.Request, o tiers.Override) (tiers.Override, error) {
+			return a.catalogue.CreateOverride(r.Context(), pathValue(r, "id"), o)
+		},
+		read: func(r *http.Request, limit string) (tiers.Override, error) {
+			return a.catalogue.Override(r.Context(), pathValue(r, "id"), limit)
+		},
+		replace: func(r *http.Request, o tiers.Override, version int64) (tiers.Override, error) {
+			return a.catalogue.ReplaceOverride(r.Context(), pathValue(r, "id"), o, version)
+		},
+		remove: func(r *http.Request, limit string, version int64) error {
+			return a.catalogue.DeleteOverride(r.Context(), pathValue(r, "id"), limit, version)
+		},
 	}
 	r.Route("/admin/v1", func(r chi.Router) {
 		r.Use(requireToken(cfg.AdminToken))
@@ -41,6 +59,8 @@ func Admin(cfg Config) http.Handler {
 		tier.mount(r, "/tiers", a.handle)
 		r.Get("/subjects", a.handle(a.listSubjects))
 		subject.mount(r, "/subjects", a.handle)
+		r.Get("/subjects/{id}/overrides", a.handle(a.listOverrides))
+		override.mount(r, "/subjects/{id}/overrides", a.handle)
 		r.Get("/subjects/{id}/usage", a.handle(a.readUsage))
 		r.Delete("/subjects/{id}/usage", a.handle(a.resetUsage))
 	})
@@ -82,12 +102,33 @@ func (a *admin) listSubjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	for i := range list {
+		list[i] = list[i].AsOf(time.Now())
+	}
 	p := page[tiers.Subject]{Data: list}
 	if len(list) > most {
 		p.Data, p.HasMore = list[:most], true
 		p.NextCursor = cursorAfter(list[most-1].ID)
 	}
 	respond(w, http.StatusOK, p)
+	return nil
+}
+
+// readSubject shows what is in force: a change that was due is made.
+func (a *admin) readSubject(r *http.Request, id string) (tiers.Subject, error) {
+	s, err := a.catalogue.Subject(r.Context(), id)
+	return s.AsOf(time.Now()), err
+}
+
+func (a *admin) listOverrides(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	list, err := a.catalogue.Overrides(r.Context(), pathValue(r, "id"))
+	if err != nil {
+		return err
+	}
+	respond(w, http.StatusOK, page[tiers.Override]{Data: list})
 	return nil
 }
 

@@ -294,6 +294,58 @@ func TestASubjectsLifeOverHTTP(t *testing.T) {
 	}
 }
 
+func TestAPlanChangesOverHTTPAndKeepsUsage(t *testing.T) {
+	s := newSite(t, 0)
+	const subject = "/admin/v1/subjects/acct_42"
+	etag := func(a answer) string { return a.header.Get("Etag") }
+	patch := func(tag, body string) answer {
+		s.Helper()
+		return s.ask(s.admin, "PATCH", subject, body, "If-Match", tag)
+	}
+	takes := func(reason tierlimit.Reason, tier, from string) {
+		s.Helper()
+		d := s.take(`{"subject":"acct_42"}`).decision()
+		if d.Reason != reason || d.Tier != tier || from != "" && d.Windows[len(d.Windows)-1].From != from {
+			s.Errorf("%+v, want %s on %s from %s", d, reason, tier, from)
+		}
+	}
+	tag := etag(s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"free"}`).want(201, `"status":"active"`))
+	s.take(`{"subject":"acct_42","cost":5}`).want(200, `"allowed":true`)
+	takes(tierlimit.Exceeded, "free", "tier")
+
+	tag = etag(patch(tag, `{"trial":{"tier":"pro","ends_at":"2099-01-01T00:00:00Z"}}`).want(200, `"trial":{"tier":"pro","ends_at":"2099-01-01T00:00:00Z"}`))
+	takes(tierlimit.OK, "pro", "trial")
+	tag = etag(patch(tag, `{"trial":null}`).want(200, `"tier":"free"`))
+	takes(tierlimit.Exceeded, "free", "tier")
+
+	launch := s.ask(s.admin, "POST", subject+"/overrides", `{"limit":"per_minute","max":8,"expires_at":"2099-01-01T00:00:00Z","reason":"launch day"}`)
+	launch.want(201, `"limit":"per_minute","max":8`, `"reason":"launch day"`)
+	takes(tierlimit.OK, "free", "override")
+	s.ask(s.admin, "GET", subject+"/overrides", "").want(200, `"data":[{"limit":"per_minute"`)
+	patched := s.ask(s.admin, "PATCH", subject+"/overrides/per_minute", `{"max":null}`, "If-Match", etag(launch))
+	patched.want(400, "max") // a merge patch deletes with null, and a max must be there
+	s.ask(s.admin, "PATCH", subject+"/overrides/per_minute", `{"max":7}`, "If-Match", etag(launch)).want(200, `"max":7`)
+	takes(tierlimit.Exceeded, "free", "override")
+	s.ask(s.admin, "DELETE", subject+"/overrides/per_minute", "", "If-Match", etag(launch)).want(412)
+	s.ask(s.admin, "GET", subject+"/overrides/exports", "").want(404)
+
+	patch(tag, `{"status":"suspended"}`).want(412) // an override is a change of its subject too
+	tag = etag(s.ask(s.admin, "GET", subject, "").want(200))
+	tag = etag(patch(tag, `{"status":"past_due","grace_until":"2099-01-01T00:00:00Z"}`).want(200))
+	takes(tierlimit.Exceeded, "free", "override")
+	patch(tag, `{"status":"active"}`).want(400, "grace_until")
+	tag = etag(patch(tag, `{"status":"suspended","grace_until":null}`).want(200))
+	takes(tierlimit.Suspended, "free", "")
+	tag = etag(patch(tag, `{"status":"active","blocked_until":"2099-01-01T00:00:00Z"}`).want(200))
+	takes(tierlimit.Blocked, "free", "")
+	tag = etag(patch(tag, `{"blocked_until":null,"next":{"tier":"pro","at":"2001-01-01T00:00:00Z"}}`).want(200))
+	takes(tierlimit.Exceeded, "pro", "")                                  // the override is of whatever tier
+	s.ask(s.admin, "GET", subject, "").want(200, `"tier":"pro","status"`) // a change that was due is made
+	patch(tag, `{"plan":"pro"}`).want(400, "plan")
+	patch(tag, `[]`).want(400)
+	patch(tag, `{"next":{"tier":"nosuch","at":"2099-01-01T00:00:00Z"},"trial":{"tier":"neither","ends_at":"soon"}}`).want(400, "trial.ends_at")
+}
+
 func TestSubjectsArePaged(t *testing.T) {
 	s := newSite(t, 0)
 	for i := range 7 {
@@ -433,7 +485,7 @@ func TestWhatIsNotThere(t *testing.T) {
 	if a := s.ask(s.public, "GET", "/v1/take", "").want(405); a.header.Get("Allow") != "POST" {
 		t.Errorf("Allow: %v", a.header["Allow"])
 	}
-	if a := s.ask(s.admin, "PATCH", "/admin/v1/tiers/free", "").want(405); strings.Join(a.header["Allow"], " ") != "GET PUT DELETE" {
+	if a := s.ask(s.admin, "POST", "/admin/v1/tiers/free", "").want(405); strings.Join(a.header["Allow"], " ") != "GET PUT PATCH DELETE" {
 		t.Errorf("Allow: %v", a.header["Allow"])
 	}
 	s.ask(s.public, "GET", "/admin/v1/tiers", "").want(404)

@@ -33,20 +33,30 @@ var (
 // decode reads a JSON body: one value, no unknown fields, no malformed UTF-8
 // (which the decoder would quietly turn into U+FFFD).
 func decode(w http.ResponseWriter, r *http.Request, into any) error {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := readBody(w, r)
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return errTooLarge
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return errTooSlow
-		}
-		return bodyError("complete")
+		return err
 	}
-	if !utf8.Valid(data) {
-		return bodyError("UTF-8")
+	return decodeJSON(data, into)
+}
+
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, errTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errTooSlow
+	case err != nil:
+		return nil, bodyError("complete")
+	case !utf8.Valid(data):
+		return nil, bodyError("UTF-8")
 	}
+	return data, nil
+}
+
+func decodeJSON(data []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
@@ -161,7 +171,11 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 	}
 	for name := range q {
 		if !slices.Contains(known, name) {
-			return nil, &tierlimit.FieldError{Field: "query", Value: name, Want: "one of " + strings.Join(known, ", ")}
+			want := "one of " + strings.Join(known, ", ")
+			if len(known) == 0 {
+				want = "left out: there are no parameters"
+			}
+			return nil, &tierlimit.FieldError{Field: "query", Value: name, Want: want}
 		}
 	}
 	return q, nil

@@ -23,7 +23,7 @@ func newRouter(cfg *Config) chi.Router {
 		problem.Write(w, problem.Problem{Status: http.StatusNotFound})
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
-		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 			if r.Match(chi.NewRouteContext(), method, req.URL.EscapedPath()) {
 				w.Header().Add("Allow", method)
 			}

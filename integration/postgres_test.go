@@ -199,7 +199,7 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 		t.Fatal(err)
 	}
 	everywhere("on pro again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier == "pro" })
-	if err := execute(ctx, url, `TRUNCATE tierlimit.subjects`); err != nil {
+	if err := execute(ctx, url, `TRUNCATE tierlimit.subjects CASCADE`); err != nil {
 		t.Fatal(err)
 	}
 	everywhere("all subjects gone, by hand", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier == "free" })

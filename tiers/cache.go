@@ -35,10 +35,10 @@ type Cache struct {
 	puzzled atomic.Pointer[set] // the tiers that lacked one a subject is on
 
 	mu      sync.Mutex
-	version int64                            // guarded by mu: all changes up to it are applied
-	history int                              // guarded by mu: how often the source went back in time
-	known   *simplelru.LRU[string, Subject]  // guarded by mu
-	nobody  *simplelru.LRU[string, struct{}] // guarded by mu: apart, so that made-up names evict no customer
+	version int64                             // guarded by mu: all changes up to it are applied
+	history int                               // guarded by mu: how often the source went back in time
+	known   *simplelru.LRU[string, *resident] // guarded by mu
+	nobody  *simplelru.LRU[string, struct{}]  // guarded by mu: apart, so that made-up names evict no customer
 
 	lookups lookups
 	stale   chan struct{} // holds one element when the source should be asked
@@ -65,7 +65,7 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 	}
 	c := &Cache{source: source, cfg: cfg, stale: make(chan struct{}, 1)}
 	var err error
-	if c.known, err = simplelru.NewLRU[string, Subject](cfg.Subjects, nil); err != nil {
+	if c.known, err = simplelru.NewLRU[string, *resident](cfg.Subjects, nil); err != nil {
 		return nil, err
 	}
 	if c.nobody, err = simplelru.NewLRU[string, struct{}](cfg.Subjects, nil); err != nil {
@@ -113,52 +113,55 @@ func (c *Cache) Resolve(ctx context.Context, subject string) (*tierlimit.Plan, e
 	if !answer.await(ctx) {
 		return c.set.Load().unknown.fallback, nil
 	}
-	return c.plan(answer.tier), nil
+	return c.plan(answer.subject), nil
 }
 
 // Held implements tierlimit.Holder.
 func (c *Cache) Held(subject string) (*tierlimit.Plan, bool) {
-	tier, ok := c.held(subject)
+	r, ok := c.held(subject)
 	if !ok {
 		return nil, false
 	}
-	return c.plan(tier), true
+	return c.plan(r), true
 }
 
-func (c *Cache) plan(tier string) *tierlimit.Plan {
+// plan is that of a subject; of nobody known, that is nil.
+func (c *Cache) plan(r *resident) *tierlimit.Plan {
 	current := c.set.Load()
-	plan := current.plan(tier)
+	if r == nil {
+		return current.unknown.unknown
+	}
+	plan := r.plan(current)
 	if plan.Fallback && c.puzzled.Swap(current) != current {
 		c.wake() // on a tier these do not have: ask once whether there are newer ones
 	}
 	return plan
 }
 
-// held returns the tier of a subject the cache holds, "" for one known to be
-// nobody.
-func (c *Cache) held(subject string) (tier string, ok bool) {
+// held returns a subject the cache holds, nil for one known to be nobody.
+func (c *Cache) held(subject string) (r *resident, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s, ok := c.known.Get(subject); ok {
-		return s.Tier, true
+	if r, ok := c.known.Get(subject); ok {
+		return r, true
 	}
 	_, ok = c.nobody.Get(subject)
-	return "", ok
+	return nil, ok
 }
 
 // lookup asks the source and keeps the answers, unless a change that is already
 // applied came after they were read: then it asks again, and the second time
 // answers without keeping, so that a stream of changes starves nobody.
-func (c *Cache) lookup(ctx context.Context, ids []string) (found map[string]Subject, err error) {
+func (c *Cache) lookup(ctx context.Context, ids []string) (found map[string]*resident, err error) {
 	for range 2 {
 		history := c.inHistory()
 		list, version, err := c.source.Lookup(ctx, ids)
 		if err != nil {
 			return nil, err
 		}
-		found = make(map[string]Subject, len(list))
+		found = make(map[string]*resident, len(list))
 		for _, s := range list {
-			found[s.ID] = s
+			found[s.ID] = &resident{Subject: s}
 		}
 		if c.keep(ids, found, version, history) {
 			break
@@ -173,7 +176,7 @@ func (c *Cache) inHistory() int {
 	return c.history
 }
 
-func (c *Cache) keep(ids []string, found map[string]Subject, version int64, history int) bool {
+func (c *Cache) keep(ids []string, found map[string]*resident, version int64, history int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if version < c.version || history != c.history {

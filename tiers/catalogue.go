@@ -37,6 +37,13 @@ type Catalogue interface {
 	CreateSubject(ctx context.Context, s Subject) (Subject, error)
 	ReplaceSubject(ctx context.Context, s Subject, version int64) (Subject, error)
 	DeleteSubject(ctx context.Context, id string, version int64) error
+
+	// A change of an override is one of its subject too, which gets its version.
+	Overrides(ctx context.Context, subject string) ([]Override, error) // by limit
+	Override(ctx context.Context, subject, limit string) (Override, error)
+	CreateOverride(ctx context.Context, subject string, o Override) (Override, error)
+	ReplaceOverride(ctx context.Context, subject string, o Override, version int64) (Override, error)
+	DeleteOverride(ctx context.Context, subject, limit string, version int64) error
 }
 
 // TierError says what was refused about which tier.
@@ -45,9 +52,19 @@ func TierError(key string, err error) error { return fmt.Errorf("tier %.80q %w",
 // SubjectError says what was refused about which subject.
 func SubjectError(id string, err error) error { return fmt.Errorf("subject %.80q %w", id, err) }
 
+// OverrideError says what was refused about which override.
+func OverrideError(subject, limit string, err error) error {
+	return fmt.Errorf("override of limit %.80q for subject %.80q %w", limit, subject, err)
+}
+
 // UnknownTierError is the answer to a subject put on a tier that is not there.
-func UnknownTierError(key string) error {
-	return &tierlimit.FieldError{Field: "tier", Value: key, Want: "the key of a tier that exists"}
+func UnknownTierError(field, key string) error {
+	return &tierlimit.FieldError{Field: field, Value: key, Want: "the key of a tier that exists"}
+}
+
+// InUseError is the answer to a tier that cannot go while a subject names it.
+func InUseError(key, subject string) error {
+	return fmt.Errorf("tier %q is %w: subject %q is on it, tries it or will be on it", key, ErrInUse, subject)
 }
 
 // StillDefaultError is the answer to a default tier that should cease to be it.

@@ -14,6 +14,8 @@ type state struct {
 	Version  int64              `json:"version"`
 	Tiers    []Tier             `json:"tiers"`
 	Subjects map[string]Subject `json:"subjects"`
+
+	Overrides map[string]Overrides `json:"overrides,omitempty"` // by subject
 }
 
 // OpenMemory returns a catalogue kept in file, which is written anew with each
@@ -36,17 +38,17 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	m := &Memory{file: file, version: s.Version, subjects: s.Subjects}
-	if m.subjects == nil {
-		m.subjects = make(map[string]Subject)
-	}
+	m := &Memory{file: file, version: s.Version, subjects: make(map[string]*resident, len(s.Subjects))}
 	if m.set, err = newSet(s.Tiers); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	for id, subject := range m.subjects {
-		if subject.ID != id || subject.Validate() != nil || m.set.byKey[subject.Tier] == nil {
+	for id, subject := range s.Subjects {
+		subject.Overrides = s.Overrides[id]
+		subject = subject.clone()
+		if subject.ID != id || subject.Validate() != nil || m.tiersOf(&subject) != nil || subject.Overrides.validate() != nil {
 			return nil, fmt.Errorf("read %s: subject %q is not valid, or on a tier that is not there", file, id)
 		}
+		m.subjects[id] = &resident{Subject: subject}
 	}
 	return m, nil
 }
@@ -57,7 +59,14 @@ func (m *Memory) save() error {
 	if m.file == "" {
 		return nil
 	}
-	data, err := json.MarshalIndent(state{Version: m.version, Tiers: m.set.tiers, Subjects: m.subjects}, "", "  ")
+	s := state{Version: m.version, Tiers: m.set.tiers, Subjects: make(map[string]Subject), Overrides: make(map[string]Overrides)}
+	for id, r := range m.subjects {
+		s.Subjects[id] = r.Subject
+		if len(r.Overrides) > 0 {
+			s.Overrides[id] = r.Overrides
+		}
+	}
+	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err
 	}

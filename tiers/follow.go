@@ -175,8 +175,8 @@ func (c *Cache) tierInForce(key string) (Tier, bool) {
 // place.
 func (c *Cache) replace(s Subject) {
 	if c.nobody.Remove(s.ID) {
-		c.known.Add(s.ID, s)
+		c.known.Add(s.ID, &resident{Subject: s})
 	} else if old, ok := c.known.Peek(s.ID); ok && old.Version < s.Version {
-		c.known.Add(s.ID, s)
+		c.known.Add(s.ID, &resident{Subject: s})
 	}
 }

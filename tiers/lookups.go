@@ -17,7 +17,7 @@ const (
 // while a query is under way is in the next one. At most one query runs.
 type lookups struct {
 	ctx   context.Context //nolint:containedctx // ends the queries when the cache closes
-	query func(ctx context.Context, ids []string) (map[string]Subject, error)
+	query func(ctx context.Context, ids []string) (map[string]*resident, error)
 
 	mu         sync.Mutex
 	waiting    map[string]*answer // guarded by mu: asked and not answered yet
@@ -30,12 +30,12 @@ type lookups struct {
 
 // An answer is for all who asked for one subject at a time.
 type answer struct {
-	done chan struct{} // closed once tier and err are set
-	tier string        // "" for nobody known
-	err  error
+	done    chan struct{} // closed once subject and err are set
+	subject *resident     // nil for nobody known
+	err     error
 }
 
-func (l *lookups) start(ctx context.Context, query func(context.Context, []string) (map[string]Subject, error)) {
+func (l *lookups) start(ctx context.Context, query func(context.Context, []string) (map[string]*resident, error)) {
 	l.ctx, l.query, l.waiting = ctx, query, make(map[string]*answer)
 }
 
@@ -133,7 +133,7 @@ func (l *lookups) next() []string {
 	return batch
 }
 
-func (l *lookups) settle(batch []string, found map[string]Subject, err error) {
+func (l *lookups) settle(batch []string, found map[string]*resident, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -142,7 +142,7 @@ func (l *lookups) settle(batch []string, found map[string]Subject, err error) {
 	for _, id := range batch {
 		a := l.waiting[id]
 		delete(l.waiting, id)
-		a.tier, a.err = found[id].Tier, err
+		a.subject, a.err = found[id], err
 		close(a.done)
 	}
 }

@@ -2,7 +2,8 @@ package tiers
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -14,10 +15,10 @@ import (
 // concurrent use, and a change acts on the next decision.
 type Memory struct {
 	mu       sync.RWMutex
-	set      *set               // guarded by mu
-	subjects map[string]Subject // guarded by mu
-	version  int64              // guarded by mu: the last one given out
-	file     string             // where state is kept; "" nowhere
+	set      *set                 // guarded by mu
+	subjects map[string]*resident // guarded by mu
+	version  int64                // guarded by mu: the last one given out
+	file     string               // where state is kept; "" nowhere
 }
 
 var (
@@ -28,7 +29,7 @@ var (
 
 // NewMemory returns a catalogue that begins with these tiers.
 func NewMemory(list []Tier) (*Memory, error) {
-	m := &Memory{subjects: make(map[string]Subject)}
+	m := &Memory{subjects: make(map[string]*resident)}
 	list = slices.Clone(list)
 	for i := range list {
 		m.version++
@@ -50,7 +51,10 @@ func (m *Memory) Resolve(_ context.Context, subject string) (*tierlimit.Plan, er
 func (m *Memory) Held(subject string) (*tierlimit.Plan, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.set.plan(m.subjects[subject].Tier), true
+	if r := m.subjects[subject]; r != nil {
+		return r.plan(m.set), true
+	}
+	return m.set.plan(""), true
 }
 
 // Tiers implements Catalogue.
@@ -111,8 +115,8 @@ func (m *Memory) DeleteTier(_ context.Context, key string, version int64) error 
 		return StillDefaultError(key)
 	}
 	for _, s := range m.subjects {
-		if s.Tier == key {
-			return fmt.Errorf("tier %q is %w: subject %q is on it", key, ErrInUse, s.ID)
+		if slices.Contains(slices.Collect(maps.Values(s.Tiers())), key) {
+			return InUseError(key, s.ID)
 		}
 	}
 	rest := slices.DeleteFunc(slices.Clone(m.set.tiers), func(t Tier) bool { return t.Key == key })
@@ -126,7 +130,7 @@ func (m *Memory) Subjects(_ context.Context, after string, most int) ([]Subject,
 	var list []Subject
 	for _, s := range m.subjects {
 		if s.ID > after {
-			list = append(list, s)
+			list = append(list, s.clone())
 		}
 	}
 	slices.SortFunc(list, func(a, b Subject) int { return strings.Compare(a.ID, b.ID) })
@@ -137,11 +141,7 @@ func (m *Memory) Subjects(_ context.Context, after string, most int) ([]Subject,
 func (m *Memory) Subject(_ context.Context, id string) (Subject, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	s, ok := m.subjects[id]
-	if !ok {
-		return Subject{}, SubjectError(id, ErrNotFound)
-	}
-	return s, nil
+	return m.subject(id)
 }
 
 // CreateSubject implements Catalogue.
@@ -151,6 +151,7 @@ func (m *Memory) CreateSubject(_ context.Context, s Subject) (Subject, error) {
 	if _, ok := m.subjects[s.ID]; ok {
 		return Subject{}, SubjectError(s.ID, ErrExists)
 	}
+	s.Overrides = nil
 	return m.putSubject(s)
 }
 
@@ -158,9 +159,11 @@ func (m *Memory) CreateSubject(_ context.Context, s Subject) (Subject, error) {
 func (m *Memory) ReplaceSubject(_ context.Context, s Subject, version int64) (Subject, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.subjectAt(s.ID, version); err != nil {
+	old, err := m.subjectAt(s.ID, version)
+	if err != nil {
 		return Subject{}, err
 	}
+	s.Overrides = old.Overrides
 	return m.putSubject(s)
 }
 
@@ -168,10 +171,82 @@ func (m *Memory) ReplaceSubject(_ context.Context, s Subject, version int64) (Su
 func (m *Memory) DeleteSubject(_ context.Context, id string, version int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.subjectAt(id, version); err != nil {
+	if _, err := m.subjectAt(id, version); err != nil {
 		return err
 	}
 	return m.setSubject(id, nil)
+}
+
+// Overrides implements Catalogue.
+func (m *Memory) Overrides(_ context.Context, subject string) ([]Override, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	s, err := m.subject(subject)
+	list := slices.Collect(maps.Values(s.Overrides))
+	slices.SortFunc(list, func(a, b Override) int { return strings.Compare(a.Limit, b.Limit) })
+	return list, err
+}
+
+// Override implements Catalogue.
+func (m *Memory) Override(_ context.Context, subject, limit string) (Override, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	s, err := m.subject(subject)
+	if err != nil {
+		return Override{}, err
+	}
+	o, ok := s.Overrides[limit]
+	if !ok {
+		err = OverrideError(subject, limit, ErrNotFound)
+	}
+	return o, err
+}
+
+// CreateOverride implements Catalogue.
+func (m *Memory) CreateOverride(_ context.Context, subject string, o Override) (Override, error) {
+	return m.putOverride(subject, o, func(_ Override, exists bool) error {
+		if exists {
+			return ErrExists
+		}
+		return nil
+	})
+}
+
+// ReplaceOverride implements Catalogue.
+func (m *Memory) ReplaceOverride(_ context.Context, subject string, o Override, version int64) (Override, error) {
+	return m.putOverride(subject, o, versionIs(version))
+}
+
+// DeleteOverride implements Catalogue.
+func (m *Memory) DeleteOverride(_ context.Context, subject, limit string, version int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changeOverride(subject, limit, versionIs(version), func(all Overrides) { delete(all, limit) })
+}
+
+func versionIs(version int64) func(Override, bool) error {
+	return func(old Override, exists bool) error {
+		switch {
+		case !exists:
+			return ErrNotFound
+		case old.Version != version:
+			return ErrStale
+		default:
+			return nil
+		}
+	}
+}
+
+func (m *Memory) putOverride(subject string, o Override, check func(old Override, exists bool) error) (Override, error) {
+	o.Normalize()
+	if err := o.Validate(); err != nil {
+		return Override{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o.Version = m.version + 1
+	err := m.changeOverride(subject, o.Limit, check, func(all Overrides) { all[o.Limit] = o })
+	return o, err
 }
 
 // What follows is called with mu held.
@@ -193,15 +268,20 @@ func (m *Memory) tierAt(key string, version int64) (Tier, error) {
 	return t, err
 }
 
-func (m *Memory) subjectAt(id string, version int64) error {
-	s, ok := m.subjects[id]
-	if !ok {
-		return SubjectError(id, ErrNotFound)
+func (m *Memory) subject(id string) (Subject, error) {
+	r := m.subjects[id]
+	if r == nil {
+		return Subject{}, SubjectError(id, ErrNotFound)
 	}
-	if s.Version != version {
-		return SubjectError(id, ErrStale)
+	return r.clone(), nil
+}
+
+func (m *Memory) subjectAt(id string, version int64) (Subject, error) {
+	s, err := m.subject(id)
+	if err == nil && s.Version != version {
+		err = SubjectError(id, ErrStale)
 	}
-	return nil
+	return s, err
 }
 
 func (m *Memory) putTier(t Tier) (Tier, error) {
@@ -237,25 +317,37 @@ func (m *Memory) setTiers(list []Tier, version int64) error {
 }
 
 func (m *Memory) putSubject(s Subject) (Subject, error) {
+	s = s.clone()
 	if err := s.Validate(); err != nil {
 		return Subject{}, err
 	}
-	if m.set.byKey[s.Tier] == nil {
-		return Subject{}, UnknownTierError(s.Tier)
+	if err := m.tiersOf(&s); err != nil {
+		return Subject{}, err
 	}
 	s.Version = m.version + 1
-	return s, m.setSubject(s.ID, &s)
+	return s, m.setSubject(s.ID, &resident{Subject: s.clone()})
+}
+
+// tiersOf reports each tier that s names and that is not there.
+func (m *Memory) tiersOf(s *Subject) error {
+	var errs []error
+	for field, key := range s.Tiers() {
+		if m.set.byKey[key] == nil {
+			errs = append(errs, UnknownTierError(field, key))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // setSubject puts a subject in force, or removes it when s is nil, once that is
 // kept where it should be kept.
-func (m *Memory) setSubject(id string, s *Subject) error {
+func (m *Memory) setSubject(id string, s *resident) error {
 	old, known := m.subjects[id]
 	m.version++
 	if s == nil {
 		delete(m.subjects, id)
 	} else {
-		m.subjects[id] = *s
+		m.subjects[id] = s
 	}
 	if err := m.save(); err != nil {
 		m.version--
@@ -266,4 +358,21 @@ func (m *Memory) setSubject(id string, s *Subject) error {
 		return err
 	}
 	return nil
+}
+
+func (m *Memory) changeOverride(subject, limit string, check func(Override, bool) error, change func(Overrides)) error {
+	s, err := m.subject(subject)
+	if err != nil {
+		return err
+	}
+	old, exists := s.Overrides[limit]
+	if err := check(old, exists); err != nil {
+		return OverrideError(subject, limit, err)
+	}
+	if s.Overrides == nil {
+		s.Overrides = make(Overrides)
+	}
+	change(s.Overrides)
+	s.Version = m.version + 1
+	return m.setSubject(subject, &resident{Subject: s})
 }

@@ -22,6 +22,8 @@ type set struct {
 // by one that could not be looked up in time.
 type plans struct {
 	tier, unknown, fallback *tierlimit.Plan
+
+	anchored map[string]bool // limits whose periods begin with their subject's billing
 }
 
 // newSet refuses anything that would leave a subject without a plan, so that
@@ -40,6 +42,10 @@ func newSet(list []Tier) (*set, error) {
 			tier:     newPlan(&t, tierlimit.FromTier),
 			unknown:  newPlan(&t, tierlimit.FromDefault),
 			fallback: newPlan(&t, tierlimit.FromFallback),
+			anchored: make(map[string]bool),
+		}
+		for name, limit := range t.Limits {
+			p.anchored[name] = limit.Anchored
 		}
 		s.byKey[t.Key] = p
 		s.tiers = append(s.tiers, t)

@@ -47,6 +47,10 @@ type Limit struct {
 	Window   tierlimit.Window
 	Adaptive bool
 	Lease    bool // processes may take shares of it to serve alone
+	Shadow   bool // counted and reported, and never denies
+	Anchored bool // its period begins with the subject's billing, where that is known
+
+	Algorithm tierlimit.Algorithm // default fixed
 }
 
 // Multiplier returns m = 1 - (1-Floor) * clamp((u-Start) / (Full-Start)) for a
@@ -91,6 +95,7 @@ func (t *Tier) Validate() error {
 		if err := limit.Validate(); err != nil {
 			errs = append(errs, in("limits."+name, err))
 		}
+		check(!t.Limits[name].Anchored || limit.Window.Period != "", "limits."+name+".anchor", "billing", "left out for a window of fixed length")
 	}
 	return errors.Join(errs...)
 }
@@ -123,7 +128,7 @@ func in(parent string, err error) error {
 
 func (l Limit) named(name, from string) tierlimit.Limit {
 	return tierlimit.Limit{
-		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Lease: l.Lease, From: from,
+		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Lease: l.Lease, Shadow: l.Shadow, Algorithm: l.Algorithm, From: from,
 	}
 }
 
@@ -164,19 +169,25 @@ type limitJSON struct {
 	Anchor   string          `json:"anchor,omitempty"`
 	Adaptive bool            `json:"adaptive,omitempty"`
 	Lease    bool            `json:"lease,omitempty"`
+	Shadow   bool            `json:"shadow,omitempty"`
+
+	Algorithm tierlimit.Algorithm `json:"algorithm,omitempty"`
 }
 
 // MarshalJSON writes a fixed window as "window" and a calendar one as "period"
 // with its "anchor".
 func (l Limit) MarshalJSON() ([]byte, error) {
-	j := limitJSON{Scope: l.Scope, Max: json.RawMessage("null"), Adaptive: l.Adaptive, Lease: l.Lease}
-	if l.Max != tierlimit.Unlimited {
-		j.Max = strconv.AppendInt(nil, l.Max, 10)
+	j := limitJSON{Scope: l.Scope, Max: maxText(l.Max), Adaptive: l.Adaptive, Lease: l.Lease, Shadow: l.Shadow}
+	if l.Algorithm != tierlimit.Fixed {
+		j.Algorithm = l.Algorithm
 	}
 	if l.Window.Period == "" {
 		j.Window = l.Window.String()
 	} else {
 		j.Period, j.Anchor = string(l.Window.Period), "calendar"
+		if l.Anchored {
+			j.Anchor = "billing"
+		}
 	}
 	return json.Marshal(j)
 }
@@ -190,16 +201,26 @@ func (l *Limit) UnmarshalJSON(data []byte) error {
 	if err := dec.Decode(&j); err != nil {
 		return &tierlimit.FieldError{
 			Field: "limit", Value: string(data),
-			Want: "an object with max, window or period, and if need be scope, anchor, adaptive and lease: " + strings.TrimPrefix(err.Error(), "json: "),
+			Want: "an object with max, window or period, and if need be scope, anchor, algorithm, adaptive, lease and shadow: " + strings.TrimPrefix(err.Error(), "json: "),
 		}
 	}
-	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Lease: j.Lease}
+	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Lease: j.Lease, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm}
 	var err error
 	if l.Max, err = parseMax(j.Max); err != nil {
 		return err
 	}
 	l.Window, err = parseWindow(j)
 	return err
+}
+
+// maxRule is what a max may be, as an error says it.
+const maxRule = "a whole number from 0 to 1000000000000000, or null for unlimited"
+
+func maxText(most int64) json.RawMessage {
+	if most == tierlimit.Unlimited {
+		return json.RawMessage("null")
+	}
+	return strconv.AppendInt(nil, most, 10)
 }
 
 func parseMax(raw json.RawMessage) (int64, error) {
@@ -209,7 +230,7 @@ func parseMax(raw json.RawMessage) (int64, error) {
 	var n int64
 	if err := json.Unmarshal(raw, &n); err != nil || n < 0 {
 		return 0, &tierlimit.FieldError{
-			Field: "max", Value: string(raw), Want: "a whole number from 0 to 1000000000000000, or null for unlimited",
+			Field: "max", Value: string(raw), Want: maxRule,
 		}
 	}
 	return n, nil
@@ -221,9 +242,9 @@ func parseWindow(j limitJSON) (tierlimit.Window, error) {
 		return tierlimit.Window{}, &tierlimit.FieldError{
 			Field: "window", Value: j.Window, Want: "given, or period, and not both",
 		}
-	case j.Anchor != "" && (j.Anchor != "calendar" || j.Period == ""):
+	case j.Anchor != "" && (j.Anchor != "calendar" && j.Anchor != "billing" || j.Period == ""):
 		return tierlimit.Window{}, &tierlimit.FieldError{
-			Field: "anchor", Value: j.Anchor, Want: `"calendar", and only beside a period`,
+			Field: "anchor", Value: j.Anchor, Want: `"calendar" or "billing", and only beside a period`,
 		}
 	case j.Period != "":
 		w := tierlimit.Window{Period: tierlimit.Period(j.Period)}

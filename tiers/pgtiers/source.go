@@ -43,17 +43,21 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 		ch.ForgetSubjects = true
 		return ch, nil
 	}
-	rows, _ := tx.Query(ctx, `
-		SELECT id, tier, version FROM tierlimit.subjects WHERE version > $1 ORDER BY version LIMIT $2`, since, changesPage)
-	if ch.Subjects, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Subject]); err != nil {
+	ch.Subjects, err = subjectsOf(tx.Query(ctx, `
+		SELECT `+subjectColumns+` FROM tierlimit.subjects s WHERE s.version > $1 ORDER BY s.version LIMIT $2`, since, changesPage))
+	if err != nil {
 		return ch, err
 	}
 	if len(ch.Subjects) == changesPage {
 		ch.Version, ch.More = ch.Subjects[changesPage-1].Version, true
 	}
-	rows, _ = tx.Query(ctx, `
-		SELECT subject AS id, '' AS tier, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
-	ch.Removed, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Subject])
+	rows, _ := tx.Query(ctx, `
+		SELECT subject, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
+	var gone tiers.Subject
+	_, err = pgx.ForEachRow(rows, []any{&gone.ID, &gone.Version}, func() error {
+		ch.Removed = append(ch.Removed, gone)
+		return nil
+	})
 	return ch, err
 }
 
@@ -63,17 +67,21 @@ func (c *Catalogue) Lookup(ctx context.Context, ids []string) (found []tiers.Sub
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	rows, _ := c.pool.Query(ctx, `
-		SELECT c.version, coalesce(s.id, ''), coalesce(s.tier, ''), coalesce(s.version, 0)
+		SELECT c.version AS read_at, `+subjectColumns+`
 		FROM tierlimit.catalogue c LEFT JOIN tierlimit.subjects s ON s.id = ANY ($1)`, ids)
-	var s tiers.Subject
-	_, err = pgx.ForEachRow(rows, []any{&version, &s.ID, &s.Tier, &s.Version}, func() error {
-		if s.ID != "" {
-			found = append(found, s)
-		}
-		return nil
-	})
+	type foundRow struct {
+		subjectRow
+		ReadAt int64
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByName[foundRow])
 	if err != nil {
 		return nil, 0, fmt.Errorf("look up %d subjects: %w", len(ids), unavailable(err))
+	}
+	for i := range list {
+		version = list[i].ReadAt
+		if list[i].ID != "" {
+			found = append(found, list[i].subject())
+		}
 	}
 	return found, version, nil
 }

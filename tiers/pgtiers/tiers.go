@@ -1,6 +1,7 @@
 package pgtiers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,9 +69,9 @@ func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) e
 			return tiers.StillDefaultError(key)
 		}
 		var subject string
-		err = tx.QueryRow(ctx, `SELECT id FROM tierlimit.subjects WHERE tier = $1 LIMIT 1`, key).Scan(&subject)
+		err = tx.QueryRow(ctx, `SELECT id FROM tierlimit.subjects WHERE tier = $1 OR trial_tier = $1 OR next_tier = $1 LIMIT 1`, key).Scan(&subject)
 		if err == nil {
-			return fmt.Errorf("tier %q is %w: subject %q is on it", key, tiers.ErrInUse, subject)
+			return tiers.InUseError(key, subject)
 		}
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return err
@@ -119,11 +120,21 @@ func queueTier(batch *pgx.Batch, t tiers.Tier) {
 	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
 		l := t.Limits[name]
 		batch.Queue(`
-			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, lease)
-			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8)`,
-			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Lease)
+			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, lease, shadow, anchor, algorithm)
+			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11)`,
+			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Lease, l.Shadow,
+			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)))
 	}
 }
+
+func anchorText(anchored bool) string {
+	if anchored {
+		return billing
+	}
+	return "calendar"
+}
+
+const billing = "billing" // of limits.anchor
 
 func selectTierAt(ctx context.Context, tx pgx.Tx, key string, version int64) (tiers.Tier, error) {
 	t, err := selectTier(ctx, tx, key)
@@ -168,6 +179,10 @@ type limitRow struct {
 	Period   *string
 	Adaptive bool
 	Lease    bool
+	Shadow   bool
+	Anchor   string
+
+	Algorithm string
 }
 
 // selectTiers reads the tier key, or all when key is empty.
@@ -180,7 +195,7 @@ func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, erro
 		return nil, fmt.Errorf("read tiers: %w", err)
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT tier, name, scope, max, window_ms, period, adaptive, lease FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
+		SELECT tier, name, scope, max, window_ms, period, adaptive, lease, shadow, anchor, algorithm FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
 	limitRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
 	if err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
@@ -211,7 +226,10 @@ func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 }
 
 func (r limitRow) limit() tiers.Limit {
-	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Lease: r.Lease}
+	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Lease: r.Lease, Shadow: r.Shadow, Anchored: r.Anchor == billing}
+	if r.Algorithm == string(tierlimit.Sliding) {
+		l.Algorithm = tierlimit.Sliding
+	}
 	if r.Max != nil {
 		l.Max = *r.Max
 	}

@@ -4,6 +4,7 @@ package tierstest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -33,6 +34,10 @@ func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
 		"of writers who saw the same, one wins":      oneWriterWins,
 		"a version is never given twice":             versionsRise,
 		"what cannot be a name is not found":         notNames,
+		"a subject comes back as it was written":     subjectRoundTrip,
+		"a wrong subject names every wrong field":    invalidSubject,
+		"a tier that is tried or comes is in use":    tierToComeInUse,
+		"an override's life":                         overrideLife,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, start(t)) })
 	}
@@ -46,7 +51,8 @@ func gold() tiers.Tier {
 			"burst":     {Max: 3, Window: tierlimit.Window{Length: 250 * time.Millisecond}, Adaptive: true},
 			"exports":   {Scope: "exports", Max: 0, Window: tierlimit.Window{Period: tierlimit.Week}},
 			"per_day":   {Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}, Lease: true},
-			"per_month": {Max: tierlimit.Unlimited, Window: tierlimit.Window{Period: tierlimit.Month}},
+			"per_month": {Max: tierlimit.Unlimited, Window: tierlimit.Window{Period: tierlimit.Month}, Anchored: true, Shadow: true},
+			"smooth":    {Max: 7, Window: tierlimit.Window{Length: time.Minute}, Algorithm: tierlimit.Sliding},
 		},
 	}
 }
@@ -192,7 +198,7 @@ func subjectLife(t *testing.T, c tiers.Catalogue) {
 	_, err = c.CreateSubject(ctx, tiers.Subject{ID: id, Tier: "pro"})
 	wantErr(t, err, tiers.ErrExists)
 	second := must(c.ReplaceSubject(ctx, tiers.Subject{ID: id, Tier: "pro"}, first.Version))(t)
-	if got := must(c.Subject(ctx, id))(t); got != second || got.Tier != "pro" || got.Version <= first.Version {
+	if got := must(c.Subject(ctx, id))(t); !reflect.DeepEqual(got, second) || got.Tier != "pro" || got.Version <= first.Version {
 		t.Fatalf("read %+v after %+v", got, second)
 	}
 	_, err = c.ReplaceSubject(ctx, tiers.Subject{ID: id, Tier: "nosuch"}, second.Version)
@@ -207,6 +213,142 @@ func subjectLife(t *testing.T, c tiers.Catalogue) {
 	}
 	_, err = c.Subject(ctx, id)
 	wantErr(t, err, tiers.ErrNotFound)
+}
+
+func instant(text string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+func fullSubject() tiers.Subject {
+	anchor, grace, blocked := instant("2026-01-31T10:20:30.123Z"), instant("2026-12-01T00:00:00Z"), instant("2026-11-30T00:00:00Z")
+	return tiers.Subject{
+		ID: "acct_1", Tier: "free", Trial: &tiers.Trial{Tier: "pro", EndsAt: instant("2027-01-01T00:00:00.5Z")},
+		Next: &tiers.Change{Tier: "enterprise", At: instant("2027-02-01T00:00:00Z")}, BillingAnchor: &anchor,
+		Status: tiers.PastDue, GraceUntil: &grace, BlockedUntil: &blocked,
+	}
+}
+
+func subjectRoundTrip(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	created := must(c.CreateSubject(ctx, fullSubject()))(t)
+	want := fullSubject()
+	want.Version = created.Version
+	list := must(c.Subjects(ctx, "", 10))(t)
+	if got := must(c.Subject(ctx, "acct_1"))(t); !reflect.DeepEqual(got, want) || !reflect.DeepEqual(created, want) || !reflect.DeepEqual(list, []tiers.Subject{want}) {
+		t.Fatalf("created %+v\nread    %+v\nwant    %+v", created, got, want)
+	}
+	plain := must(c.ReplaceSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "pro"}, created.Version))(t)
+	if want := (tiers.Subject{ID: "acct_1", Tier: "pro", Status: tiers.Active, Version: plain.Version}); !reflect.DeepEqual(plain, want) {
+		t.Fatalf("replaced by %+v, want %+v", plain, want)
+	}
+	text := must(json.Marshal(created))(t)
+	var read tiers.Subject
+	if err := json.Unmarshal(text, &read); err != nil || !reflect.DeepEqual(read, created) {
+		t.Fatalf("%s is read as %+v, %v", text, read, err)
+	}
+}
+
+func invalidSubject(t *testing.T, c tiers.Catalogue) {
+	wrong := fullSubject()
+	wrong.ID, wrong.Trial.Tier, wrong.Status = "", "No", "late"
+	wrong.Next.At = time.Time{}
+	_, err := c.CreateSubject(t.Context(), wrong)
+	for _, field := range []string{"id", "trial.tier", "next.at", "status", "grace_until"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("the error does not name %s: %v", field, err)
+		}
+	}
+	wrong = fullSubject()
+	wrong.Trial.Tier, wrong.Next.Tier = "nosuch", "neither"
+	_, err = c.CreateSubject(t.Context(), wrong)
+	for _, field := range []string{`trial.tier "nosuch"`, `next.tier "neither"`} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("the error does not name %s: %v", field, err)
+		}
+	}
+	wrong = fullSubject()
+	wrong.GraceUntil = nil
+	if _, err = c.CreateSubject(t.Context(), wrong); err == nil || !strings.Contains(err.Error(), "grace_until") {
+		t.Errorf("past due without grace: %v", err)
+	}
+}
+
+func tierToComeInUse(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	g := must(c.CreateTier(ctx, gold()))(t)
+	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free", Trial: &tiers.Trial{Tier: "gold", EndsAt: instant("2027-01-01T00:00:00Z")}}))(t)
+	wantErr(t, c.DeleteTier(ctx, "gold", g.Version), tiers.ErrInUse)
+	s = must(c.ReplaceSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free", Next: &tiers.Change{Tier: "gold", At: instant("2027-01-01T00:00:00Z")}}, s.Version))(t)
+	wantErr(t, c.DeleteTier(ctx, "gold", g.Version), tiers.ErrInUse)
+	must(c.ReplaceSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}, s.Version))(t)
+	if err := c.DeleteTier(ctx, "gold", g.Version); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func overrideLife(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	launch := tiers.Override{
+		Limit: "per_minute", Max: 500, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "launch day",
+	}
+	_, err := c.CreateOverride(ctx, "acct_1", launch)
+	wantErr(t, err, tiers.ErrNotFound) // no such subject
+	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+	_, err = c.Override(ctx, "acct_1", "per_minute")
+	wantErr(t, err, tiers.ErrNotFound)
+	_, err = c.ReplaceOverride(ctx, "acct_1", launch, 1)
+	wantErr(t, err, tiers.ErrNotFound)
+	wrong := launch
+	wrong.ExpiresAt, wrong.Reason, wrong.Max = wrong.StartsAt, "", -2
+	_, err = c.CreateOverride(ctx, "acct_1", wrong)
+	for _, field := range []string{"expires_at", "reason", "max"} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("the error does not name %s: %v", field, err)
+		}
+	}
+
+	created := must(c.CreateOverride(ctx, "acct_1", launch))(t)
+	launch.Version = created.Version
+	if got := must(c.Override(ctx, "acct_1", "per_minute"))(t); got != launch || created != launch {
+		t.Fatalf("created %+v, read %+v, want %+v", created, got, launch)
+	}
+	if after := must(c.Subject(ctx, "acct_1"))(t); after.Version <= s.Version || after.Overrides["per_minute"] != launch {
+		t.Fatalf("the subject is %+v, was %+v", after, s)
+	}
+	_, err = c.CreateOverride(ctx, "acct_1", launch)
+	wantErr(t, err, tiers.ErrExists)
+	unlimited := launch
+	unlimited.Max = tierlimit.Unlimited
+	_, err = c.ReplaceOverride(ctx, "acct_1", unlimited, launch.Version-1)
+	wantErr(t, err, tiers.ErrStale)
+	replaced := must(c.ReplaceOverride(ctx, "acct_1", unlimited, launch.Version))(t)
+	if list := must(c.Overrides(ctx, "acct_1"))(t); len(list) != 1 || list[0] != replaced || replaced.Max != tierlimit.Unlimited {
+		t.Fatalf("replaced by %+v, listed %+v", replaced, list)
+	}
+	text := must(json.Marshal(replaced))(t)
+	var read tiers.Override
+	if err := json.Unmarshal(text, &read); err != nil || read != replaced {
+		t.Fatalf("%s is read as %+v, %v", text, read, err)
+	}
+
+	// A subject that is replaced keeps its overrides.
+	s = must(c.Subject(ctx, "acct_1"))(t)
+	if s = must(c.ReplaceSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "pro"}, s.Version))(t); s.Overrides["per_minute"] != replaced {
+		t.Fatalf("a replaced subject has the overrides %+v", s.Overrides)
+	}
+	wantErr(t, c.DeleteOverride(ctx, "acct_1", "per_minute", launch.Version), tiers.ErrStale)
+	if err := c.DeleteOverride(ctx, "acct_1", "per_minute", replaced.Version); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, c.DeleteOverride(ctx, "acct_1", "per_minute", replaced.Version), tiers.ErrNotFound)
+	after := must(c.Subject(ctx, "acct_1"))(t)
+	if len(after.Overrides) != 0 || after.Version <= s.Version {
+		t.Fatalf("afterwards the subject is %+v, was %+v", after, s)
+	}
 }
 
 func subjectPages(t *testing.T, c tiers.Catalogue) {

@@ -1,0 +1,119 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// A customer's life, told over HTTP alone, and seen by two replicas within a
+// second of each step. What is dated acts at its instant without anybody's help.
+func TestACustomersLife(t *testing.T) {
+	url := newDatabase(t)
+	replicas := []*replica{startReplica(t, redisServer.URL, url), startReplica(t, redisServer.URL, url)}
+	r := replicas[0]
+	id := newSubject(t)
+	subject := "/admin/v1/subjects/" + id
+
+	everywhere := func(what string, holds func(tierlimit.Decision) bool) {
+		t.Helper()
+		for i, r := range replicas {
+			var last tierlimit.Decision
+			eventually(t, time.Second, fmt.Sprintf("%s on replica %d", what, i), func() bool {
+				last = r.must("peek", id)
+				return holds(last)
+			})
+		}
+	}
+	patch := func(body string) {
+		t.Helper()
+		h, _ := r.want(200, "GET", r.admin+subject, "")
+		r.want(200, "PATCH", r.admin+subject, body, "If-Match", h.Get("Etag"))
+	}
+	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
+	on := func(tier, from string, most int64) func(tierlimit.Decision) bool {
+		return func(d tierlimit.Decision) bool {
+			for _, w := range d.Windows {
+				if w.Limit == "per_minute" {
+					return d.Tier == tier && w.From == from && w.Max == most && !d.Degraded
+				}
+			}
+			return false
+		}
+	}
+
+	r.want(http.StatusCreated, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"free"}`, id))
+	everywhere("signed up on free", on("free", "tier", 5))
+	for range 5 {
+		if d := replicas[1].must("take", id); !d.Allowed {
+			t.Fatalf("%+v", d)
+		}
+	}
+	everywhere("the limit is hit", func(d tierlimit.Decision) bool { return d.Reason == tierlimit.Exceeded })
+
+	ends := time.Now().Add(1500 * time.Millisecond)
+	patch(fmt.Sprintf(`{"trial":{"tier":"pro","ends_at":%q}}`, ends.UTC().Format(time.RFC3339Nano)))
+	everywhere("a trial of pro, usage kept", func(d tierlimit.Decision) bool {
+		return on("pro", "trial", 100)(d) && d.Allowed && d.Windows[0].Used == 5
+	})
+	time.Sleep(time.Until(ends)) // it is its instant that is looked at
+	everywhere("the trial has ended by itself", on("free", "tier", 5))
+
+	patch(`{"tier":"pro"}`)
+	everywhere("upgraded", on("pro", "tier", 100))
+
+	expires := time.Now().Add(1500 * time.Millisecond)
+	r.want(http.StatusCreated, "POST", r.admin+subject+"/overrides",
+		fmt.Sprintf(`{"limit":"per_minute","max":500,"expires_at":%q,"reason":"launch day"}`, expires.UTC().Format(time.RFC3339Nano)))
+	everywhere("launch day", on("pro", "override", 500))
+	time.Sleep(time.Until(expires))
+	everywhere("launch day is over", on("pro", "tier", 100))
+
+	grace := time.Now().Add(1500 * time.Millisecond)
+	patch(fmt.Sprintf(`{"status":"past_due","grace_until":%q}`, grace.UTC().Format(time.RFC3339Nano)))
+	everywhere("past due, with grace", on("pro", "tier", 100))
+	time.Sleep(time.Until(grace))
+	everywhere("suspended when grace has ended", func(d tierlimit.Decision) bool { return d.Reason == tierlimit.Suspended })
+	patch(`{"status":"active","grace_until":null}`)
+	everywhere("paid", on("pro", "tier", 100))
+
+	patch(fmt.Sprintf(`{"blocked_until":%q}`, in(time.Hour)))
+	everywhere("blocked", func(d tierlimit.Decision) bool { return d.Reason == tierlimit.Blocked && d.RetryAfter > 50*time.Minute })
+	patch(`{"blocked_until":null}`)
+
+	due := time.Now().Add(1500 * time.Millisecond)
+	patch(fmt.Sprintf(`{"next":{"tier":"free","at":%q}}`, due.UTC().Format(time.RFC3339Nano)))
+	everywhere("a downgrade is scheduled", on("pro", "tier", 100))
+	time.Sleep(time.Until(due))
+	everywhere("downgraded by itself", on("free", "tier", 5))
+	_, text := r.want(200, "GET", r.admin+subject, "")
+	var read struct {
+		Tier string
+		Next *struct{}
+	}
+	if err := json.Unmarshal(text, &read); err != nil || read.Tier != "free" || read.Next != nil {
+		t.Errorf("%s, %v; want what is in force", text, err)
+	}
+}
+
+// A refund is known to every replica, and counts once whoever is asked.
+func TestARefundOnAnotherReplica(t *testing.T) {
+	url := newDatabase(t)
+	a, b := startReplica(t, redisServer.URL, url), startReplica(t, redisServer.URL, url)
+	id := newSubject(t)
+	d := a.must("take", id)
+	body := fmt.Sprintf(`{"id":%q}`, d.ID())
+	for i, r := range []*replica{b, a, b} {
+		_, answer := r.want(200, "POST", r.public+"/v1/refund", body)
+		if want := fmt.Sprintf("{\"refunded\":%t}\n", i == 0); string(answer) != want {
+			t.Errorf("refund %d: %s, want %s", i+1, answer, want)
+		}
+	}
+	if d := a.must("peek", id); d.Windows[0].Used != 0 || d.Windows[1].Used != 0 {
+		t.Errorf("after the refund: %+v", d)
+	}
+}

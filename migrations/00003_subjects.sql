@@ -1,0 +1,65 @@
+-- Plans as they are sold: anchored periods, sliding and shadow limits; subjects
+-- with trials, changes to come, a billing anchor, a status; overrides.
+
+-- +goose Up
+ALTER TABLE tierlimit.limits
+    ADD COLUMN anchor    text NOT NULL DEFAULT 'calendar' CHECK (anchor IN ('calendar', 'billing')),
+    ADD COLUMN algorithm text NOT NULL DEFAULT 'fixed' CHECK (algorithm IN ('fixed', 'sliding')),
+    ADD COLUMN shadow    boolean NOT NULL DEFAULT false,
+    ADD CONSTRAINT anchored_periods_only CHECK (anchor = 'calendar' OR period IS NOT NULL),
+    ADD CONSTRAINT sliding_lengths_only CHECK (algorithm = 'fixed' OR window_ms IS NOT NULL AND NOT lease);
+
+ALTER TABLE tierlimit.subjects
+    ADD COLUMN trial_tier     text COLLATE "C" REFERENCES tierlimit.tiers,
+    ADD COLUMN trial_ends_at  timestamptz,
+    ADD COLUMN next_tier      text COLLATE "C" REFERENCES tierlimit.tiers,
+    ADD COLUMN next_at        timestamptz,
+    ADD COLUMN billing_anchor timestamptz CHECK (billing_anchor > 'epoch' AND billing_anchor < '10000-01-01Z'),
+    ADD COLUMN status         text NOT NULL DEFAULT 'active' CHECK (status IN ('active', 'past_due', 'suspended')),
+    ADD COLUMN grace_until    timestamptz,
+    ADD COLUMN blocked_until  timestamptz,
+    ADD CONSTRAINT trial_whole CHECK (num_nonnulls(trial_tier, trial_ends_at) <> 1),
+    ADD CONSTRAINT next_whole CHECK (num_nonnulls(next_tier, next_at) <> 1),
+    ADD CONSTRAINT grace_when_past_due CHECK ((status = 'past_due') = (grace_until IS NOT NULL));
+CREATE INDEX subjects_by_trial_tier ON tierlimit.subjects (trial_tier) WHERE trial_tier IS NOT NULL;
+CREATE INDEX subjects_by_next_tier ON tierlimit.subjects (next_tier) WHERE next_tier IS NOT NULL;
+
+CREATE TABLE tierlimit.overrides (
+    subject    text COLLATE "C" NOT NULL REFERENCES tierlimit.subjects ON DELETE CASCADE,
+    limit_name text COLLATE "C" NOT NULL CHECK (limit_name ~ '^[a-z0-9][a-z0-9_-]{0,63}$'),
+    max        bigint CHECK (max BETWEEN 0 AND 1000000000000000), -- null: unlimited
+    starts_at  timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    reason     text NOT NULL CHECK (octet_length(reason) BETWEEN 1 AND 500),
+    version    bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (subject, limit_name),
+    CONSTRAINT expires_after_it_starts CHECK (expires_at > starts_at)
+);
+
+-- An override is part of its subject for whoever follows the catalogue: a change
+-- of it is one of the subject, at the same version.
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.override_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        UPDATE tierlimit.subjects SET version = version WHERE id = OLD.subject;
+        RETURN OLD;
+    END IF;
+    IF TG_OP = 'UPDATE' AND (NEW.subject, NEW.limit_name) <> (OLD.subject, OLD.limit_name) THEN
+        RAISE EXCEPTION 'an override keeps its subject and limit: delete it and insert another';
+    END IF;
+    UPDATE tierlimit.subjects SET version = version WHERE id = NEW.subject RETURNING version INTO NEW.version;
+    NEW.version := coalesce(NEW.version, 0); -- of no subject: the foreign key says so
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER override_changes BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.overrides
+    FOR EACH ROW EXECUTE FUNCTION tierlimit.override_changes();
+
+-- +goose Down
+DROP TABLE tierlimit.overrides;
+DROP FUNCTION tierlimit.override_changes;
+ALTER TABLE tierlimit.subjects
+    DROP COLUMN trial_tier, DROP COLUMN trial_ends_at, DROP COLUMN next_tier, DROP COLUMN next_at,
+    DROP COLUMN billing_anchor, DROP COLUMN status, DROP COLUMN grace_until, DROP COLUMN blocked_until;
+ALTER TABLE tierlimit.limits DROP COLUMN anchor, DROP COLUMN algorithm, DROP COLUMN shadow;

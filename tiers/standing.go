@@ -1,0 +1,113 @@
+package tiers
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// A resident is a subject held in memory, and where it stands: worked out when
+// somebody asks, and again when the tiers or the time have changed. It is safe
+// for concurrent use; the subject is not changed.
+type resident struct {
+	Subject
+	at atomic.Pointer[standing]
+}
+
+// A standing is a plan, and for how long it holds.
+type standing struct {
+	set   *set
+	plan  *tierlimit.Plan
+	until time.Time // zero: until something is changed
+}
+
+func (r *resident) plan(current *set) *tierlimit.Plan {
+	at := r.at.Load()
+	if at == nil || at.set != current || !at.until.IsZero() && !time.Now().Before(at.until) {
+		at = current.stand(&r.Subject, time.Now())
+		r.at.Store(at)
+	}
+	return at.plan
+}
+
+// stand works out what holds for a subject at now. The order is that of the
+// contract: suspended or blocked, then overrides, then a trial, then its tier.
+func (s *set) stand(subject *Subject, now time.Time) *standing {
+	at := &standing{set: s}
+	key, from := subject.Tier, tierlimit.FromTier
+	if subject.Next != nil && at.passed(subject.Next.At, now) {
+		key = subject.Next.Tier
+	}
+	if subject.Trial != nil && !at.passed(subject.Trial.EndsAt, now) {
+		key, from = subject.Trial.Tier, tierlimit.FromTrial
+	}
+	shared := s.plan(key)
+	at.plan = shared
+	if shared.Fallback {
+		return at // a tier that is not known yet: it comes, and changes the set
+	}
+	limits := s.limitsOf(subject, key, from, at, now)
+	refusal, until := subject.refusal(at, now)
+	if limits == nil && refusal == "" {
+		return at
+	}
+	if limits == nil {
+		limits = shared.Limits
+	}
+	at.plan = &tierlimit.Plan{
+		Tier: shared.Tier, Limits: limits, OnStoreError: shared.OnStoreError, Refusal: refusal, RefusedUntil: until,
+	}
+	return at
+}
+
+// passed reports whether an instant has come. If not, the standing holds no
+// longer than until it does.
+func (at *standing) passed(t, now time.Time) bool {
+	if !t.After(now) {
+		return true
+	}
+	if at.until.IsZero() || t.Before(at.until) {
+		at.until = t
+	}
+	return false
+}
+
+// limitsOf returns the subject's own limits, nil if they are those of its tier.
+func (s *set) limitsOf(subject *Subject, key, from string, at *standing, now time.Time) []tierlimit.Limit {
+	tier := s.byKey[key]
+	own := slices.Clone(tier.tier.Limits)
+	changed := from != tierlimit.FromTier
+	for i := range own {
+		limit := &own[i]
+		limit.From = from
+		if subject.BillingAnchor != nil && tier.anchored[limit.Name] {
+			limit.Window.Anchor = subject.BillingAnchor.UnixMilli()
+			changed = true
+		}
+		if o, ok := subject.Overrides[limit.Name]; ok {
+			started := at.passed(o.StartsAt, now)
+			if ended := at.passed(o.ExpiresAt, now); started && !ended {
+				limit.Max, limit.From = o.Max, tierlimit.FromOverride
+				changed = true
+			}
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return own
+}
+
+// refusal says why the subject is denied, and until when.
+func (s *Subject) refusal(at *standing, now time.Time) (tierlimit.Reason, time.Time) {
+	switch {
+	case s.Status == Suspended,
+		s.Status == PastDue && (s.GraceUntil == nil || at.passed(*s.GraceUntil, now)):
+		return tierlimit.Suspended, time.Time{}
+	case s.BlockedUntil != nil && !at.passed(*s.BlockedUntil, now):
+		return tierlimit.Blocked, *s.BlockedUntil
+	}
+	return "", time.Time{}
+}
