@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,7 @@ func Admin(cfg Config) http.Handler {
 		override.mount(r, "/subjects/{id}/overrides", a.handle)
 		r.Get("/subjects/{id}/usage", a.handle(a.readUsage))
 		r.Delete("/subjects/{id}/usage", a.handle(a.resetUsage))
+		r.Get("/audit", a.handle(a.listEvents))
 	})
 	return r
 }
@@ -114,6 +116,38 @@ func (a *admin) listSubjects(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// listEvents lists what administrators did, the newest first.
+func (a *admin) listEvents(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "kind", "object", "actor", "limit", "cursor")
+	if err != nil {
+		return err
+	}
+	most, err := mostOf(q)
+	if err != nil {
+		return err
+	}
+	f := tiers.EventFilter{Kind: q.Get("kind"), Object: q.Get("object"), Actor: q.Get("actor"), Most: most + 1}
+	if cursor := q.Get("cursor"); cursor != "" {
+		if f.Before, err = strconv.ParseInt(cursor, 10, 64); err != nil || f.Before < 1 {
+			return &tierlimit.FieldError{Field: "cursor", Value: cursor, Want: "a next_cursor as it was sent"}
+		}
+	}
+	if strings.ContainsRune(f.Kind+f.Object+f.Actor, 0) {
+		return &tierlimit.FieldError{Field: "query", Want: "without NUL"}
+	}
+	list, err := a.catalogue.Events(r.Context(), f)
+	if err != nil {
+		return err
+	}
+	p := page[tiers.Event]{Data: list}
+	if len(list) > most {
+		p.Data, p.HasMore = list[:most], true
+		p.NextCursor = strconv.FormatInt(list[most-1].ID, 10)
+	}
+	respond(w, http.StatusOK, p)
+	return nil
+}
+
 // readSubject shows what is in force: a change that was due is made.
 func (a *admin) readSubject(r *http.Request, id string) (tiers.Subject, error) {
 	s, err := a.catalogue.Subject(r.Context(), id)
@@ -160,6 +194,12 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := a.lim.Reset(r.Context(), subject, limits...); err != nil {
 		return err
+	}
+	// Counters are not in the catalogue: what was done there is told afterwards.
+	if err := a.catalogue.Record(r.Context(), tiers.Event{
+		Action: "usage.reset", Kind: tiers.KindUsage, Object: subject, Detail: strings.Join(limits, ","),
+	}); err != nil {
+		a.log.Error("api: a reset is not in the audit log", "subject", subject, "error", err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

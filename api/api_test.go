@@ -341,6 +341,11 @@ func TestAPlanChangesOverHTTPAndKeepsUsage(t *testing.T) {
 	tag = etag(patch(tag, `{"blocked_until":null,"next":{"tier":"pro","at":"2001-01-01T00:00:00Z"}}`).want(200))
 	takes(tierlimit.Exceeded, "pro", "")                                  // the override is of whatever tier
 	s.ask(s.admin, "GET", subject, "").want(200, `"tier":"pro","status"`) // a change that was due is made
+	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42&limit=2", "").want(200, `"actor":"owner","action":"subject.replace","kind":"subject","object":"acct_42"`, `"has_more":true`)
+	s.ask(s.admin, "DELETE", subject+"/usage?limit=per_minute", "").want(204)
+	s.ask(s.admin, "GET", "/admin/v1/audit?kind=usage", "").want(200, `"action":"usage.reset"`, `"detail":"per_minute"`, `"has_more":false`)
+	s.ask(s.admin, "GET", "/admin/v1/audit?cursor=x", "").want(400, "cursor")
+	s.ask(s.admin, "GET", "/admin/v1/audit", "", "Authorization", "Bearer "+serviceToken).want(401)
 	patch(tag, `{"plan":"pro"}`).want(400, "plan")
 	patch(tag, `[]`).want(400)
 	patch(tag, `{"next":{"tier":"nosuch","at":"2099-01-01T00:00:00Z"},"trial":{"tier":"neither","ends_at":"soon"}}`).want(400, "trial.ends_at")

@@ -187,17 +187,27 @@ func pageOf(r *http.Request) (after string, most int, err error) {
 	if err != nil {
 		return "", 0, err
 	}
-	most = 50
-	if s := q.Get("limit"); s != "" {
-		if most, err = strconv.Atoi(s); err != nil || most < 1 || most > 500 {
-			return "", 0, &tierlimit.FieldError{Field: "limit", Value: s, Want: "a whole number from 1 to 500"}
-		}
+	if most, err = mostOf(q); err != nil {
+		return "", 0, err
 	}
 	cursor, err := base64.RawURLEncoding.DecodeString(q.Get("cursor"))
 	if err != nil || len(cursor) > 0 && !tierlimit.ValidSubject(string(cursor)) {
 		return "", 0, &tierlimit.FieldError{Field: "cursor", Value: q.Get("cursor"), Want: "a next_cursor as it was sent"}
 	}
 	return string(cursor), most, nil
+}
+
+// mostOf reads ?limit=, how many a page has.
+func mostOf(q url.Values) (int, error) {
+	s := q.Get("limit")
+	if s == "" {
+		return 50, nil
+	}
+	most, err := strconv.Atoi(s)
+	if err != nil || most < 1 || most > 500 {
+		return 0, &tierlimit.FieldError{Field: "limit", Value: s, Want: "a whole number from 1 to 500"}
+	}
+	return most, nil
 }
 
 func cursorAfter(id string) string { return base64.RawURLEncoding.EncodeToString([]byte(id)) }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/tierlimit/tierlimit/internal/problem"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 func newRouter(cfg *Config) chi.Router {
@@ -51,6 +52,9 @@ func recoverPanics(log *slog.Logger) func(http.Handler) http.Handler {
 	}
 }
 
+// owner is who the audit log says had TIERLIMIT_ADMIN_TOKEN.
+const owner = "owner"
+
 // requireToken lets through who brings one of the tokens; empty ones open
 // nothing. Every refusal looks the same.
 func requireToken(tokens ...string) func(http.Handler) http.Handler {
@@ -72,7 +76,7 @@ func requireToken(tokens ...string) func(http.Handler) http.Handler {
 				problem.Write(w, problem.Problem{Status: http.StatusUnauthorized, Detail: "A valid bearer token is needed."})
 				return
 			}
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, r.WithContext(tiers.WithActor(r.Context(), owner)))
 		})
 	}
 }

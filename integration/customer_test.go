@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // A customer's life, told over HTTP alone, and seen by two replicas within a
@@ -97,6 +98,37 @@ func TestACustomersLife(t *testing.T) {
 	}
 	if err := json.Unmarshal(text, &read); err != nil || read.Tier != "free" || read.Next != nil {
 		t.Errorf("%s, %v; want what is in force", text, err)
+	}
+
+	_, text = r.want(200, "GET", r.admin+"/admin/v1/audit?limit=100&object="+id, "")
+	var log struct{ Data []tiers.Event }
+	if err := json.Unmarshal(text, &log); err != nil || len(log.Data) != 9 {
+		t.Fatalf("%d events, %v: %s", len(log.Data), err, text)
+	}
+	for i, action := range []string{"subject.create", "subject.replace", "subject.replace", "override.create"} {
+		if e := log.Data[len(log.Data)-1-i]; e.Action != action || e.Actor != "owner" || e.Object != id {
+			t.Errorf("event %d: %+v, want %s", i+1, e, action)
+		}
+	}
+}
+
+// The audit log tells the story, and nobody rewrites it: the test's own role owns
+// the tables.
+func TestTheAuditLogCannotBeRewritten(t *testing.T) {
+	url := newDatabase(t)
+	c := openCatalogue(t, url)
+	if _, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		"DELETE FROM tierlimit.audit", "TRUNCATE tierlimit.audit", "UPDATE tierlimit.audit SET actor = 'nobody'",
+	} {
+		if err := execute(t.Context(), url, sql); err == nil {
+			t.Errorf("%s: done", sql)
+		}
+	}
+	if list, err := c.Events(t.Context(), tiers.EventFilter{Most: 10}); err != nil || len(list) != 1 || list[0].Action != "subject.create" {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 

@@ -44,6 +44,10 @@ type Catalogue interface {
 	CreateOverride(ctx context.Context, subject string, o Override) (Override, error)
 	ReplaceOverride(ctx context.Context, subject string, o Override, version int64) (Override, error)
 	DeleteOverride(ctx context.Context, subject, limit string, version int64) error
+
+	// Each change is written with its event or not at all; see [WithActor].
+	Events(ctx context.Context, f EventFilter) ([]Event, error) // the newest first
+	Record(ctx context.Context, e Event) error                  // what was done elsewhere, by ctx's actor
 }
 
 // TierError says what was refused about which tier.

@@ -16,6 +16,7 @@ type state struct {
 	Subjects map[string]Subject `json:"subjects"`
 
 	Overrides map[string]Overrides `json:"overrides,omitempty"` // by subject
+	Events    []Event              `json:"audit,omitempty"`
 }
 
 // OpenMemory returns a catalogue kept in file, which is written anew with each
@@ -38,7 +39,7 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	m := &Memory{file: file, version: s.Version, subjects: make(map[string]*resident, len(s.Subjects))}
+	m := &Memory{file: file, version: s.Version, events: s.Events, subjects: make(map[string]*resident, len(s.Subjects))}
 	if m.set, err = newSet(s.Tiers); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
@@ -59,7 +60,7 @@ func (m *Memory) save() error {
 	if m.file == "" {
 		return nil
 	}
-	s := state{Version: m.version, Tiers: m.set.tiers, Subjects: make(map[string]Subject), Overrides: make(map[string]Overrides)}
+	s := state{Version: m.version, Events: m.events, Tiers: m.set.tiers, Subjects: make(map[string]Subject), Overrides: make(map[string]Overrides)}
 	for id, r := range m.subjects {
 		s.Subjects[id] = r.Subject
 		if len(r.Overrides) > 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 )
@@ -18,6 +19,7 @@ type Memory struct {
 	set      *set                 // guarded by mu
 	subjects map[string]*resident // guarded by mu
 	version  int64                // guarded by mu: the last one given out
+	events   []Event              // guarded by mu: the last of them
 	file     string               // where state is kept; "" nowhere
 }
 
@@ -72,7 +74,7 @@ func (m *Memory) Tier(_ context.Context, key string) (Tier, error) {
 }
 
 // CreateTier implements Catalogue.
-func (m *Memory) CreateTier(_ context.Context, t Tier) (Tier, error) {
+func (m *Memory) CreateTier(ctx context.Context, t Tier) (Tier, error) {
 	t.Normalize()
 	if err := t.Validate(); err != nil {
 		return Tier{}, err
@@ -82,11 +84,11 @@ func (m *Memory) CreateTier(_ context.Context, t Tier) (Tier, error) {
 	if m.set.byKey[t.Key] != nil {
 		return Tier{}, TierError(t.Key, ErrExists)
 	}
-	return m.putTier(t)
+	return m.putTier(ctx, t, nil)
 }
 
 // ReplaceTier implements Catalogue.
-func (m *Memory) ReplaceTier(_ context.Context, t Tier, version int64) (Tier, error) {
+func (m *Memory) ReplaceTier(ctx context.Context, t Tier, version int64) (Tier, error) {
 	t.Normalize()
 	if err := t.Validate(); err != nil {
 		return Tier{}, err
@@ -100,11 +102,11 @@ func (m *Memory) ReplaceTier(_ context.Context, t Tier, version int64) (Tier, er
 	if old.Default && !t.Default {
 		return Tier{}, StillDefaultError(t.Key)
 	}
-	return m.putTier(t)
+	return m.putTier(ctx, t, old)
 }
 
 // DeleteTier implements Catalogue.
-func (m *Memory) DeleteTier(_ context.Context, key string, version int64) error {
+func (m *Memory) DeleteTier(ctx context.Context, key string, version int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old, err := m.tierAt(key, version)
@@ -120,7 +122,11 @@ func (m *Memory) DeleteTier(_ context.Context, key string, version int64) error 
 		}
 	}
 	rest := slices.DeleteFunc(slices.Clone(m.set.tiers), func(t Tier) bool { return t.Key == key })
-	return m.setTiers(rest, m.version+1)
+	e, err := NewEvent(ctx, KindTier, key, "", old, nil)
+	if err != nil {
+		return err
+	}
+	return m.setTiers(rest, m.version+1, e)
 }
 
 // Subjects implements Catalogue.
@@ -145,18 +151,18 @@ func (m *Memory) Subject(_ context.Context, id string) (Subject, error) {
 }
 
 // CreateSubject implements Catalogue.
-func (m *Memory) CreateSubject(_ context.Context, s Subject) (Subject, error) {
+func (m *Memory) CreateSubject(ctx context.Context, s Subject) (Subject, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.subjects[s.ID]; ok {
 		return Subject{}, SubjectError(s.ID, ErrExists)
 	}
 	s.Overrides = nil
-	return m.putSubject(s)
+	return m.putSubject(ctx, s, nil)
 }
 
 // ReplaceSubject implements Catalogue.
-func (m *Memory) ReplaceSubject(_ context.Context, s Subject, version int64) (Subject, error) {
+func (m *Memory) ReplaceSubject(ctx context.Context, s Subject, version int64) (Subject, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old, err := m.subjectAt(s.ID, version)
@@ -164,17 +170,22 @@ func (m *Memory) ReplaceSubject(_ context.Context, s Subject, version int64) (Su
 		return Subject{}, err
 	}
 	s.Overrides = old.Overrides
-	return m.putSubject(s)
+	return m.putSubject(ctx, s, old)
 }
 
 // DeleteSubject implements Catalogue.
-func (m *Memory) DeleteSubject(_ context.Context, id string, version int64) error {
+func (m *Memory) DeleteSubject(ctx context.Context, id string, version int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, err := m.subjectAt(id, version); err != nil {
+	old, err := m.subjectAt(id, version)
+	if err != nil {
 		return err
 	}
-	return m.setSubject(id, nil)
+	e, err := NewEvent(ctx, KindSubject, id, "", old, nil)
+	if err != nil {
+		return err
+	}
+	return m.setSubject(id, nil, e)
 }
 
 // Overrides implements Catalogue.
@@ -203,8 +214,8 @@ func (m *Memory) Override(_ context.Context, subject, limit string) (Override, e
 }
 
 // CreateOverride implements Catalogue.
-func (m *Memory) CreateOverride(_ context.Context, subject string, o Override) (Override, error) {
-	return m.putOverride(subject, o, func(_ Override, exists bool) error {
+func (m *Memory) CreateOverride(ctx context.Context, subject string, o Override) (Override, error) {
+	return m.putOverride(ctx, subject, o, func(_ Override, exists bool) error {
 		if exists {
 			return ErrExists
 		}
@@ -213,15 +224,15 @@ func (m *Memory) CreateOverride(_ context.Context, subject string, o Override) (
 }
 
 // ReplaceOverride implements Catalogue.
-func (m *Memory) ReplaceOverride(_ context.Context, subject string, o Override, version int64) (Override, error) {
-	return m.putOverride(subject, o, versionIs(version))
+func (m *Memory) ReplaceOverride(ctx context.Context, subject string, o Override, version int64) (Override, error) {
+	return m.putOverride(ctx, subject, o, versionIs(version))
 }
 
 // DeleteOverride implements Catalogue.
-func (m *Memory) DeleteOverride(_ context.Context, subject, limit string, version int64) error {
+func (m *Memory) DeleteOverride(ctx context.Context, subject, limit string, version int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.changeOverride(subject, limit, versionIs(version), func(all Overrides) { delete(all, limit) })
+	return m.changeOverride(ctx, subject, limit, versionIs(version), nil)
 }
 
 func versionIs(version int64) func(Override, bool) error {
@@ -237,7 +248,7 @@ func versionIs(version int64) func(Override, bool) error {
 	}
 }
 
-func (m *Memory) putOverride(subject string, o Override, check func(old Override, exists bool) error) (Override, error) {
+func (m *Memory) putOverride(ctx context.Context, subject string, o Override, check func(old Override, exists bool) error) (Override, error) {
 	o.Normalize()
 	if err := o.Validate(); err != nil {
 		return Override{}, err
@@ -245,9 +256,37 @@ func (m *Memory) putOverride(subject string, o Override, check func(old Override
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o.Version = m.version + 1
-	err := m.changeOverride(subject, o.Limit, check, func(all Overrides) { all[o.Limit] = o })
-	return o, err
+	return o, m.changeOverride(ctx, subject, o.Limit, check, &o)
 }
+
+// Events implements Catalogue. A catalogue in memory keeps the last thousand.
+func (m *Memory) Events(_ context.Context, f EventFilter) ([]Event, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var list []Event
+	for i := len(m.events) - 1; i >= 0 && len(list) < f.Most; i-- {
+		if f.chooses(&m.events[i]) {
+			list = append(list, m.events[i])
+		}
+	}
+	return list, nil
+}
+
+// Record implements Catalogue.
+func (m *Memory) Record(ctx context.Context, e Event) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.Actor = ActorOf(ctx)
+	events := m.events
+	err := m.record(e)
+	if err != nil {
+		m.events = events
+	}
+	return err
+}
+
+// maxEvents is how many events a catalogue in memory keeps.
+const maxEvents = 1000
 
 // What follows is called with mu held.
 
@@ -284,7 +323,7 @@ func (m *Memory) subjectAt(id string, version int64) (Subject, error) {
 	return s, err
 }
 
-func (m *Memory) putTier(t Tier) (Tier, error) {
+func (m *Memory) putTier(ctx context.Context, t Tier, old any) (Tier, error) {
 	version := m.version
 	list := slices.DeleteFunc(slices.Clone(m.set.tiers), func(old Tier) bool { return old.Key == t.Key })
 	for i := range list {
@@ -295,28 +334,32 @@ func (m *Memory) putTier(t Tier) (Tier, error) {
 	}
 	t = t.clone()
 	t.Version = version + 1
-	if err := m.setTiers(append(list, t), t.Version); err != nil {
+	e, err := NewEvent(ctx, KindTier, t.Key, "", old, t)
+	if err != nil {
+		return Tier{}, err
+	}
+	if err := m.setTiers(append(list, t), t.Version, e); err != nil {
 		return Tier{}, err
 	}
 	return t.clone(), nil
 }
 
 // setTiers puts tiers in force once they are kept where they should be kept.
-func (m *Memory) setTiers(list []Tier, version int64) error {
+func (m *Memory) setTiers(list []Tier, version int64, e Event) error {
 	next, err := newSet(list)
 	if err != nil {
 		return err
 	}
-	set, was := m.set, m.version
+	set, was, events := m.set, m.version, m.events
 	m.set, m.version = next, version
-	if err := m.save(); err != nil {
-		m.set, m.version = set, was
+	if err := m.record(e); err != nil {
+		m.set, m.version, m.events = set, was, events
 		return err
 	}
 	return nil
 }
 
-func (m *Memory) putSubject(s Subject) (Subject, error) {
+func (m *Memory) putSubject(ctx context.Context, s Subject, old any) (Subject, error) {
 	s = s.clone()
 	if err := s.Validate(); err != nil {
 		return Subject{}, err
@@ -325,7 +368,22 @@ func (m *Memory) putSubject(s Subject) (Subject, error) {
 		return Subject{}, err
 	}
 	s.Version = m.version + 1
-	return s, m.setSubject(s.ID, &resident{Subject: s.clone()})
+	e, err := NewEvent(ctx, KindSubject, s.ID, "", old, s)
+	if err != nil {
+		return Subject{}, err
+	}
+	return s, m.setSubject(s.ID, &resident{Subject: s.clone()}, e)
+}
+
+// record adds an event and keeps all there is where it should be kept.
+func (m *Memory) record(e Event) error {
+	e.ID, e.At = 1, roundTime(time.Now())
+	if n := len(m.events); n > 0 {
+		e.ID = m.events[n-1].ID + 1
+	}
+	kept := m.events[max(0, len(m.events)-maxEvents+1):]
+	m.events = append(slices.Clone(kept), e)
+	return m.save()
 }
 
 // tiersOf reports each tier that s names and that is not there.
@@ -341,16 +399,18 @@ func (m *Memory) tiersOf(s *Subject) error {
 
 // setSubject puts a subject in force, or removes it when s is nil, once that is
 // kept where it should be kept.
-func (m *Memory) setSubject(id string, s *resident) error {
+func (m *Memory) setSubject(id string, s *resident, e Event) error {
 	old, known := m.subjects[id]
+	events := m.events
 	m.version++
 	if s == nil {
 		delete(m.subjects, id)
 	} else {
 		m.subjects[id] = s
 	}
-	if err := m.save(); err != nil {
+	if err := m.record(e); err != nil {
 		m.version--
+		m.events = events
 		delete(m.subjects, id)
 		if known {
 			m.subjects[id] = old
@@ -360,7 +420,8 @@ func (m *Memory) setSubject(id string, s *resident) error {
 	return nil
 }
 
-func (m *Memory) changeOverride(subject, limit string, check func(Override, bool) error, change func(Overrides)) error {
+// changeOverride puts an override in force, or removes it when o is nil.
+func (m *Memory) changeOverride(ctx context.Context, subject, limit string, check func(Override, bool) error, o *Override) error {
 	s, err := m.subject(subject)
 	if err != nil {
 		return err
@@ -372,7 +433,18 @@ func (m *Memory) changeOverride(subject, limit string, check func(Override, bool
 	if s.Overrides == nil {
 		s.Overrides = make(Overrides)
 	}
-	change(s.Overrides)
+	var before, after any
+	if exists {
+		before = old
+	}
+	delete(s.Overrides, limit)
+	if o != nil {
+		s.Overrides[limit], after = *o, *o
+	}
+	e, err := NewEvent(ctx, KindOverride, subject, limit, before, after)
+	if err != nil {
+		return err
+	}
 	s.Version = m.version + 1
-	return m.setSubject(subject, &resident{Subject: s})
+	return m.setSubject(subject, &resident{Subject: s}, e)
 }

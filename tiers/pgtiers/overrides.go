@@ -84,8 +84,10 @@ func (c *Catalogue) DeleteOverride(ctx context.Context, subject, limit string, v
 		if err := overrideAt(&s, limit, version); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `DELETE FROM tierlimit.overrides WHERE subject = $1 AND limit_name = $2`, subject, limit)
-		return err
+		if _, err = tx.Exec(ctx, `DELETE FROM tierlimit.overrides WHERE subject = $1 AND limit_name = $2`, subject, limit); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tiers.KindOverride, subject, limit, s.Overrides[limit], nil)
 	})
 }
 
@@ -118,11 +120,17 @@ func (c *Catalogue) putOverride(ctx context.Context, subject string, o tiers.Ove
 			subject, o.Limit, o.Max, o.StartsAt, o.ExpiresAt, o.Reason); err != nil {
 			return err
 		}
+		var before any
+		if old, err := overrideOf(&s, o.Limit); err == nil {
+			before = old
+		}
 		if s, err = selectSubject(ctx, tx, subject); err != nil {
 			return err
 		}
-		written, err = overrideOf(&s, o.Limit)
-		return err
+		if written, err = overrideOf(&s, o.Limit); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tiers.KindOverride, subject, o.Limit, before, written)
 	})
 	return written, err
 }

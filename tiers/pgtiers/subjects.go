@@ -108,15 +108,15 @@ func (c *Catalogue) CreateSubject(ctx context.Context, s tiers.Subject) (tiers.S
 	return c.putSubject(ctx, s, `
 		INSERT INTO tierlimit.subjects (id, tier, trial_tier, trial_ends_at, next_tier, next_at, billing_anchor, status, grace_until, blocked_until)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		func(ctx context.Context, tx pgx.Tx) error {
+		func(ctx context.Context, tx pgx.Tx) (any, error) {
 			_, err := selectSubject(ctx, tx, s.ID)
 			if err == nil {
-				return tiers.SubjectError(s.ID, tiers.ErrExists)
+				return nil, tiers.SubjectError(s.ID, tiers.ErrExists)
 			}
 			if errors.Is(err, tiers.ErrNotFound) {
-				return nil
+				return nil, nil
 			}
-			return err
+			return nil, err
 		})
 }
 
@@ -125,17 +125,19 @@ func (c *Catalogue) ReplaceSubject(ctx context.Context, s tiers.Subject, version
 	return c.putSubject(ctx, s, `
 		UPDATE tierlimit.subjects SET tier = $2, trial_tier = $3, trial_ends_at = $4, next_tier = $5, next_at = $6,
 			billing_anchor = $7, status = $8, grace_until = $9, blocked_until = $10 WHERE id = $1`,
-		func(ctx context.Context, tx pgx.Tx) error { return subjectAt(ctx, tx, s.ID, version) })
+		func(ctx context.Context, tx pgx.Tx) (any, error) { return subjectAt(ctx, tx, s.ID, version) })
 }
 
-// putSubject writes s once check has agreed, in one transaction.
-func (c *Catalogue) putSubject(ctx context.Context, s tiers.Subject, write string, check func(context.Context, pgx.Tx) error) (written tiers.Subject, err error) {
+// putSubject writes s once check has agreed and said what was there before, in
+// one transaction.
+func (c *Catalogue) putSubject(ctx context.Context, s tiers.Subject, write string, check func(context.Context, pgx.Tx) (any, error)) (written tiers.Subject, err error) {
 	s.Normalize()
 	if err := s.Validate(); err != nil {
 		return tiers.Subject{}, err
 	}
 	err = c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if err := check(ctx, tx); err != nil {
+		before, err := check(ctx, tx)
+		if err != nil {
 			return err
 		}
 		if err := tiersOf(ctx, tx, &s); err != nil {
@@ -154,8 +156,10 @@ func (c *Catalogue) putSubject(ctx context.Context, s tiers.Subject, write strin
 			s.BillingAnchor, string(s.Status), s.GraceUntil, s.BlockedUntil); err != nil {
 			return err
 		}
-		written, err = selectSubject(ctx, tx, s.ID)
-		return err
+		if written, err = selectSubject(ctx, tx, s.ID); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tiers.KindSubject, s.ID, "", before, written)
 	})
 	return written, err
 }
@@ -194,18 +198,21 @@ func tiersOf(ctx context.Context, tx pgx.Tx, s *tiers.Subject) error {
 // DeleteSubject implements tiers.Catalogue.
 func (c *Catalogue) DeleteSubject(ctx context.Context, id string, version int64) error {
 	return c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if err := subjectAt(ctx, tx, id, version); err != nil {
+		old, err := subjectAt(ctx, tx, id, version)
+		if err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `DELETE FROM tierlimit.subjects WHERE id = $1`, id)
-		return err
+		if _, err := tx.Exec(ctx, `DELETE FROM tierlimit.subjects WHERE id = $1`, id); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tiers.KindSubject, id, "", old, nil)
 	})
 }
 
-func subjectAt(ctx context.Context, tx pgx.Tx, id string, version int64) error {
+func subjectAt(ctx context.Context, tx pgx.Tx, id string, version int64) (tiers.Subject, error) {
 	s, err := selectSubject(ctx, tx, id)
 	if err == nil && s.Version != version {
 		err = tiers.SubjectError(id, tiers.ErrStale)
 	}
-	return err
+	return s, err
 }

@@ -35,26 +35,26 @@ func (c *Catalogue) Tier(ctx context.Context, key string) (t tiers.Tier, err err
 
 // CreateTier implements tiers.Catalogue.
 func (c *Catalogue) CreateTier(ctx context.Context, t tiers.Tier) (tiers.Tier, error) {
-	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) error {
+	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) (any, error) {
 		_, err := selectTier(ctx, tx, t.Key)
 		if err == nil {
-			return tiers.TierError(t.Key, tiers.ErrExists)
+			return nil, tiers.TierError(t.Key, tiers.ErrExists)
 		}
 		if errors.Is(err, tiers.ErrNotFound) {
-			return nil
+			return nil, nil
 		}
-		return err
+		return nil, err
 	})
 }
 
 // ReplaceTier implements tiers.Catalogue.
 func (c *Catalogue) ReplaceTier(ctx context.Context, t tiers.Tier, version int64) (tiers.Tier, error) {
-	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) error {
+	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) (any, error) {
 		old, err := selectTierAt(ctx, tx, t.Key, version)
 		if err == nil && old.Default && !t.Default {
 			err = tiers.StillDefaultError(t.Key)
 		}
-		return err
+		return old, err
 	})
 }
 
@@ -76,19 +76,23 @@ func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) e
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
-		_, err = tx.Exec(ctx, `DELETE FROM tierlimit.tiers WHERE key = $1`, key)
-		return err
+		if _, err := tx.Exec(ctx, `DELETE FROM tierlimit.tiers WHERE key = $1`, key); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tiers.KindTier, key, "", old, nil)
 	})
 }
 
-// putTier writes t once check has agreed, in one transaction.
-func (c *Catalogue) putTier(ctx context.Context, t tiers.Tier, check func(context.Context, pgx.Tx) error) (written tiers.Tier, err error) {
+// putTier writes t once check has agreed and said what was there before, in one
+// transaction.
+func (c *Catalogue) putTier(ctx context.Context, t tiers.Tier, check func(context.Context, pgx.Tx) (any, error)) (written tiers.Tier, err error) {
 	t.Normalize()
 	if err := t.Validate(); err != nil {
 		return tiers.Tier{}, err
 	}
 	err = c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		if err := check(ctx, tx); err != nil {
+		before, err := check(ctx, tx)
+		if err != nil {
 			return err
 		}
 		batch := &pgx.Batch{}
@@ -96,8 +100,10 @@ func (c *Catalogue) putTier(ctx context.Context, t tiers.Tier, check func(contex
 		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 			return err
 		}
-		written, err = selectTier(ctx, tx, t.Key)
-		return err
+		if written, err = selectTier(ctx, tx, t.Key); err != nil {
+			return err
+		}
+		return audit(ctx, tx, tiers.KindTier, t.Key, "", before, written)
 	})
 	return written, err
 }

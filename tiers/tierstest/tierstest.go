@@ -38,6 +38,7 @@ func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
 		"a wrong subject names every wrong field":    invalidSubject,
 		"a tier that is tried or comes is in use":    tierToComeInUse,
 		"an override's life":                         overrideLife,
+		"each change has its event, and no other":    auditTellsTheStory,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, start(t)) })
 	}
@@ -348,6 +349,64 @@ func overrideLife(t *testing.T, c tiers.Catalogue) {
 	after := must(c.Subject(ctx, "acct_1"))(t)
 	if len(after.Overrides) != 0 || after.Version <= s.Version {
 		t.Fatalf("afterwards the subject is %+v, was %+v", after, s)
+	}
+}
+
+func auditTellsTheStory(t *testing.T, c tiers.Catalogue) {
+	ctx := tiers.WithActor(t.Context(), "alice")
+	g := must(c.CreateTier(ctx, gold()))(t)
+	g.Name = "Golden"
+	g = must(c.ReplaceTier(ctx, g, g.Version))(t)
+	_, err := c.ReplaceTier(ctx, g, g.Version-1)
+	wantErr(t, err, tiers.ErrStale) // what is refused leaves no event
+	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+	bob := tiers.WithActor(t.Context(), "bob")
+	must(c.ReplaceSubject(bob, tiers.Subject{ID: "acct_1", Tier: "gold"}, s.Version))(t)
+	o := must(c.CreateOverride(bob, "acct_1", tiers.Override{
+		Limit: "burst", Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x",
+	}))(t)
+	if err := c.DeleteOverride(bob, "acct_1", "burst", o.Version); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Record(bob, tiers.Event{Action: "usage.reset", Kind: tiers.KindUsage, Object: "acct_1", Detail: "burst"}); err != nil {
+		t.Fatal(err)
+	}
+	s = must(c.Subject(ctx, "acct_1"))(t)
+	if err := c.DeleteSubject(t.Context(), "acct_1", s.Version); err != nil {
+		t.Fatal(err)
+	}
+
+	told := func(f tiers.EventFilter) (story []string) {
+		f.Most = 100
+		var last tiers.Event
+		for _, e := range must(c.Events(ctx, f))(t) {
+			if last.ID != 0 && e.ID >= last.ID || e.At.Before(time.Now().Add(-time.Minute)) || (e.Before == nil) && (e.After == nil) != (e.Kind == tiers.KindUsage) {
+				t.Errorf("%+v after %+v", e, last)
+			}
+			last = e
+			story = append([]string{e.Actor + " " + e.Action + " " + e.Object + " " + e.Detail}, story...)
+		}
+		return story
+	}
+	all := []string{
+		"alice tier.create gold ", "alice tier.replace gold ", "alice subject.create acct_1 ", "bob subject.replace acct_1 ",
+		"bob override.create acct_1 burst", "bob override.delete acct_1 burst", "bob usage.reset acct_1 burst", "unknown subject.delete acct_1 ",
+	}
+	if got := told(tiers.EventFilter{}); !slices.Equal(got, all) {
+		t.Errorf("the log tells %q, want %q", got, all)
+	}
+	if got := told(tiers.EventFilter{Object: "acct_1", Actor: "bob", Kind: tiers.KindOverride}); !slices.Equal(got, all[4:6]) {
+		t.Errorf("filtered: %q", got)
+	}
+	newest := must(c.Events(ctx, tiers.EventFilter{Most: 2}))(t)
+	older := must(c.Events(ctx, tiers.EventFilter{Most: 2, Before: newest[1].ID}))(t)
+	if len(newest) != 2 || len(older) != 2 || older[0].Action != "override.delete" {
+		t.Errorf("pages: %+v, %+v", newest, older)
+	}
+	var before, after struct{ Name string }
+	e := must(c.Events(ctx, tiers.EventFilter{Object: "gold", Most: 1}))(t)[0]
+	if json.Unmarshal(e.Before, &before) != nil || json.Unmarshal(e.After, &after) != nil || before.Name != gold().Name || after.Name != "Golden" {
+		t.Errorf("from %s to %s", e.Before, e.After)
 	}
 }
 
