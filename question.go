@@ -22,13 +22,23 @@ func (q *question) answer(o Outcome, charge bool) Decision {
 	d := q.decision(o.Source)
 	d.Degraded = q.plan.Fallback
 	d.judge(q.terms, o.Counts, q.Cost, charge && o.Allowed)
-	if charge && o.Allowed && o.Source != SourcePolicy {
+	if charge && o.Allowed && refundable(o.Counts) {
 		d.Nonce = newNonce()
 	}
 	if charge && !o.Allowed {
 		d.refuse() // what the store did not charge is not allowed
 	}
 	return d
+}
+
+// refundable reports whether a store said which windows it charged.
+func refundable(counts []Count) bool {
+	for i := range counts {
+		if counts[i].End <= 0 {
+			return false
+		}
+	}
+	return len(counts) > 0
 }
 
 // policyRetry is what a denied client is told while nobody can count: the time

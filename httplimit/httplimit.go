@@ -106,6 +106,9 @@ func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, err
 		return g.lim.Take(r.Context(), req)
 	}
 	d, err := g.lim.Peek(r.Context(), req)
+	if d.Reason == tierlimit.Suspended || d.Reason == tierlimit.Blocked {
+		return d, err
+	}
 	// It costs nothing: no limit can stand against it.
 	d.Allowed, d.Reason, d.RetryAfter = true, tierlimit.OK, 0
 	return d, err

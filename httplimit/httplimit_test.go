@@ -291,6 +291,15 @@ func TestARefusedSubjectIsToldSo(t *testing.T) {
 	}
 }
 
+// What costs nothing was let through, whoever asked.
+func TestARefusedSubjectIsDeniedWhatCostsNothingToo(t *testing.T) {
+	suspended := refusing{tierlimit.Decision{Reason: tierlimit.Suspended}}
+	free := httplimit.Config{Cost: func(*http.Request) int64 { return 0 }}
+	if w := serve(t, suspended, free)(get()); w.Code != 403 {
+		t.Errorf("suspended: %d", w.Code)
+	}
+}
+
 type refusing struct{ d tierlimit.Decision }
 
 func (r refusing) Take(context.Context, tierlimit.Request) (tierlimit.Decision, error) {

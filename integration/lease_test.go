@@ -284,6 +284,23 @@ func TestAShareOfAnotherWindowIsNotGivenBack(t *testing.T) {
 	}
 }
 
+// What was served from a share had no window to be refunded in.
+func TestAChargeFromALeaseCanBeRefunded(t *testing.T) {
+	p, subject, limit := newProcess(t), newSubject(t), leased(perMinute(10000))
+	p.holdShare(subject, limit)
+	before := usedInRedis(t, subject, limit)
+	o := p.take(subject, 1, limit)
+	if o.Source != tierlimit.SourceLease {
+		t.Fatalf("served from %s", o.Source)
+	}
+	refunded, err := p.store.Refund(t.Context(), tierlimit.Refund{
+		Subject: subject, Cost: 1, Nonce: 7, Windows: []tierlimit.RefundWindow{{Limit: limit.Name, End: o.Counts[0].End}},
+	})
+	if used := usedInRedis(t, subject, limit); err != nil || !refunded || used != before-1 {
+		t.Errorf("%v, %v: %d used, %d before", refunded, err, used, before)
+	}
+}
+
 func TestAClosedStoreGoesOnWithoutLeases(t *testing.T) {
 	subject, limit, p := newSubject(t), leased(perMinute(10000)), newProcess(t)
 	p.holdShare(subject, limit)

@@ -108,6 +108,20 @@ func (f *fakeSource) put(id, tier string) {
 	f.change(func(v int64) { f.subjects[id] = tiers.Subject{ID: id, Tier: tier, Version: v} })
 }
 
+// A subject is suspended even while the tier it is on has not arrived.
+func TestASuspendedSubjectOnAnUnknownTierIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.set(func() {
+			f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "not_here_yet", Status: tiers.Suspended, Version: 1}
+		})
+		c := newCache(t, f, tiers.CacheConfig{})
+		if plan, err := c.Resolve(t.Context(), "acct_42"); err != nil || plan.Refusal != tierlimit.Suspended || !plan.Fallback {
+			t.Errorf("%+v, %v", plan, err)
+		}
+	})
+}
+
 func (f *fakeSource) remove(id string) {
 	f.change(func(v int64) {
 		delete(f.subjects, id)

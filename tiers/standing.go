@@ -43,21 +43,21 @@ func (s *set) stand(subject *Subject, now time.Time) *standing {
 	if subject.Trial != nil && !at.passed(subject.Trial.EndsAt, now) {
 		key, from = subject.Trial.Tier, tierlimit.FromTrial
 	}
-	shared := s.plan(key)
-	at.plan = shared
-	if shared.Fallback {
-		return at // a tier that is not known yet: it comes, and changes the set
-	}
-	limits := s.limitsOf(subject, key, from, at, now)
 	refusal, until := subject.refusal(at, now)
+	at.plan = s.plan(key)
+	var limits []tierlimit.Limit
+	if !at.plan.Fallback { // else it is on a tier that is not known yet: it comes, and changes the set
+		limits = s.limitsOf(subject, key, from, at, now)
+	}
 	if limits == nil && refusal == "" {
 		return at
 	}
 	if limits == nil {
-		limits = shared.Limits
+		limits = at.plan.Limits
 	}
 	at.plan = &tierlimit.Plan{
-		Tier: shared.Tier, Limits: limits, OnStoreError: shared.OnStoreError, Refusal: refusal, RefusedUntil: until,
+		Tier: at.plan.Tier, Limits: limits, OnStoreError: at.plan.OnStoreError, Fallback: at.plan.Fallback,
+		Refusal: refusal, RefusedUntil: until,
 	}
 	return at
 }

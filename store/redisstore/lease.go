@@ -108,7 +108,7 @@ func (ls *leases) take(c *tierlimit.Charge, hash uint64, o *tierlimit.Outcome) *
 	for i := range o.Counts {
 		w := &l.windows[i]
 		w.used = plus(w.used, c.Cost)
-		o.Counts[i] = tierlimit.Count{Used: w.used, Reset: max((w.stop - now).Round(time.Millisecond), time.Millisecond)}
+		o.Counts[i] = tierlimit.Count{Used: w.used, Reset: max((w.stop - now).Round(time.Millisecond), time.Millisecond), End: w.end}
 	}
 	return l
 }
