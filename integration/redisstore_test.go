@@ -170,6 +170,26 @@ func TestAKeyWithoutExpiryIsRepaired(t *testing.T) {
 	}
 }
 
+// The script for whoever is on call knew no name that slides.
+func TestASlidingValueCanBeReadToo(t *testing.T) {
+	client := newClient(t, redisServer.URL, testBudget)
+	store, subject := newStore(t, client), newSubject(t)
+	limit := tierlimit.Ceiling{Name: "burst", Max: 9, Window: tierlimit.Window{Length: time.Second}, Sliding: true}
+	for range 2 {
+		if o, err := store.Take(t.Context(), charge(subject, 2, limit)); err != nil || !o.Allowed {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		time.Sleep(1010 * time.Millisecond) // real Redis, real time: it turns
+	}
+	if _, err := store.Take(t.Context(), charge(subject, 1, limit)); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := client.Eval(t.Context(), scripts.Show.Source, []string{redisstore.Key(subject)}).StringSlice()
+	if err != nil || len(lines) != 2 || !strings.HasPrefix(lines[0], "burst used 1, ends in ") || !strings.HasPrefix(lines[1], "burst~ used 2, ends in ") {
+		t.Errorf("%q, %v", lines, err)
+	}
+}
+
 // A repair that looked only at the limits asked for let the key expire with
 // them, and with it what was used of the others.
 func TestARepairKeepsTheOtherLimits(t *testing.T) {

@@ -4,6 +4,9 @@
 --   1) "per_day used 17, ends in 34200000 ms"
 --   2) "per_minute used 3, ends in 41234 ms"
 --
+-- A sliding limit is two lines: what was used since its last turn, and with a ~
+-- what was used in the window before, which ends when it turns next.
+--
 -- KEYS[1] the subject's counters
 -- returns a line for each limit; none for a key that is not there
 --
@@ -15,12 +18,12 @@ if not value then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local head = string.match(value, '^[%w_,-]+:')
+local head = string.match(value, '^[%w_~,-]+:')
 if not head then
   return redis.error_reply('TIERLIMIT ' .. KEYS[1] .. ' does not hold counters')
 end
 local names = {}
-for name in string.gmatch(head, '[%w_-]+') do
+for name in string.gmatch(head, '[%w_~-]+') do
   names[#names + 1] = name
 end
 local lines = {}

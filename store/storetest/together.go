@@ -57,6 +57,20 @@ var togetherCases = []testCase{
 		})
 		s.used(s.peek(perMinute(most)), charged.Load())
 	}},
+	{"a sliding window is charged to its max by many at once, and not beyond", func(s *subject) {
+		const most, callers, each = 100, 32, 8
+		var admitted atomic.Int64
+		s.together(callers, each, func(caller, _ int) {
+			cost := int64(1 + caller%3)
+			if s.take(cost, perHour(1<<40), sliding(perMinute(most))).Allowed {
+				admitted.Add(cost)
+			}
+		})
+		s.used(s.peek(perHour(1<<40), sliding(perMinute(most))), admitted.Load(), admitted.Load())
+		if n := admitted.Load(); n > most || n < most-2 { // the last charge may be of three
+			s.Fatalf("%d of %d admitted", n, most)
+		}
+	}},
 	{"charges in many scopes at once share what they share", func(s *subject) {
 		const callers, each = 48, 10
 		scopes := [][]tierlimit.Ceiling{
