@@ -19,6 +19,7 @@ type Decision struct {
 	Source     Source
 	Cost       int64         // what was charged, or would have been
 	Nonce      uint64        // tells a charge from every other; 0 if nothing was charged that Refund could give back
+	at         int64         // when it was charged, see Outcome
 	Windows    []WindowState // by limit name; empty when nothing could be counted; shared, not to be changed
 }
 

@@ -99,7 +99,7 @@ func (d *Decision) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return err
 	}
-	d.Nonce, d.Cost = r.Nonce, r.Cost
+	d.Nonce, d.Cost, d.at = r.Nonce, r.Cost, r.At
 	for i := range d.Windows {
 		for _, w := range r.Windows {
 			if w.Limit == d.Windows[i].Limit {

@@ -22,8 +22,8 @@ func (q *question) answer(o Outcome, charge bool) Decision {
 	d := q.decision(o.Source)
 	d.Degraded = q.plan.Fallback
 	d.judge(q.terms, o.Counts, q.Cost, charge && o.Allowed)
-	if charge && o.Allowed && refundable(o.Counts) {
-		d.Nonce = newNonce()
+	if charge && o.Allowed && refundable(o) {
+		d.Nonce, d.at = newNonce(), o.At
 	}
 	if charge && !o.Allowed {
 		d.refuse() // what the store did not charge is not allowed
@@ -31,14 +31,14 @@ func (q *question) answer(o Outcome, charge bool) Decision {
 	return d
 }
 
-// refundable reports whether a store said which windows it charged.
-func refundable(counts []Count) bool {
-	for i := range counts {
-		if counts[i].End <= 0 {
+// refundable reports whether a store said what it charged, and when.
+func refundable(o Outcome) bool {
+	for i := range o.Counts {
+		if o.Counts[i].End <= 0 {
 			return false
 		}
 	}
-	return len(counts) > 0
+	return len(o.Counts) > 0 && o.At > 0
 }
 
 // policyRetry is what a denied client is told while nobody can count: the time

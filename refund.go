@@ -11,14 +11,16 @@ type Refund struct {
 	Subject string
 	Cost    int64  // 1 to MaxCount
 	Nonce   uint64 // of the charge; not 0
+	At      int64  // as Outcome has it: what was reset since then is not given back
 	Windows []RefundWindow
 }
 
-// A RefundWindow is one that was charged. Once it has ended, or ends at another
+// A RefundWindow is one that was charged; they are in ascending order of names. Once it has ended, or ends at another
 // time, there is nothing to give back in it.
 type RefundWindow struct {
-	Limit string
-	End   int64 // as Count has it
+	Limit  string
+	End    int64 // as Count has it
+	Length int64 // of a sliding window, in milliseconds; 0 for another
 }
 
 // LastEnd is when the last of the windows ends.
@@ -38,11 +40,13 @@ func (r *Refund) Validate() error {
 	if err := checkCost(r.Cost); err != nil {
 		return err
 	}
-	if r.Cost == 0 || r.Nonce == 0 || len(r.Windows) == 0 || len(r.Windows) > MaxLimits {
+	if r.Cost == 0 || r.Nonce == 0 || r.At <= 0 || r.At > MaxAnchor || len(r.Windows) == 0 || len(r.Windows) > MaxLimits {
 		return idError("")
 	}
 	for i := range r.Windows {
-		if !ValidName(r.Windows[i].Limit) || r.Windows[i].End <= 0 || r.Windows[i].End > MaxAnchor {
+		w := &r.Windows[i]
+		if !ValidName(w.Limit) || w.End <= 0 || w.End > MaxAnchor || w.Length < 0 || w.Length > MaxLength.Milliseconds() ||
+			i > 0 && w.Limit <= r.Windows[i-1].Limit {
 			return idError("")
 		}
 	}
@@ -60,9 +64,17 @@ func newNonce() uint64 {
 }
 
 func (d *Decision) refund() Refund {
-	r := Refund{Subject: d.Subject, Cost: d.Cost, Nonce: d.Nonce}
+	r := Refund{Subject: d.Subject, Cost: d.Cost, Nonce: d.Nonce, At: d.at}
 	for i := range d.Windows {
-		r.Windows = append(r.Windows, RefundWindow{Limit: d.Windows[i].Limit, End: d.Windows[i].end})
+		r.Windows = append(r.Windows, d.Windows[i].refund())
+	}
+	return r
+}
+
+func (w *WindowState) refund() RefundWindow {
+	r := RefundWindow{Limit: w.Limit, End: w.end}
+	if w.Algorithm == Sliding {
+		r.Length = w.Window.Length.Milliseconds()
 	}
 	return r
 }
@@ -83,10 +95,13 @@ func (d *Decision) appendID(b []byte) []byte {
 	id := append(room[:0], idVersion)
 	id = binary.BigEndian.AppendUint64(id, d.Nonce)
 	id = binary.AppendUvarint(id, uint64(d.Cost)) //nolint:gosec // not negative
+	id = binary.AppendUvarint(id, uint64(d.at))   //nolint:gosec // not negative
 	id = appendText(id, d.Subject)
 	for i := range d.Windows {
-		id = appendText(id, d.Windows[i].Limit)
-		id = binary.AppendUvarint(id, uint64(d.Windows[i].end)) //nolint:gosec // not negative
+		w := d.Windows[i].refund()
+		id = appendText(id, w.Limit)
+		id = binary.AppendUvarint(id, uint64(w.End))    //nolint:gosec // not negative
+		id = binary.AppendUvarint(id, uint64(w.Length)) //nolint:gosec // not negative
 	}
 	return base64.RawURLEncoding.AppendEncode(b, id)
 }
@@ -111,9 +126,9 @@ func parseID(id string) (Refund, error) {
 		return Refund{}, idError(id)
 	}
 	p := idParser{data: data[9:]}
-	r := Refund{Nonce: binary.BigEndian.Uint64(data[1:9]), Cost: p.number(), Subject: p.text()}
+	r := Refund{Nonce: binary.BigEndian.Uint64(data[1:9]), Cost: p.number(), At: p.number(), Subject: p.text()}
 	for len(p.data) > 0 && !p.bad && len(r.Windows) < MaxLimits {
-		r.Windows = append(r.Windows, RefundWindow{Limit: p.text(), End: p.number()})
+		r.Windows = append(r.Windows, RefundWindow{Limit: p.text(), End: p.number(), Length: p.number()})
 	}
 	if p.bad || len(p.data) > 0 || r.Validate() != nil {
 		return Refund{}, idError(id)

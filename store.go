@@ -67,6 +67,9 @@ type Outcome struct {
 	// StandsFor is how long a denial may be given again from memory while its
 	// windows last. 0 for a store that is as near as memory.
 	StandsFor time.Duration
+	// At is when the store decided, on its own clock, in milliseconds since the
+	// epoch; of a charge served from a lease, when that was charged.
+	At int64
 }
 
 // A Count is the state of one window after the charge, or as found if the
@@ -74,7 +77,7 @@ type Outcome struct {
 type Count struct {
 	Used  int64
 	Reset time.Duration // until nothing of it is left, to the millisecond; 0 when a fixed window has not begun
-	End   int64         // when that is, on the store's clock: milliseconds since the epoch; 0 when it has not begun
+	End   int64         // when it ends, or a sliding one turns, on the store's clock: milliseconds since the epoch; 0 when it has not begun
 
 	// Of a sliding window: Used is Weighted(Previous, Turn, Length) and what was
 	// used since it last turned.

@@ -348,6 +348,14 @@ func TestAPlanChangesOverHTTPAndKeepsUsage(t *testing.T) {
 	s.ask(s.admin, "GET", "/admin/v1/audit", "", "Authorization", "Bearer "+serviceToken).want(401)
 	patch(tag, `{"plan":"pro"}`).want(400, "plan")
 	patch(tag, `[]`).want(400)
+	patch(tag, `null`).want(400, "a JSON object")
+	// What encoding/json folds into another field was lost in the merge: 200, and
+	// nothing done.
+	patch(tag, `{"Status":"suspended"}`).want(400, `"field":"Status"`, "no such field")
+	patch(tag, `{"\u0054ier":"free"}`).want(400, `"field":"Tier"`)
+	patch(tag, `{"trail":null}`).want(400, `"field":"trail"`, "no such field")
+	s.ask(s.public, "POST", "/v1/take", `{"subject":"a","SUBJECT":"b"}`).want(400, `"field":"SUBJECT"`)
+	s.ask(s.public, "POST", "/v1/take", `{"subject":"SUBJECT Ü","scope":"search"}`).want(200, `"subject":"SUBJECT Ü"`)
 	patch(tag, `{"next":{"tier":"nosuch","at":"2099-01-01T00:00:00Z"},"trial":{"tier":"neither","ends_at":"soon"}}`).want(400, "trial.ends_at")
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // maxBody bounds what is read of a request. The largest tier is a few KiB.
@@ -57,6 +58,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 func decodeJSON(data []byte, into any) error {
+	if err := exactNames(data); err != nil {
+		return err
+	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
@@ -66,6 +70,39 @@ func decodeJSON(data []byte, into any) error {
 		return bodyError("one JSON value and nothing behind it")
 	}
 	return nil
+}
+
+// exactNames refuses names of fields that encoding/json would fold into ours: it
+// takes "Status" for "status", and of two the last. Ours, and the names of limits,
+// have no capitals.
+func exactNames(data []byte) error {
+	if !bytes.ContainsFunc(data, func(r rune) bool { return r > '~' || r >= 'A' && r <= 'Z' || r == '\\' }) {
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	var inObject []bool // whether each level is one
+	name := false       // whether a name comes next
+	for {
+		token, err := dec.Token()
+		if err != nil {
+			return nil //nolint:nilerr // whoever decodes says what is wrong
+		}
+		switch token := token.(type) {
+		case json.Delim:
+			if token == '{' || token == '[' {
+				inObject = append(inObject, token == '{')
+			} else {
+				inObject = inObject[:len(inObject)-1]
+			}
+			name = len(inObject) > 0 && inObject[len(inObject)-1]
+			continue
+		case string:
+			if name && !tierlimit.ValidName(token) {
+				return &tierlimit.FieldError{Field: token[:min(len(token), 64)], Want: tiers.NoSuchField + ", as names are in small letters"}
+			}
+		}
+		name = !name && len(inObject) > 0 && inObject[len(inObject)-1]
+	}
 }
 
 func decodeError(err error) error {
@@ -84,7 +121,7 @@ func decodeError(err error) error {
 	}
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		name, _ = strconv.Unquote(name)
-		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: "left out: there is no such field"}
+		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: tiers.NoSuchField}
 	}
 	return bodyError("the JSON object that is documented")
 }

@@ -68,18 +68,27 @@ func isFieldError(err error) bool {
 	return errors.As(err, &field)
 }
 
-// fieldErrors returns every input error in err, which may be joined.
+// fieldErrors returns every input error in err as a client is told of it.
 func fieldErrors(err error) []problem.Field {
+	var all []problem.Field
+	for _, field := range fieldsOf(err) {
+		all = append(all, problem.Field{Field: field.Field, Detail: field.Error()})
+	}
+	return all
+}
+
+// fieldsOf returns every input error in err, which may be joined.
+func fieldsOf(err error) []*tierlimit.FieldError {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []problem.Field
+		var all []*tierlimit.FieldError
 		for _, e := range joined.Unwrap() {
-			all = append(all, fieldErrors(e)...)
+			all = append(all, fieldsOf(e)...)
 		}
 		return all
 	}
 	var field *tierlimit.FieldError
 	if errors.As(err, &field) {
-		return []problem.Field{{Field: field.Field, Detail: field.Error()}}
+		return []*tierlimit.FieldError{field}
 	}
 	return nil
 }

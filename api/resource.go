@@ -7,8 +7,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // A resource is what administrators create, read, replace, patch and delete one
@@ -86,8 +89,8 @@ func (res *resource[T]) patch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var patch map[string]any
-	if err := decodeNumbers(w, r, &patch); err != nil {
+	patch, err := decodePatch[T](w, r)
+	if err != nil {
 		return err
 	}
 	old, err := res.read(r, pathValue(r, res.param))
@@ -133,20 +136,32 @@ func merge(target any, patch map[string]any) map[string]any {
 	return merged
 }
 
-func decodeNumbers(w http.ResponseWriter, r *http.Request, into any) error {
+// decodePatch reads a merge patch of a T. A field that a T does not have is refused
+// even where the patch takes it away: it is a slip of somebody who means another.
+func decodePatch[T any](w http.ResponseWriter, r *http.Request) (map[string]any, error) {
 	data, err := readBody(w, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var probe T // what else is wrong with it is looked at once it is merged
+	for _, field := range fieldsOf(decodeJSON(data, &probe)) {
+		if strings.HasPrefix(field.Want, tiers.NoSuchField) {
+			return nil, field
+		}
+	}
+	var patch map[string]any
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	if err := dec.Decode(into); err != nil {
-		return decodeError(err)
+	if err := dec.Decode(&patch); err != nil {
+		return nil, decodeError(err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return bodyError("one JSON value and nothing behind it")
+		return nil, bodyError("one JSON value and nothing behind it")
 	}
-	return nil
+	if patch == nil {
+		return nil, bodyError("a JSON object")
+	}
+	return patch, nil
 }
 
 func (res *resource[T]) replaceBy(w http.ResponseWriter, r *http.Request, t T, version int64) (err error) {

@@ -102,5 +102,9 @@ func windowSeconds(w tierlimit.Window) int64 {
 }
 
 func ceilSeconds(d time.Duration) int64 {
-	return int64((d + time.Second - 1) / time.Second)
+	whole := d / time.Second
+	if d%time.Second > 0 {
+		whole++
+	}
+	return int64(whole)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -292,6 +293,15 @@ func TestARefusedSubjectIsToldSo(t *testing.T) {
 }
 
 // What costs nothing was let through, whoever asked.
+// "For ever" overflowed, and told clients to come back 292 years ago.
+func TestABlockForEverIsNotInThePast(t *testing.T) {
+	h := http.Header{}
+	httplimit.SetHeaders(h, &tierlimit.Decision{Reason: tierlimit.Blocked, RetryAfter: math.MaxInt64}, httplimit.NoLegacy)
+	if got := h.Get("Retry-After"); got != "9223372037" {
+		t.Errorf("Retry-After: %s", got)
+	}
+}
+
 func TestARefusedSubjectIsDeniedWhatCostsNothingToo(t *testing.T) {
 	suspended := refusing{tierlimit.Decision{Reason: tierlimit.Suspended}}
 	free := httplimit.Config{Cost: func(*http.Request) int64 { return 0 }}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,6 +111,53 @@ func TestACustomersLife(t *testing.T) {
 			t.Errorf("event %d: %+v, want %s", i+1, e, action)
 		}
 	}
+}
+
+// One date that not all can hold, written by hand, stopped every replica from
+// following the catalogue.
+func TestADateThatCannotBeReadCannotBeWritten(t *testing.T) {
+	url := newDatabase(t)
+	c := openCatalogue(t, url)
+	if _, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "a", Tier: "pro"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"infinity", "-infinity", "12000-01-01", "1969-12-31"} {
+		for _, set := range []string{
+			"trial_tier = 'pro', trial_ends_at = $", "next_tier = 'pro', next_at = $", "billing_anchor = $",
+			"status = 'past_due', grace_until = $", "blocked_until = $",
+		} {
+			set = strings.ReplaceAll(set, "$", "'"+when+"'")
+			if err := execute(t.Context(), url, "UPDATE tierlimit.subjects SET "+set+" WHERE id = 'a'"); err == nil {
+				t.Errorf("%s: done", set)
+			}
+		}
+	}
+	for _, expires := range []string{"infinity", "12000-01-01"} {
+		if err := execute(t.Context(), url, "INSERT INTO tierlimit.overrides VALUES ('a', 'per_minute', 9, now(), '"+expires+"', 'x')"); err == nil {
+			t.Errorf("an override that expires at %s: done", expires)
+		}
+	}
+	if _, err := c.Changes(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTruncatedOverridesAreHeard(t *testing.T) {
+	url := newDatabase(t)
+	admin, replica := openCatalogue(t, url), follow(t, url)
+	if _, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CreateOverride(t.Context(), "acct_42", tiers.Override{
+		Limit: "per_minute", Max: 777, StartsAt: time.Now().Add(-time.Hour), ExpiresAt: time.Now().Add(time.Hour), Reason: "x",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Second, "overridden", func() bool { return maxOf(planOf(t, replica, "acct_42"), "per_minute") == 777 })
+	if err := execute(t.Context(), url, "TRUNCATE tierlimit.overrides"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Second, "as before", func() bool { return maxOf(planOf(t, replica, "acct_42"), "per_minute") == 100 })
 }
 
 // The audit log tells the story, and nobody rewrites it: the test's own role owns

@@ -294,7 +294,7 @@ func TestAChargeFromALeaseCanBeRefunded(t *testing.T) {
 		t.Fatalf("served from %s", o.Source)
 	}
 	refunded, err := p.store.Refund(t.Context(), tierlimit.Refund{
-		Subject: subject, Cost: 1, Nonce: 7, Windows: []tierlimit.RefundWindow{{Limit: limit.Name, End: o.Counts[0].End}},
+		Subject: subject, Cost: 1, Nonce: 7, At: o.At, Windows: []tierlimit.RefundWindow{{Limit: limit.Name, End: o.Counts[0].End}},
 	})
 	if used := usedInRedis(t, subject, limit); err != nil || !refunded || used != before-1 {
 		t.Errorf("%v, %v: %d used, %d before", refunded, err, used, before)

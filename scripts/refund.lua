@@ -1,16 +1,19 @@
 -- refund.lua: takes a charge off the windows it was made in, once.
 --
 -- KEYS[1] the subject's counters
--- KEYS[2] says that this charge was refunded, for as long as it could be again
+-- KEYS[2] when its windows were reset, see reset.lua
+-- KEYS[3] says that this charge was refunded, for as long as it could be again
 -- ARGV[1] the cost
--- ARGV    then for each window that was charged its limit's name and when it ends,
---         in milliseconds since the epoch: one that ends at another time is not
---         that window any more
+-- ARGV[2] when it was charged, in milliseconds since the epoch: what was reset
+--         since then has forgiven it
+-- ARGV    then for each window that was charged its limit's name, when it ends, and
+--         0; of a sliding one when it turns, and its length. One that ends at
+--         another time is not that window any more
 -- returns 1 if anything was taken off, 0 if not, or an error
 --
--- Atomic. Of a sliding limit only what was used since it last turned is taken off.
+-- Atomic.
 
-local key, cost = KEYS[1], tonumber(ARGV[1])
+local key, cost, charged = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = time_ms()
 local value = ask('GET', key)
 if not value then
@@ -22,22 +25,26 @@ local layout, state = read_value(key, value, {})
 if not layout then
   return state
 end
+local reset_at = resets_of(KEYS[2], now)
 
-local ends, last = {}, 0
-for i = 2, #ARGV, 2 do
-  ends[ARGV[i]] = tonumber(ARGV[i + 1])
-end
-for i = 1, layout.n do
-  local stop = ends[layout.names[i]]
-  if stop and stop > now and stop == state[layout.n + i] and state[i] > 0 then
-    state[i] = math.max(state[i] - cost, 0)
-    last = math.max(last, stop)
+local stops, last = {}, 0
+for i = 3, #ARGV, 3 do
+  local name, stop = ARGV[i], tonumber(ARGV[i + 1])
+  last = math.max(last, stop)
+  if stop > now and charged > (reset_at[name] or 0) then
+    stops[name] = stop + tonumber(ARGV[i + 2])
   end
 end
-if last == 0 then
+local any = false
+for i = 1, layout.n do
+  if stops[layout.names[i]] == state[layout.n + i] and state[i] > 0 then
+    state[i], any = math.max(state[i] - cost, 0), true
+  end
+end
+if not any then
   return 0
 end
-local first = ask('SET', KEYS[2], 1, 'PXAT', exact(last), 'NX')
+local first = ask('SET', KEYS[3], 1, 'PXAT', exact(last), 'NX')
 if not first then
   return 0
 elseif first.err then

@@ -1,37 +1,54 @@
 -- reset.lua: forgets what a subject used.
 --
 -- KEYS[1] the subject's counters
+-- KEYS[2] when its windows were reset: the same kind of value, where used is when,
+--         in milliseconds since the epoch. A period that goes on has the same end as
+--         before, and a refund must not give back what was forgiven
 -- ARGV    the limits to forget; none: all of them
 -- returns 1, or an error for a key that does not hold counters
 --
--- Atomic: one SET or one DEL.
+-- Atomic.
 
 local key = KEYS[1]
-if #ARGV == 0 then
-  redis.call('DEL', key)
-  return 1
-end
-
 local now = time_ms()
 local value = ask('GET', key)
-if not value then
-  return 1
-elseif type(value) == 'table' then
-  return value
+local layout, state
+if type(value) == 'string' then
+  layout, state = read_value(key, value, {})
 end
-local layout, state = read_value(key, value, {})
-if not layout then
-  return state
+if not layout and #ARGV == 0 then -- whatever it holds
+  redis.call('DEL', key)
+  return 1
+elseif not value then
+  return 1
+elseif not layout then
+  return type(value) == 'table' and value or state
 end
 
-local forget, kept = {}, {}
+local forget, kept, resets = {}, {}, resets_of(KEYS[2], now)
 for i = 1, #ARGV do
   forget[ARGV[i]], forget[ARGV[i] .. BEFORE] = true, true
 end
+local ends = resets.ends
 for i = 1, layout.n do
   local name, stop = layout.names[i], math.min(state[layout.n + i], now + MAX_LENGTH)
-  if stop > now and not forget[name] then
-    kept[#kept + 1] = { name = name, used = state[i], stop = stop }
+  if stop > now then
+    if #ARGV == 0 or forget[name] then
+      resets[name], ends[name] = now, math.max(stop, ends[name] or 0)
+    else
+      kept[#kept + 1] = { name = name, used = state[i], stop = stop }
+    end
+  end
+end
+local entries = {}
+for name, stop in pairs(ends) do
+  entries[#entries + 1] = { name = name, used = resets[name], stop = stop }
+end
+if #entries > 0 then
+  table.sort(entries, function(a, b) return comes_before(a.name, b.name) end)
+  local err = write_value(KEYS[2], entries, false)
+  if err then
+    return err
   end
 end
 if #kept > 0 then

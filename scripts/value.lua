@@ -96,3 +96,19 @@ local function write_value(key, entries, new)
   end
   return reply.err and reply or nil
 end
+
+-- When each window that still runs was reset, by its name, and in ends until when
+-- that matters. See reset.lua.
+local function resets_of(key, now)
+  local at = { ends = {} }
+  local value = ask('GET', key)
+  if type(value) == 'string' then
+    local layout, state = read_value(key, value, {})
+    for i = 1, layout and layout.n or 0 do
+      if state[layout.n + i] > now then
+        at[layout.names[i]], at.ends[layout.names[i]] = state[i], state[layout.n + i]
+      end
+    end
+  end
+  return at
+end

@@ -116,11 +116,18 @@ func (m *Memory) DeleteTier(ctx context.Context, key string, version int64) erro
 	if old.Default {
 		return StillDefaultError(key)
 	}
-	for _, s := range m.subjects {
-		if slices.Contains(slices.Collect(maps.Values(s.Tiers())), key) {
-			return InUseError(key, s.ID)
+	due := make(map[string]*resident) // what has come by itself names the tier no more
+	for id, r := range m.subjects {
+		if slices.Contains(slices.Collect(maps.Values(r.Tiers())), key) {
+			now := r.AsOf(time.Now())
+			if slices.Contains(slices.Collect(maps.Values(now.Tiers())), key) {
+				return InUseError(key, id)
+			}
+			now.Version = m.version + 1
+			due[id] = &resident{Subject: now}
 		}
 	}
+	maps.Copy(m.subjects, due)
 	rest := slices.DeleteFunc(slices.Clone(m.set.tiers), func(t Tier) bool { return t.Key == key })
 	e, err := NewEvent(ctx, KindTier, key, "", old, nil)
 	if err != nil {

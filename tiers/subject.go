@@ -203,6 +203,9 @@ func (s *Subject) UnmarshalJSON(data []byte) error {
 	return errors.Join(p.errs...)
 }
 
+// NoSuchField is what is wanted of a field that is not known, as an error says it.
+const NoSuchField = "left out: there is no such field"
+
 // strict decodes one JSON value without fields that are not known.
 func strict(data []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -211,7 +214,7 @@ func strict(data []byte, into any) error {
 	var wrongType *json.UnmarshalTypeError
 	if err != nil && !errors.As(err, &wrongType) && strings.HasPrefix(err.Error(), "json: unknown field ") {
 		name := strings.Trim(strings.TrimPrefix(err.Error(), "json: unknown field "), `"`)
-		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: "left out: there is no such field"}
+		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: NoSuchField}
 	}
 	return err
 }

@@ -79,7 +79,7 @@ func (s *Store) Take(_ context.Context, c tierlimit.Charge) (tierlimit.Outcome, 
 	if !known {
 		rec = &record{}
 	}
-	outcome := tierlimit.Outcome{Allowed: true, Counts: c.Room(), Source: tierlimit.SourceMemory}
+	outcome := tierlimit.Outcome{Allowed: true, Counts: c.Room(), Source: tierlimit.SourceMemory, At: now.UnixMilli()}
 	var views [tierlimit.MaxLimits]view
 	for i := range c.Ceilings {
 		ceiling := &c.Ceilings[i]
@@ -126,10 +126,9 @@ func (s *Store) Reset(_ context.Context, subject string, limits ...string) error
 	if !known {
 		return nil
 	}
-	if len(limits) > 0 {
-		rec.forget(limits)
-	}
-	if len(limits) == 0 || len(rec.windows) == 0 {
+	nowMS := s.now().UnixMilli()
+	rec.forget(limits, nowMS)
+	if rec.ended(nowMS) {
 		delete(sh.records, subject)
 	}
 	return nil

@@ -16,6 +16,7 @@ const maxUsed = 1<<53 - 1
 type record struct {
 	windows  []window
 	refunded []refunded
+	resets   []window // when windows that still run were reset, in used
 }
 
 // A window counts until its end. A sliding one is two: what was used since it
@@ -88,6 +89,7 @@ func (v *view) count(ceiling *tierlimit.Ceiling, now time.Time) tierlimit.Count 
 			c.Reset = time.Duration(latest(ceiling, now)-nowMS) * time.Millisecond
 		}
 	case ceiling.Sliding:
+		c.End = v.turn
 		c.Previous, c.Turn = v.previous, time.Duration(v.turn-nowMS)*time.Millisecond
 		c.Used = min(c.Used+tierlimit.Weighted(c.Previous, c.Turn, ceiling.Window.Length), maxUsed)
 		c.Reset = c.Turn
@@ -138,7 +140,9 @@ func (r *record) refund(f *tierlimit.Refund, nowMS int64) bool {
 	}
 	done := false
 	for i := range f.Windows {
-		if w := r.find(f.Windows[i].Limit, false); w != nil && w.end == f.Windows[i].End && w.end > nowMS && w.used > 0 {
+		asked := &f.Windows[i]
+		w := r.find(asked.Limit, false)
+		if w != nil && w.end == asked.End+asked.Length && asked.End > nowMS && w.used > 0 && f.At > r.resetAt(asked.Limit) {
 			w.used = max(w.used-f.Cost, 0)
 			done = true
 		}
@@ -153,10 +157,34 @@ func (r *record) dropEnded(nowMS int64) {
 	r.windows = slices.DeleteFunc(r.windows, func(w window) bool { return w.end <= nowMS })
 }
 
-func (r *record) forget(limits []string) {
-	r.windows = slices.DeleteFunc(r.windows, func(w window) bool { return slices.Contains(limits, w.limit) })
+// forget drops the windows of the limits, or of all where none is named, and
+// remembers when: a period that goes on has the same end as before, and a refund
+// must not give back what was forgiven.
+func (r *record) forget(limits []string, nowMS int64) {
+	r.resets = slices.DeleteFunc(r.resets, func(w window) bool { return w.end <= nowMS })
+	r.windows = slices.DeleteFunc(r.windows, func(w window) bool {
+		if len(limits) > 0 && !slices.Contains(limits, w.limit) {
+			return false
+		}
+		if w.end > nowMS {
+			r.resets = append(r.resets, window{limit: w.limit, used: nowMS, end: w.end})
+		}
+		return true
+	})
+}
+
+// resetAt is when the limit's window was reset last, 0 if it was not.
+func (r *record) resetAt(limit string) (at int64) {
+	for i := range r.resets {
+		if r.resets[i].limit == limit {
+			at = max(at, r.resets[i].used)
+		}
+	}
+	return at
 }
 
 func (r *record) ended(nowMS int64) bool {
-	return !slices.ContainsFunc(r.windows, func(w window) bool { return w.end > nowMS })
+	runs := func(w window) bool { return w.end > nowMS }
+	return !slices.ContainsFunc(r.windows, runs) && !slices.ContainsFunc(r.resets, runs) &&
+		!slices.ContainsFunc(r.refunded, func(f refunded) bool { return f.end > nowMS })
 }

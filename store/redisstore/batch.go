@@ -200,7 +200,7 @@ func (p *place) outcome(c *tierlimit.Charge) (tierlimit.Outcome, error) {
 	rank := p.rank - int64(before)
 	o := tierlimit.Outcome{
 		Allowed: rank < r.admitted, Counts: c.Room(),
-		Source: tierlimit.SourceRedis, StandsFor: standsFor,
+		Source: tierlimit.SourceRedis, StandsFor: standsFor, At: p.batch.call.now,
 	}
 	charged := r.before + times(r.cost, min(rank+1, r.admitted))
 	width := e.width()
@@ -224,6 +224,7 @@ func countOf(ceiling *tierlimit.Ceiling, found []int64, charged, now int64) tier
 	}
 	if ceiling.Sliding {
 		c.Previous, c.Turn = found[2], c.Reset-ceiling.Window.Length
+		c.End -= ceiling.Window.Length.Milliseconds()
 		if c.Used == tierlimit.Weighted(c.Previous, c.Turn, ceiling.Window.Length) {
 			c.Reset = c.Turn // nothing since the last turn
 		}

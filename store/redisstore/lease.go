@@ -23,6 +23,7 @@ type lease struct {
 
 	// Guarded by the shard's mu. Times are on the clock of leases.
 	ceilings []tierlimit.Ceiling // those it was granted against
+	granted  int64               // when, by Redis' clock: milliseconds since the epoch
 	left     int64               // charged in Redis, and not served
 	expires  time.Duration
 	served   int64 // since it was last asked for, charges made in Redis included
@@ -30,6 +31,7 @@ type lease struct {
 	room     [2]leasedWindow // for windows: beside the rest it costs no look elsewhere
 	since    time.Duration   // when it was last asked for
 	asking   bool            // a call is out that may fill it
+	gone     bool            // it is not among those that are swept: it must not be filled
 	seen     bool
 }
 
@@ -104,7 +106,7 @@ func (ls *leases) take(c *tierlimit.Charge, hash uint64, o *tierlimit.Outcome) *
 	}
 	l.left -= c.Cost
 	l.served += c.Cost
-	o.Allowed, o.Counts, o.Source = true, c.Room(), tierlimit.SourceLease
+	o.Allowed, o.Counts, o.Source, o.At = true, c.Room(), tierlimit.SourceLease, l.granted
 	for i := range o.Counts {
 		w := &l.windows[i]
 		w.used = plus(w.used, c.Cost)
@@ -151,7 +153,7 @@ func (ls *leases) add(c *tierlimit.Charge, hash uint64) *lease {
 		return l
 	}
 	chain := shard.chain(hash)
-	l := &lease{shard: shard, subject: c.Subject, hash: hash, next: *chain, ceilings: c.Ceilings}
+	l := &lease{shard: shard, subject: c.Subject, hash: hash, next: *chain, ceilings: c.Ceilings, since: ls.now()}
 	l.windows = l.room[:]
 	if n := len(c.Ceilings); n > len(l.room) {
 		l.windows = make([]leasedWindow, n)
@@ -178,7 +180,7 @@ func (l *lease) ask(e *entry, now time.Duration) {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
 	l.served = plus(l.served, charged)
-	if l.asking {
+	if l.asking || l.gone {
 		return
 	}
 	e.back, l.left = l.left, 0
@@ -233,7 +235,7 @@ func (l *lease) answered(e *entry, asked time.Duration, now int64) {
 	for i := range e.runs {
 		charged = plus(charged, times(e.runs[i].cost, e.runs[i].admitted))
 	}
-	l.ceilings, l.left = e.ceilings, e.granted
+	l.ceilings, l.left, l.granted = e.ceilings, e.granted, now
 	l.expires = asked + lengthOf(e.ceilings)
 	for i := range l.windows {
 		used, reset := e.counts[2*i], e.counts[2*i+1] // leased limits do not slide
@@ -276,7 +278,7 @@ func (ls *leases) collect(due func(*lease) bool) (list []*lease) {
 				case l.left > 0 && due(l):
 					list = append(list, l)
 				case l.left == 0 && now > l.since+2*maxLease:
-					*link = l.next
+					*link, l.gone = l.next, true
 					ls.count.Add(-1)
 					continue
 				}

@@ -153,11 +153,14 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 		args[i] = name
 	}
 	key := Key(subject)
-	if _, err := s.run(ctx, scripts.Reset, []string{key}, args); err != nil {
+	if _, err := s.run(ctx, scripts.Reset, []string{key, resetsKey(key)}, args); err != nil {
 		return fmt.Errorf("reset of %s: %w", key, err)
 	}
 	return nil
 }
+
+// resetsKey holds when the windows that still run were reset.
+func resetsKey(key string) string { return key + ":resets" }
 
 // Refund implements tierlimit.Store. Sent again it does nothing: whoever does not
 // know whether it arrived may ask once more.
@@ -165,12 +168,13 @@ func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
 	if err := r.Validate(); err != nil {
 		return false, err
 	}
-	args := []any{r.Cost}
+	args := []any{r.Cost, r.At}
 	for _, w := range r.Windows {
-		args = append(args, w.Limit, w.End)
+		args = append(args, w.Limit, w.End, w.Length)
 	}
 	key := Key(r.Subject)
-	reply, err := s.run(ctx, scripts.Refund, []string{key, key + ":refunded:" + strconv.FormatUint(r.Nonce, 36)}, args)
+	keys := []string{key, resetsKey(key), key + ":refunded:" + strconv.FormatUint(r.Nonce, 36)}
+	reply, err := s.run(ctx, scripts.Refund, keys, args)
 	if err != nil {
 		return false, fmt.Errorf("refund to %s: %w", key, err)
 	}

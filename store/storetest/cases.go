@@ -87,12 +87,57 @@ var cases = []testCase{
 		s.refund(true, 8, 1, charged, perMinute(5))
 		s.used(s.allowed(1, perHour(10), perMinute(5)), 4, 3)
 	}},
+	{"a refund gives back nothing that a reset has forgiven", func(s *subject) {
+		month := ceiling("per_month", 100, period(tierlimit.Month)) // the same before and after
+		charged := s.allowed(50, perMinute(100), month)
+		s.reset("per_month")
+		before := s.lastCharge.Load()
+		s.Advance(2 * time.Millisecond)
+		after := s.allowed(60, perMinute(1000), month)
+		last := s.lastCharge.Load()
+		s.lastCharge.Store(before)
+		s.refund(true, 7, 50, charged, perMinute(100), month)
+		s.used(s.peek(perMinute(1000), month), 60, 60)
+		s.lastCharge.Store(last)
+		s.refund(true, 8, 60, after, perMinute(1000), month)
+		s.used(s.peek(perMinute(1000), month), 0, 0)
+		s.reset()
+		s.used(s.peek(perMinute(1000), month), 0, 0)
+	}},
+	{"a refund counts once, whatever is reset in between", func(s *subject) {
+		month := ceiling("per_month", 100, period(tierlimit.Month))
+		charged := s.allowed(10, month)
+		s.refund(true, 7, 10, charged, month)
+		s.reset()
+		s.Advance(2 * time.Millisecond)
+		s.allowed(30, month)
+		s.refund(false, 7, 10, charged, month)
+		s.used(s.peek(month), 30)
+	}},
+	{"a refund counts once for as long as any of its windows runs", func(s *subject) {
+		month, burst := ceiling("per_month", 100, period(tierlimit.Month)), ceiling("burst", 100, length(200*time.Millisecond))
+		charged := s.allowed(10, burst, month)
+		s.reset("per_month")
+		s.refund(true, 7, 10, charged, burst, month) // the short one alone
+		s.Advance(201 * time.Millisecond)
+		s.allowed(30, burst, month)
+		s.refund(false, 7, 10, charged, burst, month)
+		s.used(s.peek(burst, month), 30, 30)
+	}},
+	{"a refund of a sliding window that has turned gives back nothing", func(s *subject) {
+		w := sliding(ceiling("burst", 100, length(300*time.Millisecond)))
+		charged := s.allowed(10, w)
+		s.Advance(301 * time.Millisecond)
+		s.refund(false, 7, 10, charged, w)
+	}},
 	{"a refund never goes below nothing, or to who has used nothing", func(s *subject) {
 		charged := s.allowed(3, perMinute(5))
 		s.refund(true, 7, 5, charged, perMinute(5))
 		s.used(s.peek(perMinute(5)), 0)
 		s.refund(false, 8, 1, charged, perMinute(5))
-		s.also("x").refund(false, 9, 1, charged, perMinute(5))
+		x := s.also("x")
+		x.lastCharge.Store(s.lastCharge.Load())
+		x.refund(false, 9, 1, charged, perMinute(5))
 	}},
 	{"a refund is not for the window after", func(s *subject) {
 		w := ceiling("burst", 5, length(200*time.Millisecond))

@@ -100,7 +100,7 @@ func (w modelWindow) count(ceiling tierlimit.Ceiling, now time.Time) tierlimit.C
 	}
 	c.Reset, c.End = w.end.Sub(now), w.end.UnixMilli()
 	if ceiling.Sliding {
-		c.Previous, c.Turn = w.previous, w.turn.Sub(now)
+		c.Previous, c.Turn, c.End = w.previous, w.turn.Sub(now), w.turn.UnixMilli()
 		if w.used == 0 {
 			c.Reset = c.Turn
 		}

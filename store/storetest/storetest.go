@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +62,8 @@ type subject struct {
 	*testing.T
 	Harness
 	name string
+
+	lastCharge atomic.Int64 // when allowed charged last, on the store's clock
 }
 
 func newSubject(t *testing.T, h Harness) *subject {
@@ -97,7 +100,9 @@ func perHour(most int64) tierlimit.Ceiling { return ceiling("per_hour", most, le
 
 func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
-func (s *subject) as(name string) *subject { return &subject{s.T, s.Harness, name} }
+func (s *subject) as(name string) *subject {
+	return &subject{T: s.T, Harness: s.Harness, name: name}
+}
 
 func (s *subject) also(suffix string) *subject { return s.as(s.name + suffix) }
 
@@ -130,6 +135,9 @@ func (s *subject) allowed(cost int64, c ...tierlimit.Ceiling) []tierlimit.Count 
 	o := s.take(cost, c...)
 	if !o.Allowed {
 		s.Fatalf("a charge of %d was denied at %v", cost, o.Counts)
+	}
+	if s.lastCharge.Store(o.At); o.At == 0 {
+		s.Fatal("the store does not say when it charged")
 	}
 	return o.Counts
 }
@@ -166,9 +174,13 @@ func (s *subject) resetBy(c tierlimit.Count, least, most time.Duration) {
 // unless there was, or was not, anything to take back.
 func (s *subject) refund(want bool, nonce uint64, cost int64, charged []tierlimit.Count, c ...tierlimit.Ceiling) {
 	s.Helper()
-	r := tierlimit.Refund{Subject: s.name, Cost: cost, Nonce: nonce}
+	r := tierlimit.Refund{Subject: s.name, Cost: cost, Nonce: nonce, At: s.lastCharge.Load()}
 	for i := range c {
-		r.Windows = append(r.Windows, tierlimit.RefundWindow{Limit: c[i].Name, End: charged[len(charged)-len(c)+i].End})
+		w := tierlimit.RefundWindow{Limit: c[i].Name, End: charged[len(charged)-len(c)+i].End}
+		if c[i].Sliding {
+			w.Length = c[i].Window.Length.Milliseconds()
+		}
+		r.Windows = append(r.Windows, w)
 	}
 	if got, err := s.Store.Refund(s.Context(), r); err != nil || got != want {
 		s.Fatalf("refund of %d: %v, %v; want %v", cost, got, err, want)

@@ -68,6 +68,9 @@ func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) e
 		if old.Default {
 			return tiers.StillDefaultError(key)
 		}
+		if err := carryOut(ctx, tx, key); err != nil {
+			return err
+		}
 		var subject string
 		err = tx.QueryRow(ctx, `SELECT id FROM tierlimit.subjects WHERE tier = $1 OR trial_tier = $1 OR next_tier = $1 LIMIT 1`, key).Scan(&subject)
 		if err == nil {
@@ -81,6 +84,20 @@ func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) e
 		}
 		return audit(ctx, tx, tiers.KindTier, key, "", old, nil)
 	})
+}
+
+// carryOut writes what has come by itself into the subjects that still name a
+// tier for it: they do not hold on to it any more.
+func carryOut(ctx context.Context, tx pgx.Tx, key string) error {
+	_, err := tx.Exec(ctx, `
+		UPDATE tierlimit.subjects SET
+			tier = CASE WHEN next_at <= now() THEN next_tier ELSE tier END,
+			next_tier = CASE WHEN next_at <= now() THEN NULL ELSE next_tier END,
+			next_at = CASE WHEN next_at <= now() THEN NULL ELSE next_at END,
+			trial_tier = CASE WHEN trial_ends_at <= now() THEN NULL ELSE trial_tier END,
+			trial_ends_at = CASE WHEN trial_ends_at <= now() THEN NULL ELSE trial_ends_at END
+		WHERE (tier = $1 AND next_at <= now()) OR (trial_tier = $1 AND trial_ends_at <= now())`, key)
+	return err
 }
 
 // putTier writes t once check has agreed and said what was there before, in one

@@ -37,6 +37,7 @@ func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
 		"a subject comes back as it was written":     subjectRoundTrip,
 		"a wrong subject names every wrong field":    invalidSubject,
 		"a tier that is tried or comes is in use":    tierToComeInUse,
+		"what is over holds no tier":                 tierOverIsFree,
 		"an override's life":                         overrideLife,
 		"each change has its event, and no other":    auditTellsTheStory,
 	} {
@@ -288,6 +289,25 @@ func tierToComeInUse(t *testing.T, c tiers.Catalogue) {
 	must(c.ReplaceSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}, s.Version))(t)
 	if err := c.DeleteTier(ctx, "gold", g.Version); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A trial that had ended, or a change that was due, kept its tier from being
+// deleted although nobody was shown to be on it.
+func tierOverIsFree(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	g := must(c.CreateTier(ctx, gold()))(t)
+	past := instant("2026-01-01T00:00:00Z")
+	must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free", Trial: &tiers.Trial{Tier: "gold", EndsAt: past}}))(t)
+	must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_2", Tier: "gold", Next: &tiers.Change{Tier: "pro", At: past}}))(t)
+	if err := c.DeleteTier(ctx, "gold", g.Version); err != nil {
+		t.Fatal(err)
+	}
+	if s := must(c.Subject(ctx, "acct_1"))(t); s.Trial != nil || s.Tier != "free" {
+		t.Errorf("%+v", s)
+	}
+	if s := must(c.Subject(ctx, "acct_2"))(t); s.Next != nil || s.Tier != "pro" {
+		t.Errorf("%+v", s)
 	}
 }
 
