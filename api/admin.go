@@ -1,35 +1,110 @@
 package api
 
 import (
+	"encoding/base64"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // Admin returns the handler of the admin listener.
 func Admin(cfg Config) http.Handler {
 	r := newRouter(&cfg)
-	cfg.Health.routes(r, true)
 	a := &admin{catalogue: cfg.Catalogue, lim: cfg.Limiter, log: cfg.Logger}
-	tier := &resource[tiers.Tier]{
-		param:   "key",
-		name:    func(t *tiers.Tier) *string { return &t.Key },
-		version: func(t *tiers.Tier) int64 { return t.Version },
-		create:  creates(a.catalogue.CreateTier),
-		read:    reads(a.catalogue.Tier),
-		replace: replaces(a.catalogue.ReplaceTier),
-		remove:  removes(a.catalogue.DeleteTier),
+	allow := newGuard(&cfg).allow
+	mount(r, cfg.Logger, allow, a.operations())
+	mount(r, cfg.Logger, allow, cfg.Health.operations(true))
+	mount(r, cfg.Logger, allow, documentOperations())
+	return r
+}
+
+type admin struct {
+	catalogue tiers.Catalogue
+	lim       *tierlimit.Limiter
+	log       *slog.Logger
+}
+
+// operations are all that the admin listener does.
+func (a *admin) operations() []operation {
+	const (
+		root      = "/admin/v1"
+		subjects  = root + "/subjects"
+		overrides = subjects + "/{id}/overrides"
+		usage     = subjects + "/{id}/usage"
+	)
+	read, down, missing := []access.Right{access.Read}, http.StatusServiceUnavailable, http.StatusNotFound
+	list := func(path, id, summary, tag, answer string, query []parameter, serve handlerFunc, fails ...int) operation {
+		return operation{
+			method: http.MethodGet, path: path, id: id, summary: summary, tag: tag, rights: read, query: query,
+			answer: answer, fails: append(fails, down), serve: serve,
+		}
 	}
-	subject := &resource[tiers.Subject]{
-		param:   "id",
+	return slices.Concat(
+		[]operation{list(root+"/tiers", "list-tiers", "List all tiers, by priority", "Tiers", "TierPage", nil, a.listTiers)},
+		a.tier().operations(root+"/tiers"),
+		[]operation{list(subjects, "list-subjects", "List subjects, by id", "Subjects", "SubjectPage", append([]parameter{
+			{name: "tier", description: "only those who are on this tier, try it or will be on it", schema: ofName},
+			{name: "status", description: "only those of this status", schema: oneOf("active", "past_due", "suspended")},
+			{name: "prefix", description: "only those whose id begins so", schema: ofText},
+		}, pages...), a.listSubjects)},
+		a.subject().operations(subjects),
+		[]operation{list(overrides, "list-overrides", "List a subject's overrides, by limit", "Subjects", "OverridePage", nil, a.listOverrides, missing)},
+		a.override().operations(overrides),
+		[]operation{
+			list(usage, "admin-usage", "Read every window of a subject's plan", "Subjects", "Usage", nil, a.readUsage, http.StatusBadRequest),
+			{
+				method: http.MethodDelete, path: usage, id: "reset-usage", summary: "Forget what a subject has used", tag: "Subjects",
+				rights: []access.Right{access.Change}, query: []parameter{
+					{name: "limit", description: "only of this limit of its plan; may stand several times", schema: ofName, many: true},
+				},
+				status: http.StatusNoContent, fails: []int{down}, serve: a.resetUsage,
+			},
+		},
+		[]operation{list(root+"/keys", "list-keys", "List API keys, by id", "Access", "KeyPage", append([]parameter{
+			{name: "subject", description: "only those of this subject", schema: ofText},
+		}, pages...), a.listCredentials(access.Key))},
+		a.credential(access.Key, "API key", "Key", access.Change).operations(root+"/keys"),
+		[]operation{list(root+"/tokens", "list-tokens", "List tokens, by id", "Access", "TokenPage", pages, a.listCredentials(access.Token))},
+		a.credential(access.Token, "token", "Token", access.Govern).operations(root+"/tokens"),
+		a.loadControl().operations(root+"/load"),
+		[]operation{list(root+"/audit", "list-events", "List what administrators did, the newest first", "Audit", "EventPage", append([]parameter{
+			{name: "kind", description: "only changes of this kind of thing", schema: oneOf("tier", "subject", "override", "usage", "key", "token", "load")},
+			{name: "object", description: "only of this one", schema: ofText},
+			{name: "actor", description: "only by this one", schema: ofText},
+		}, pages...), a.listEvents)},
+	)
+}
+
+// pages are the parameters of a list that comes in pages.
+var pages = []parameter{
+	{name: "limit", description: "how many at most", schema: map[string]any{"type": "integer", "minimum": 1, "maximum": 500, "default": 50}},
+	{name: "cursor", description: "the next_cursor of the page before", schema: ofText},
+}
+
+func (a *admin) tier() *resource[tiers.Tier] {
+	return &resource[tiers.Tier]{
+		admin: a, noun: "tier", schema: "Tier", tag: "Tiers", param: "key", change: access.Govern,
+		name:      func(t *tiers.Tier) *string { return &t.Key },
+		version:   func(t *tiers.Tier) int64 { return t.Version },
+		create:    creates(a.catalogue.CreateTier),
+		read:      reads(a.catalogue.Tier),
+		replace:   replaces(a.catalogue.ReplaceTier),
+		remove:    removes(a.catalogue.DeleteTier),
+		conflicts: []int{http.StatusConflict},
+	}
+}
+
+func (a *admin) subject() *resource[tiers.Subject] {
+	return &resource[tiers.Subject]{
+		admin: a, noun: "subject", schema: "Subject", tag: "Subjects", param: "id", change: access.Change,
 		name:    func(s *tiers.Subject) *string { return &s.ID },
 		version: func(s *tiers.Subject) int64 { return s.Version },
 		create:  creates(a.catalogue.CreateSubject),
@@ -37,8 +112,11 @@ func Admin(cfg Config) http.Handler {
 		replace: replaces(a.catalogue.ReplaceSubject),
 		remove:  removes(a.catalogue.DeleteSubject),
 	}
-	override := &resource[tiers.Override]{
-		param:   "limit",
+}
+
+func (a *admin) override() *resource[tiers.Override] {
+	return &resource[tiers.Override]{
+		admin: a, noun: "override", schema: "Override", tag: "Subjects", param: "limit", change: access.Change,
 		name:    func(o *tiers.Override) *string { return &o.Limit },
 		version: func(o *tiers.Override) int64 { return o.Version },
 		create: func(r *http.Request, o tiers.Override) (tiers.Override, error) {
@@ -54,39 +132,56 @@ func Admin(cfg Config) http.Handler {
 			return a.catalogue.DeleteOverride(r.Context(), pathValue(r, "id"), limit, version)
 		},
 	}
-	r.Route("/admin/v1", func(r chi.Router) {
-		r.Use(requireToken(cfg.AdminToken))
-		r.Get("/tiers", a.handle(a.listTiers))
-		tier.mount(r, "/tiers", a.handle)
-		r.Get("/subjects", a.handle(a.listSubjects))
-		subject.mount(r, "/subjects", a.handle)
-		r.Get("/subjects/{id}/overrides", a.handle(a.listOverrides))
-		override.mount(r, "/subjects/{id}/overrides", a.handle)
-		r.Get("/subjects/{id}/usage", a.handle(a.readUsage))
-		r.Delete("/subjects/{id}/usage", a.handle(a.resetUsage))
-		r.Get("/audit", a.handle(a.listEvents))
-	})
-	return r
 }
 
-type admin struct {
-	catalogue tiers.Catalogue
-	lim       *tierlimit.Limiter
-	log       *slog.Logger
+// credential are the keys or the tokens. Their ids and secrets are made here.
+func (a *admin) credential(kind access.Kind, noun, schema string, change access.Right) *resource[access.Credential] {
+	res := &resource[access.Credential]{
+		admin: a, noun: noun, schema: schema, tag: "Access", param: "id", change: change,
+		name:    func(c *access.Credential) *string { return &c.ID },
+		version: func(c *access.Credential) int64 { return c.Version },
+		create: func(r *http.Request, c access.Credential) (access.Credential, error) {
+			if c.ID != "" || c.Secret != "" {
+				return c, &tierlimit.FieldError{Field: "id", Value: c.ID, Want: "left out, like the secret: both are made for you"}
+			}
+			c.Kind = kind
+			c = c.WithSecret()
+			created, err := a.catalogue.CreateCredential(r.Context(), c)
+			created.Secret = c.Secret
+			return created, err
+		},
+		read: func(r *http.Request, id string) (access.Credential, error) {
+			return a.catalogue.Credential(r.Context(), kind, id)
+		},
+		replace: func(r *http.Request, c access.Credential, version int64) (access.Credential, error) {
+			c.Kind = kind
+			return a.catalogue.ReplaceCredential(r.Context(), c, version)
+		},
+		remove: func(r *http.Request, id string, version int64) error {
+			return a.catalogue.DeleteCredential(r.Context(), kind, id, version)
+		},
+	}
+	if kind == access.Token { // whose names are unique
+		res.conflicts = []int{http.StatusConflict}
+	}
+	return res
 }
 
-// A handlerFunc answers, or returns why it could not.
-type handlerFunc func(http.ResponseWriter, *http.Request) error
-
-func (a *admin) handle(h handlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if err := h(w, r); err != nil {
-			fail(w, r, a.log, err)
-		}
+func (a *admin) loadControl() *resource[tiers.LoadControl] {
+	return &resource[tiers.LoadControl]{
+		admin: a, noun: "load control", schema: "LoadControl", tag: "Load", change: access.Govern,
+		version: func(l *tiers.LoadControl) int64 { return l.Version },
+		read: func(r *http.Request, _ string) (tiers.LoadControl, error) {
+			return a.catalogue.LoadControl(r.Context())
+		},
+		replace: replaces(a.catalogue.SetLoadControl),
 	}
 }
 
 func (a *admin) listTiers(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
 	list, err := a.catalogue.Tiers(r.Context())
 	if err != nil {
 		return err
@@ -96,24 +191,78 @@ func (a *admin) listTiers(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *admin) listSubjects(w http.ResponseWriter, r *http.Request) error {
-	after, most, err := pageOf(r)
+	q, after, most, err := pageOf(r, "tier", "status", "prefix")
 	if err != nil {
 		return err
 	}
-	list, err := a.catalogue.Subjects(r.Context(), after, most+1)
+	f := tiers.SubjectFilter{Tier: q.Get("tier"), Status: tiers.Status(q.Get("status")), Prefix: q.Get("prefix"), After: after, Most: most + 1}
+	if err := checkFilter(q, "tier", f.Tier == "" || tierlimit.ValidName(f.Tier), "the key of a tier"); err != nil {
+		return err
+	}
+	known := slices.Contains([]tiers.Status{"", tiers.Active, tiers.PastDue, tiers.Suspended}, f.Status)
+	if err := checkFilter(q, "status", known, "active, past_due or suspended"); err != nil {
+		return err
+	}
+	if err := checkFilter(q, "prefix", f.Prefix == "" || tierlimit.ValidSubject(f.Prefix), "the beginning of an id"); err != nil {
+		return err
+	}
+	list, err := a.catalogue.Subjects(r.Context(), f)
 	if err != nil {
 		return err
 	}
 	for i := range list {
 		list[i] = list[i].AsOf(time.Now())
 	}
-	p := page[tiers.Subject]{Data: list}
-	if len(list) > most {
-		p.Data, p.HasMore = list[:most], true
-		p.NextCursor = cursorAfter(list[most-1].ID)
-	}
-	respond(w, http.StatusOK, p)
+	respond(w, http.StatusOK, pageOfThose(list, most, func(s *tiers.Subject) string { return encodeCursor(s.ID) }))
 	return nil
+}
+
+func checkFilter(q url.Values, name string, ok bool, want string) error {
+	if !ok {
+		return &tierlimit.FieldError{Field: name, Value: q.Get(name), Want: want}
+	}
+	return nil
+}
+
+// readSubject shows what is in force: a change that was due is made.
+func (a *admin) readSubject(r *http.Request, id string) (tiers.Subject, error) {
+	s, err := a.catalogue.Subject(r.Context(), id)
+	return s.AsOf(time.Now()), err
+}
+
+func (a *admin) listOverrides(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	list, err := a.catalogue.Overrides(r.Context(), pathValue(r, "id"))
+	if err != nil {
+		return err
+	}
+	respond(w, http.StatusOK, page[tiers.Override]{Data: list})
+	return nil
+}
+
+func (a *admin) listCredentials(kind access.Kind) handlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		var filters []string
+		if kind == access.Key {
+			filters = []string{"subject"}
+		}
+		q, after, most, err := pageOf(r, filters...)
+		if err != nil {
+			return err
+		}
+		f := tiers.CredentialFilter{Kind: kind, Subject: q.Get("subject"), After: after, Most: most + 1}
+		if err := checkFilter(q, "subject", f.Subject == "" || tierlimit.ValidSubject(f.Subject), tierlimit.SubjectRule); err != nil {
+			return err
+		}
+		list, err := a.catalogue.Credentials(r.Context(), f)
+		if err != nil {
+			return err
+		}
+		respond(w, http.StatusOK, pageOfThose(list, most, func(c *access.Credential) string { return encodeCursor(c.ID) }))
+		return nil
+	}
 }
 
 // listEvents lists what administrators did, the newest first.
@@ -139,34 +288,16 @@ func (a *admin) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p := page[tiers.Event]{Data: list}
-	if len(list) > most {
-		p.Data, p.HasMore = list[:most], true
-		p.NextCursor = strconv.FormatInt(list[most-1].ID, 10)
-	}
-	respond(w, http.StatusOK, p)
+	respond(w, http.StatusOK, pageOfThose(list, most, func(e *tiers.Event) string { return strconv.FormatInt(e.ID, 10) }))
 	return nil
 }
 
-// readSubject shows what is in force: a change that was due is made.
-func (a *admin) readSubject(r *http.Request, id string) (tiers.Subject, error) {
-	s, err := a.catalogue.Subject(r.Context(), id)
-	return s.AsOf(time.Now()), err
-}
+func encodeCursor(id string) string { return base64.RawURLEncoding.EncodeToString([]byte(id)) }
 
-func (a *admin) listOverrides(w http.ResponseWriter, r *http.Request) error {
+func (a *admin) readUsage(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	list, err := a.catalogue.Overrides(r.Context(), pathValue(r, "id"))
-	if err != nil {
-		return err
-	}
-	respond(w, http.StatusOK, page[tiers.Override]{Data: list})
-	return nil
-}
-
-func (a *admin) readUsage(w http.ResponseWriter, r *http.Request) error {
 	usage, err := a.lim.Usage(r.Context(), pathValue(r, "id"))
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/internal/input"
 )
 
 // maxBody bounds what is read of a request. The largest tier is a few KiB.
@@ -98,7 +98,7 @@ func exactNames(data []byte) error {
 			continue
 		case string:
 			if name && !tierlimit.ValidName(token) {
-				return &tierlimit.FieldError{Field: token[:min(len(token), 64)], Want: tiers.NoSuchField + ", as names are in small letters"}
+				return &tierlimit.FieldError{Field: token[:min(len(token), 64)], Want: input.NoSuchField + ", as names are in small letters"}
 			}
 		}
 		name = !name && len(inObject) > 0 && inObject[len(inObject)-1]
@@ -121,7 +121,7 @@ func decodeError(err error) error {
 	}
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		name, _ = strconv.Unquote(name)
-		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: tiers.NoSuchField}
+		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: input.NoSuchField}
 	}
 	return bodyError("the JSON object that is documented")
 }
@@ -218,20 +218,29 @@ func query(r *http.Request, known ...string) (url.Values, error) {
 	return q, nil
 }
 
-// pageOf reads ?limit= and ?cursor=.
-func pageOf(r *http.Request) (after string, most int, err error) {
-	q, err := query(r, "limit", "cursor")
-	if err != nil {
-		return "", 0, err
+// pageOf reads ?limit= and ?cursor=, beside the filters that a list knows.
+func pageOf(r *http.Request, filters ...string) (q url.Values, after string, most int, err error) {
+	if q, err = query(r, append(filters, "limit", "cursor")...); err != nil {
+		return nil, "", 0, err
 	}
 	if most, err = mostOf(q); err != nil {
-		return "", 0, err
+		return nil, "", 0, err
 	}
 	cursor, err := base64.RawURLEncoding.DecodeString(q.Get("cursor"))
 	if err != nil || len(cursor) > 0 && !tierlimit.ValidSubject(string(cursor)) {
-		return "", 0, &tierlimit.FieldError{Field: "cursor", Value: q.Get("cursor"), Want: "a next_cursor as it was sent"}
+		return nil, "", 0, &tierlimit.FieldError{Field: "cursor", Value: q.Get("cursor"), Want: "a next_cursor as it was sent"}
 	}
-	return string(cursor), most, nil
+	return q, string(cursor), most, nil
+}
+
+// pageOfThose makes a page of a list that was asked for one more than it has.
+func pageOfThose[T any](list []T, most int, cursor func(*T) string) page[T] {
+	p := page[T]{Data: list}
+	if len(list) > most {
+		p.Data, p.HasMore = list[:most], true
+		p.NextCursor = cursor(&list[most-1])
+	}
+	return p
 }
 
 // mostOf reads ?limit=, how many a page has.
@@ -246,8 +255,6 @@ func mostOf(q url.Values) (int, error) {
 	}
 	return most, nil
 }
-
-func cursorAfter(id string) string { return base64.RawURLEncoding.EncodeToString([]byte(id)) }
 
 func respond(w http.ResponseWriter, status int, body any) {
 	data, err := json.Marshal(body)

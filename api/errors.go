@@ -25,6 +25,10 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	}
 	status := statusOf(err)
 	p := problem.Problem{Status: status, Detail: err.Error()}
+	var inUse *tiers.InUseError
+	if errors.As(err, &inUse) {
+		p.InTheWay = inUse.Subjects
+	}
 	level := slog.LevelDebug
 	switch status {
 	case http.StatusInternalServerError:
@@ -47,6 +51,8 @@ func statusOf(err error) int {
 		{tiers.ErrExists, http.StatusConflict},
 		{tiers.ErrInUse, http.StatusConflict},
 		{tiers.ErrStale, http.StatusPreconditionFailed},
+		{errForbidden, http.StatusForbidden},
+		{errAttemptReused, http.StatusUnprocessableEntity},
 		{errNoVersion, http.StatusPreconditionRequired},
 		{errTooLarge, http.StatusRequestEntityTooLarge},
 		{errTooSlow, http.StatusRequestTimeout},

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-chi/chi/v5"
 )
 
 // Health answers /livez and /readyz. A process is ready as long as it can
@@ -24,21 +22,28 @@ type Health struct {
 
 const checkTimeout = time.Second
 
-// routes serves health; verbose reports need the admin listener: each asks the
-// servers behind, which strangers should not be able to have done.
-func (h Health) routes(r chi.Router, verbose bool) {
-	live := func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok\n") }
-	ready := func(w http.ResponseWriter, r *http.Request) {
-		status, text := h.state()
-		if verbose && r.URL.Query().Has("verbose") {
-			text += h.report(r.Context())
-		}
-		plain(w, status, text)
+// operations are those of health; verbose reports need the admin listener: each
+// asks the servers behind, which strangers should not be able to have done.
+func (h Health) operations(verbose bool) []operation {
+	live := func(w http.ResponseWriter, _ *http.Request) error {
+		plain(w, http.StatusOK, "ok\n")
+		return nil
 	}
-	r.Get("/livez", live)
-	r.Head("/livez", live)
-	r.Get("/readyz", ready)
-	r.Head("/readyz", ready)
+	ready := func(w http.ResponseWriter, r *http.Request) error {
+		status, words := h.state()
+		if verbose && r.URL.Query().Has("verbose") {
+			words += h.report(r.Context())
+		}
+		plain(w, status, words)
+		return nil
+	}
+	const tag = "Health"
+	return []operation{
+		{method: http.MethodGet, path: "/livez", id: "live", summary: "Whether the process runs", tag: tag, answer: text, serve: live},
+		{method: http.MethodHead, path: "/livez", id: "live-head", summary: "Whether the process runs", tag: tag, serve: live},
+		{method: http.MethodGet, path: "/readyz", id: "ready", summary: "Whether to send requests here", tag: tag, answer: text, unready: true, serve: ready},
+		{method: http.MethodHead, path: "/readyz", id: "ready-head", summary: "Whether to send requests here", tag: tag, unready: true, serve: ready},
+	}
 }
 
 func (h Health) state() (status int, text string) {

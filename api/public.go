@@ -7,9 +7,8 @@ import (
 	"net/netip"
 	"strconv"
 
-	"github.com/go-chi/chi/v5"
-
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -19,11 +18,12 @@ import (
 type Config struct {
 	Limiter   *tierlimit.Limiter
 	Catalogue tiers.Catalogue
+	Keyring   tiers.Keyring // knows tokens and API keys; nil: only the configured tokens
 	Load      *load.Controller
 	Health    Health
 
-	AdminToken     string         // required: opens everything
-	ServiceToken   string         // opens the decisions of the public listener
+	AdminToken     string         // the owner's: opens everything, and needs no catalogue
+	ServiceToken   string         // of the role service, likewise
 	Open           bool           // decisions need no token
 	Demo           bool           // serve /demo/data
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For /demo/data believes
@@ -33,22 +33,19 @@ type Config struct {
 // Public returns the handler of the public listener.
 func Public(cfg Config) (http.Handler, error) {
 	r := newRouter(&cfg)
-	cfg.Health.routes(r, false)
 	d := &decisions{lim: cfg.Limiter, load: cfg.Load, log: cfg.Logger}
-	r.Get("/v1/load", d.getLoad)
-	r.Group(func(r chi.Router) {
-		if !cfg.Open {
-			r.Use(requireToken(cfg.AdminToken, cfg.ServiceToken))
+	allow := newGuard(&cfg).allow
+	if cfg.Open {
+		allow = func(...access.Right) func(http.Handler) http.Handler {
+			return func(next http.Handler) http.Handler { return next }
 		}
-		r.Post("/v1/take", d.take)
-		r.Post("/v1/peek", d.peek)
-		r.Post("/v1/refund", d.refund)
-		r.Get("/v1/usage/{subject}", d.usage)
-	})
+	}
+	mount(r, cfg.Logger, allow, d.operations())
+	mount(r, cfg.Logger, allow, cfg.Health.operations(false))
+	mount(r, cfg.Logger, allow, documentOperations())
 	if cfg.Demo {
 		limit, err := httplimit.New(cfg.Limiter, httplimit.Config{
-			Subject: httplimit.ByAddress(httplimit.AddressConfig{Trusted: cfg.TrustedProxies}),
-			Logger:  cfg.Logger,
+			Keys: keysOf(cfg.Keyring), Address: httplimit.AddressConfig{Trusted: cfg.TrustedProxies}, Logger: cfg.Logger,
 		})
 		if err != nil {
 			return nil, err
@@ -58,10 +55,49 @@ func Public(cfg Config) (http.Handler, error) {
 	return r, nil
 }
 
+// keysOf is the keyring as the middleware asks it, nil if there is none.
+func keysOf(k tiers.Keyring) httplimit.KeyLookup {
+	if k == nil {
+		return nil
+	}
+	return tiers.SubjectOf(k)
+}
+
 type decisions struct {
 	lim  *tierlimit.Limiter
 	load *load.Controller
 	log  *slog.Logger
+}
+
+// operations are all that the public listener does, beside health and what is
+// limited itself.
+func (d *decisions) operations() []operation {
+	const tag = "Decisions"
+	down := []int{http.StatusServiceUnavailable}
+	decide := []access.Right{access.Decide}
+	look := []access.Right{access.Decide, access.Read}
+	return []operation{
+		{
+			method: http.MethodPost, path: "/v1/take", id: "take", summary: "Charge a subject, and say whether it is allowed", tag: tag,
+			rights: decide, body: "Request", answer: "Decision", conform: true, serve: d.take,
+		},
+		{
+			method: http.MethodPost, path: "/v1/peek", id: "peek", summary: "Answer as take would, and charge nothing", tag: tag,
+			rights: look, body: "Request", answer: "Decision", conform: true, serve: d.peek,
+		},
+		{
+			method: http.MethodPost, path: "/v1/refund", id: "refund", summary: "Give back what a decision charged, once", tag: tag,
+			rights: decide, body: "Refund", answer: "Refunded", fails: down, serve: d.refund,
+		},
+		{
+			method: http.MethodGet, path: "/v1/usage/{subject}", id: "usage", summary: "Read every window of a subject's plan", tag: tag,
+			rights: look, answer: "Usage", fails: append(down, http.StatusBadRequest), serve: d.usage,
+		},
+		{
+			method: http.MethodGet, path: "/v1/load", id: "load", summary: "How busy this replica is, and what follows from it", tag: "Load",
+			answer: "LoadStatus", serve: d.getLoad,
+		},
+	}
 }
 
 type takeBody struct {
@@ -83,19 +119,18 @@ func (c *costJSON) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-func (d *decisions) take(w http.ResponseWriter, r *http.Request) {
-	d.decide(w, r, d.lim.Take)
+func (d *decisions) take(w http.ResponseWriter, r *http.Request) error {
+	return d.decide(w, r, d.lim.Take)
 }
 
-func (d *decisions) peek(w http.ResponseWriter, r *http.Request) {
-	d.decide(w, r, d.lim.Peek)
+func (d *decisions) peek(w http.ResponseWriter, r *http.Request) error {
+	return d.decide(w, r, d.lim.Peek)
 }
 
-func (d *decisions) decide(w http.ResponseWriter, r *http.Request, ask func(context.Context, tierlimit.Request) (tierlimit.Decision, error)) {
+func (d *decisions) decide(w http.ResponseWriter, r *http.Request, ask func(context.Context, tierlimit.Request) (tierlimit.Decision, error)) error {
 	var body takeBody
 	if err := decode(w, r, &body); err != nil {
-		fail(w, r, d.log, err)
-		return
+		return err
 	}
 	req := tierlimit.Request{Subject: body.Subject, Scope: body.Scope}
 	if body.Cost != nil {
@@ -107,14 +142,14 @@ func (d *decisions) decide(w http.ResponseWriter, r *http.Request, ask func(cont
 	decision, err := ask(r.Context(), req)
 	if err != nil {
 		if isFieldError(err) {
-			fail(w, r, d.log, err)
-			return
+			return err
 		}
 		// The failure policy has answered.
 		d.log.Debug("api: decided without the store", "tier", decision.Tier, "allowed", decision.Allowed, "error", err)
 	}
 	httplimit.SetHeaders(w.Header(), &decision, httplimit.NoLegacy)
 	respondDecision(w, &decision)
+	return nil
 }
 
 type refundBody struct {
@@ -127,32 +162,32 @@ type refundAnswer struct {
 
 // refund answers whether anything was given back: a second time, or once the
 // windows have rolled, nothing is.
-func (d *decisions) refund(w http.ResponseWriter, r *http.Request) {
+func (d *decisions) refund(w http.ResponseWriter, r *http.Request) error {
 	var body refundBody
 	err := decode(w, r, &body)
 	if err != nil {
-		fail(w, r, d.log, err)
-		return
+		return err
 	}
 	var answer refundAnswer
 	if answer.Refunded, err = d.lim.RefundID(r.Context(), body.ID); err != nil {
-		fail(w, r, d.log, err)
-		return
+		return err
 	}
 	respond(w, http.StatusOK, answer)
+	return nil
 }
 
-func (d *decisions) usage(w http.ResponseWriter, r *http.Request) {
+func (d *decisions) usage(w http.ResponseWriter, r *http.Request) error {
 	usage, err := d.lim.Usage(r.Context(), pathValue(r, "subject"))
 	if err != nil {
-		fail(w, r, d.log, err)
-		return
+		return err
 	}
 	respond(w, http.StatusOK, usage)
+	return nil
 }
 
-func (d *decisions) getLoad(w http.ResponseWriter, _ *http.Request) {
+func (d *decisions) getLoad(w http.ResponseWriter, _ *http.Request) error {
 	respond(w, http.StatusOK, d.load.Status())
+	return nil
 }
 
 // demoData is what a protected endpoint looks like behind the middleware.

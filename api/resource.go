@@ -9,23 +9,30 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/go-chi/chi/v5"
-
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/internal/input"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // A resource is what administrators create, read, replace, patch and delete one
 // by one: each has a name, which stands in the path, and a version, which is its
 // ETag and what a writer must have seen. What it belongs to is in the request's
-// path too.
+// path too. A function that is nil is an operation that there is not.
 type resource[T any] struct {
-	param   string // the name's path parameter and JSON field
-	name    func(*T) *string
-	version func(*T) int64
+	admin *admin
+
+	noun, schema, tag string // of the document
+	param             string // the name's path parameter and JSON field; "" if there is one only
+	name              func(*T) *string
+	version           func(*T) int64
+	change            access.Right // that changes need
+
 	create  func(*http.Request, T) (T, error)
 	read    func(r *http.Request, name string) (T, error)
 	replace func(r *http.Request, t T, version int64) (T, error)
 	remove  func(r *http.Request, name string, version int64) error
+
+	conflicts []int // statuses of replace and remove beside the usual
 }
 
 // Those of a catalogue's functions that need nothing but the context.
@@ -46,28 +53,76 @@ func removes(f func(context.Context, string, int64) error) func(*http.Request, s
 	return func(r *http.Request, name string, version int64) error { return f(r.Context(), name, version) }
 }
 
-// mount serves the resource under path; what a collection lists is its own.
-func (res *resource[T]) mount(r chi.Router, path string, h func(handlerFunc) http.HandlerFunc) {
-	one := path + "/{" + res.param + "}"
-	r.Post(path, h(res.post))
-	r.Get(one, h(res.get))
-	r.Put(one, h(res.put))
-	r.Patch(one, h(res.patch))
-	r.Delete(one, h(res.delete))
+// operations are the resource's under path; what a collection lists is its own.
+func (res *resource[T]) operations(path string) []operation {
+	one, missing := path, []int(nil)
+	if res.param != "" {
+		one, missing = path+"/{"+res.param+"}", []int{http.StatusNotFound}
+	}
+	noun, id := res.noun, strings.ToLower(strings.ReplaceAll(res.noun, " ", "-"))
+	down := http.StatusServiceUnavailable
+	changes := append([]int{down}, missing...)
+	changes = append(changes, res.conflicts...)
+	var ops []operation
+	if res.create != nil {
+		ops = append(ops, operation{
+			method: http.MethodPost, path: path, id: "create-" + id, summary: "Create " + article(noun), tag: res.tag,
+			rights: []access.Right{res.change}, body: res.schema, status: http.StatusCreated, answer: res.schema, etag: true,
+			dryRun: true, repeatable: true, fails: []int{http.StatusConflict, down}, serve: res.post,
+		})
+	}
+	ops = append(ops, operation{
+		method: http.MethodGet, path: one, id: "read-" + id, summary: "Read " + article(noun), tag: res.tag,
+		rights: []access.Right{access.Read}, answer: res.schema, etag: true, fails: append([]int{down}, missing...), serve: res.get,
+	}, operation{
+		method: http.MethodPut, path: one, id: "replace-" + id, summary: "Replace " + article(noun), tag: res.tag,
+		rights: []access.Right{res.change}, body: res.schema, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
+		fails: changes, serve: res.put,
+	}, operation{
+		method: http.MethodPatch, path: one, id: "patch-" + id, summary: "Change some fields of " + article(noun), tag: res.tag,
+		rights: []access.Right{res.change}, body: mergePatch, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
+		fails: changes, serve: res.patch,
+	})
+	if res.remove != nil {
+		ops = append(ops, operation{
+			method: http.MethodDelete, path: one, id: "delete-" + id, summary: "Delete " + article(noun), tag: res.tag,
+			rights: []access.Right{res.change}, status: http.StatusNoContent, ifMatch: true, dryRun: true,
+			fails: changes, serve: res.delete,
+		})
+	}
+	return ops
+}
+
+func article(noun string) string {
+	if strings.ContainsRune("aeiouA", rune(noun[0])) {
+		return "an " + noun
+	}
+	if noun == "load control" {
+		return "the " + noun
+	}
+	return "a " + noun
 }
 
 func (res *resource[T]) post(w http.ResponseWriter, r *http.Request) error {
-	var t T
-	if err := decode(w, r, &t); err != nil {
-		return err
-	}
-	created, err := res.create(r, t)
-	return res.respond(w, http.StatusCreated, created, err)
+	return res.admin.once(w, r, func(r *http.Request) error {
+		var t T
+		if err := decode(w, r, &t); err != nil {
+			return err
+		}
+		return res.try(w, r, http.StatusCreated, func(r *http.Request) (T, error) { return res.create(r, t) })
+	})
 }
 
 func (res *resource[T]) get(w http.ResponseWriter, r *http.Request) error {
-	t, err := res.read(r, pathValue(r, res.param))
-	return res.respond(w, http.StatusOK, t, err)
+	if _, err := query(r); err != nil {
+		return err
+	}
+	t, err := res.read(r, res.nameIn(r))
+	if err != nil {
+		return err
+	}
+	respondVersion(w, http.StatusOK, res.version(&t), t)
+	return nil
 }
 
 func (res *resource[T]) put(w http.ResponseWriter, r *http.Request) error {
@@ -93,7 +148,7 @@ func (res *resource[T]) patch(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	old, err := res.read(r, pathValue(r, res.param))
+	old, err := res.read(r, res.nameIn(r))
 	if err != nil {
 		return err
 	}
@@ -115,6 +170,58 @@ func (res *resource[T]) patch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return res.replaceBy(w, r, t, version)
+}
+
+func (res *resource[T]) replaceBy(w http.ResponseWriter, r *http.Request, t T, version int64) (err error) {
+	if res.name != nil {
+		name := res.name(&t)
+		if *name, err = samePath(r, res.param, *name); err != nil {
+			return err
+		}
+	}
+	return res.try(w, r, http.StatusOK, func(r *http.Request) (T, error) { return res.replace(r, t, version) })
+}
+
+func (res *resource[T]) delete(w http.ResponseWriter, r *http.Request) error {
+	version, err := ifMatch(r)
+	if err != nil {
+		return err
+	}
+	return res.try(w, r, http.StatusNoContent, func(r *http.Request) (t T, err error) {
+		return t, res.remove(r, res.nameIn(r), version)
+	})
+}
+
+func (res *resource[T]) nameIn(r *http.Request) string {
+	if res.param == "" {
+		return ""
+	}
+	return pathValue(r, res.param)
+}
+
+// try makes a change, or answers what it would do where that is what was asked.
+func (res *resource[T]) try(w http.ResponseWriter, r *http.Request, status int, change func(*http.Request) (T, error)) error {
+	dry, err := dryRun(r)
+	if err != nil {
+		return err
+	}
+	var e tiers.Event
+	tried := r
+	if dry {
+		tried = r.WithContext(tiers.WithDryRun(r.Context(), &e))
+	}
+	t, err := change(tried)
+	switch {
+	case err != nil:
+		return err
+	case dry:
+		return res.admin.tried(w, r, &e)
+	case status == http.StatusNoContent:
+		w.WriteHeader(status)
+	default:
+		respondVersion(w, status, res.version(&t), t)
+	}
+	return nil
 }
 
 // merge is MergePatch of RFC 7396.
@@ -145,7 +252,7 @@ func decodePatch[T any](w http.ResponseWriter, r *http.Request) (map[string]any,
 	}
 	var probe T // what else is wrong with it is looked at once it is merged
 	for _, field := range fieldsOf(decodeJSON(data, &probe)) {
-		if strings.HasPrefix(field.Want, tiers.NoSuchField) {
+		if strings.HasPrefix(field.Want, input.NoSuchField) {
 			return nil, field
 		}
 	}
@@ -162,32 +269,4 @@ func decodePatch[T any](w http.ResponseWriter, r *http.Request) (map[string]any,
 		return nil, bodyError("a JSON object")
 	}
 	return patch, nil
-}
-
-func (res *resource[T]) replaceBy(w http.ResponseWriter, r *http.Request, t T, version int64) (err error) {
-	name := res.name(&t)
-	if *name, err = samePath(r, res.param, *name); err != nil {
-		return err
-	}
-	replaced, err := res.replace(r, t, version)
-	return res.respond(w, http.StatusOK, replaced, err)
-}
-
-func (res *resource[T]) delete(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
-	if err != nil {
-		return err
-	}
-	if err := res.remove(r, pathValue(r, res.param), version); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (res *resource[T]) respond(w http.ResponseWriter, status int, t T, err error) error {
-	if err == nil {
-		respondVersion(w, status, res.version(&t), t)
-	}
-	return err
 }

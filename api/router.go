@@ -1,17 +1,13 @@
 package api
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"strings"
 
 	"github.com/go-chi/chi/v5"
 
 	"github.com/tierlimit/tierlimit/internal/problem"
-	"github.com/tierlimit/tierlimit/tiers"
 )
 
 func newRouter(cfg *Config) chi.Router {
@@ -48,35 +44,6 @@ func recoverPanics(log *slog.Logger) func(http.Handler) http.Handler {
 				}
 			}()
 			next.ServeHTTP(w, r)
-		})
-	}
-}
-
-// owner is who the audit log says had TIERLIMIT_ADMIN_TOKEN.
-const owner = "owner"
-
-// requireToken lets through who brings one of the tokens; empty ones open
-// nothing. Every refusal looks the same.
-func requireToken(tokens ...string) func(http.Handler) http.Handler {
-	var sums [][sha256.Size]byte
-	for _, t := range tokens {
-		if t != "" {
-			sums = append(sums, sha256.Sum256([]byte(t)))
-		}
-	}
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-			sum, known := sha256.Sum256([]byte(token)), 0
-			for i := range sums {
-				known |= subtle.ConstantTimeCompare(sum[:], sums[i][:])
-			}
-			if known != 1 || !strings.EqualFold(scheme, "Bearer") {
-				w.Header().Set("Www-Authenticate", `Bearer realm="tierlimit"`)
-				problem.Write(w, problem.Problem{Status: http.StatusUnauthorized, Detail: "A valid bearer token is needed."})
-				return
-			}
-			next.ServeHTTP(w, r.WithContext(tiers.WithActor(r.Context(), owner)))
 		})
 	}
 }

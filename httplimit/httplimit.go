@@ -19,7 +19,9 @@ type Limiter interface {
 // Config tunes the middleware. The zero Config limits every request by its
 // client's address, at a cost of 1.
 type Config struct {
-	Subject SubjectFunc                // who is asking; default ByAddress with no trusted proxy
+	Keys    KeyLookup                  // whose an API key is; default nil: there are no keys
+	Address AddressConfig              // how those are told apart who bring no key
+	Subject SubjectFunc                // who is asking; default ByKey with Keys, then ByAddress with Address
 	Scope   func(*http.Request) string // the part of the API asked for; default ""
 	Cost    func(*http.Request) int64  // what the request is charged; 0 lets it through uncharged; default 1
 	Skip    func(*http.Request) bool   // true passes the request by the limiter; default never
@@ -33,7 +35,7 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 		return nil, &tierlimit.FieldError{Field: "lim", Value: "nil", Want: "a limiter"}
 	}
 	if cfg.Subject == nil {
-		cfg.Subject = ByAddress(AddressConfig{})
+		cfg.Subject = FirstOf(ByKey(cfg.Keys), ByAddress(cfg.Address))
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

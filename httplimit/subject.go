@@ -25,11 +25,24 @@ func FirstOf(funcs ...SubjectFunc) SubjectFunc {
 	}
 }
 
+// A KeyLookup returns the subject that owns an API key, "" for a key it does not
+// know. tiers.SubjectOf makes one of a catalogue that is held in memory.
+type KeyLookup func(ctx context.Context, key string) (subject string, err error)
+
+// ByKey takes the subject that owns the API key in X-Api-Key, or else in
+// Authorization: Bearer. A nil lookup knows no key.
+func ByKey(lookup KeyLookup) SubjectFunc {
+	if lookup == nil {
+		return func(*http.Request) (string, error) { return "", nil }
+	}
+	return FirstOf(ByAPIKey("X-Api-Key", lookup), ByAPIKey("Authorization", lookup))
+}
+
 // ByAPIKey takes the subject that owns the API key in a header; a "Bearer "
 // before it is dropped. lookup returns "" for a key it does not know: a made-up
 // key names nobody, so that no client is charged for another, and none escapes
 // its limit by making keys up. Put ByAddress behind it with FirstOf.
-func ByAPIKey(header string, lookup func(ctx context.Context, key string) (subject string, err error)) SubjectFunc {
+func ByAPIKey(header string, lookup KeyLookup) SubjectFunc {
 	return func(r *http.Request) (string, error) {
 		key := strings.TrimSpace(r.Header.Get(header))
 		if scheme, rest, ok := strings.Cut(key, " "); ok && strings.EqualFold(scheme, "Bearer") {

@@ -228,7 +228,7 @@ func TestChangesComeInPagesAndForgetWhatIsLongGone(t *testing.T) {
 	url := newDatabase(t)
 	c := openCatalogue(t, url)
 	start, err := c.Changes(t.Context(), 0)
-	if err != nil || len(start.Tiers) != 3 || !start.ForgetSubjects {
+	if err != nil || len(start.Tiers) != 3 || !start.Forget {
 		t.Fatalf("%+v, %v", start, err)
 	}
 	run := func(sql string) {
@@ -253,10 +253,10 @@ func TestChangesComeInPagesAndForgetWhatIsLongGone(t *testing.T) {
 	}
 	run(`UPDATE tierlimit.removals SET removed_at = now() - interval '2 days'`)
 	run(`DELETE FROM tierlimit.subjects WHERE id = 'acct_2'`)
-	if late, err := c.Changes(t.Context(), second.Version); err != nil || !late.ForgetSubjects {
+	if late, err := c.Changes(t.Context(), second.Version); err != nil || !late.Forget {
 		t.Errorf("a reader who missed a removal that is no longer listed: %+v, %v", late, err)
 	}
-	if now, err := c.Changes(t.Context(), gone.Version); err != nil || now.ForgetSubjects || len(now.Removed) != 1 {
+	if now, err := c.Changes(t.Context(), gone.Version); err != nil || now.Forget || len(now.Removed) != 1 {
 		t.Errorf("one who did not: %+v, %v", now, err)
 	}
 }

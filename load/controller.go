@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -20,16 +21,20 @@ type Mode string
 // The modes.
 const (
 	Off     Mode = "off"     // nothing is scaled
-	Observe Mode = "observe" // multipliers are computed and shown, and not applied
+	Observe Mode = "observe" // multipliers are computed and shown, and only pins applied
 	Enforce Mode = "enforce" // multipliers are applied
 )
 
 // Config is what a Controller is made of.
 type Config struct {
-	Tiers  func() []tiers.Tier // required: the tiers in force, asked at every sample
-	Meter  Meter               // default CPU()
-	Mode   Mode                // default Enforce
-	Logger *slog.Logger        // told when the meter fails and recovers; default slog.Default
+	Tiers func() []tiers.Tier // required: the tiers in force, asked at every sample
+	Meter Meter               // default CPU()
+	Mode  Mode                // default Enforce
+
+	// Control says what an administrator wants, in place of Mode; asked at every
+	// sample. Default: nothing.
+	Control func() tiers.LoadControl
+	Logger  *slog.Logger // told when the meter fails and recovers; default slog.Default
 }
 
 // sampleEvery is short enough to follow a burst and long enough that
@@ -61,8 +66,9 @@ type Status struct {
 
 // TierStatus is one tier's multiplier.
 type TierStatus struct {
-	Multiplier float64 `json:"multiplier"` // in force
-	Computed   float64 `json:"computed"`   // what it is, or would be under enforce
+	Multiplier float64 `json:"multiplier"`       // in force
+	Computed   float64 `json:"computed"`         // what the CPU makes it, or would under enforce
+	Pinned     bool    `json:"pinned,omitempty"` // in place of what the CPU makes it
 }
 
 // New starts a controller; Close stops it.
@@ -84,6 +90,9 @@ func New(cfg Config) (*Controller, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Control == nil {
+		cfg.Control = func() tiers.LoadControl { return tiers.LoadControl{} }
 	}
 	c := &Controller{cfg: cfg}
 	ctx, stop := context.WithCancel(context.Background())
@@ -149,16 +158,22 @@ func (c *Controller) sample(g *governor, now time.Time) error {
 	} else if ok {
 		g.observe(u, now)
 	}
-	list := c.cfg.Tiers()
+	list, control := c.cfg.Tiers(), c.cfg.Control()
 	computed := g.multipliers(list, now)
+	mode := cmp.Or(Mode(control.Mode), c.cfg.Mode)
 	s := &Status{
-		Mode: c.cfg.Mode, Source: c.cfg.Meter.Source(),
+		Mode: mode, Source: c.cfg.Meter.Source(),
 		CPU: round(g.last), Smoothed: round(g.smoothed), sampledAt: g.sampledAt,
 		Tiers: make(map[string]TierStatus, len(list)),
 	}
 	for tier, m := range computed {
 		t := TierStatus{Multiplier: 1, Computed: m}
-		if c.cfg.Mode == Enforce {
+		pin, ok := control.Pins[tier]
+		t.Pinned = ok && pin.Holds(now) && mode != Off
+		switch {
+		case t.Pinned:
+			t.Multiplier = pin.Multiplier
+		case mode == Enforce:
 			t.Multiplier = m
 		}
 		s.Tiers[tier] = t

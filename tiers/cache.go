@@ -8,40 +8,38 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
 	"github.com/tierlimit/tierlimit"
 )
 
 // CacheConfig tunes a Cache. The zero CacheConfig is ready for use.
 type CacheConfig struct {
-	Subjects int           // most known subjects held, and as many that are known to be nobody; default 100,000
+	Subjects int           // most subjects held, as many keys and tokens, and as many ids known to be nobody's; default 100,000
 	Poll     time.Duration // how often the source is asked although nothing was heard; default 5s
 	Logger   *slog.Logger  // told when the source is lost and found again; default slog.Default
 }
 
 // A Cache answers from memory for a catalogue that lives elsewhere: all tiers,
-// and the subjects asked for lately. Changes reach it through the source's
-// notifications, or at the latest with the next poll. It outlives an outage of
-// its source with what it has.
+// and the subjects, keys and tokens asked for lately. Changes reach it through
+// the source's notifications, or at the latest with the next poll. It outlives an
+// outage of its source with what it has.
 //
-// A subject it does not hold costs one look-up, shared by all who ask and
-// bundled with those of other subjects: however many names are made up, one
-// query at a time is under way.
+// What it does not hold costs one look-up, shared by all who ask and bundled with
+// others: however many names are made up, one query at a time is under way.
 type Cache struct {
 	source  Source
 	cfg     CacheConfig
 	set     atomic.Pointer[set]
+	control atomic.Pointer[LoadControl]
 	puzzled atomic.Pointer[set] // the tiers that lacked one a subject is on
 
-	mu      sync.Mutex
-	version int64                             // guarded by mu: all changes up to it are applied
-	history int                               // guarded by mu: how often the source went back in time
-	known   *simplelru.LRU[string, *resident] // guarded by mu
-	nobody  *simplelru.LRU[string, struct{}]  // guarded by mu: apart, so that made-up names evict no customer
+	mu          sync.Mutex
+	version     int64               // guarded by mu: all changes up to it are applied
+	history     int                 // guarded by mu: how often the source went back in time
+	subjects    *shelf[*resident]   // guarded by mu
+	credentials *shelf[*credential] // guarded by mu
 
-	lookups lookups
 	stale   chan struct{} // holds one element when the source should be asked
+	uses    uses
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
@@ -64,11 +62,12 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 		cfg.Logger = slog.Default()
 	}
 	c := &Cache{source: source, cfg: cfg, stale: make(chan struct{}, 1)}
+	c.control.Store(&LoadControl{})
 	var err error
-	if c.known, err = simplelru.NewLRU[string, *resident](cfg.Subjects, nil); err != nil {
+	if c.subjects, err = newShelf[*resident](cfg.Subjects); err != nil {
 		return nil, err
 	}
-	if c.nobody, err = simplelru.NewLRU[string, struct{}](cfg.Subjects, nil); err != nil {
+	if c.credentials, err = newShelf[*credential](cfg.Subjects); err != nil {
 		return nil, err
 	}
 	if err := c.refresh(ctx); err != nil {
@@ -78,7 +77,8 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 		return nil, fmt.Errorf("load tiers: %w", tierlimit.ErrNoPlan)
 	}
 	ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	c.lookups.start(ctx, c.lookup)
+	c.subjects.begin(ctx, c, c.lookupSubjects)
+	c.credentials.begin(ctx, c, c.lookupCredentials)
 	c.running.Go(func() { c.follow(ctx) })
 	c.running.Go(func() { c.listen(ctx) })
 	return c, nil
@@ -89,11 +89,18 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 func (c *Cache) Close() {
 	c.cancel()
 	c.running.Wait()
-	c.lookups.wait()
+	c.subjects.wait()
+	c.credentials.wait()
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	c.uses.tell(ctx, c.source, 0)
 }
 
 // Tiers returns the tiers in force, the lowest priority first.
 func (c *Cache) Tiers() []Tier { return c.set.Load().list() }
+
+// LoadControl returns what an administrator says of load.
+func (c *Cache) LoadControl() LoadControl { return *c.control.Load() }
 
 // Version returns the version of the catalogue the cache has caught up with.
 func (c *Cache) Version() int64 {
@@ -109,16 +116,18 @@ func (c *Cache) Resolve(ctx context.Context, subject string) (*tierlimit.Plan, e
 	if plan, ok := c.Held(subject); ok {
 		return plan, nil
 	}
-	answer := c.lookups.ask(subject)
+	answer := c.subjects.ask(subject)
 	if !answer.await(ctx) {
 		return c.set.Load().unknown.fallback, nil
 	}
-	return c.plan(answer.subject), nil
+	return c.plan(answer.found), nil
 }
 
 // Held implements tierlimit.Holder.
 func (c *Cache) Held(subject string) (*tierlimit.Plan, bool) {
-	r, ok := c.held(subject)
+	c.mu.Lock()
+	r, ok := c.subjects.get(subject)
+	c.mu.Unlock()
 	if !ok {
 		return nil, false
 	}
@@ -138,36 +147,13 @@ func (c *Cache) plan(r *resident) *tierlimit.Plan {
 	return plan
 }
 
-// held returns a subject the cache holds, nil for one known to be nobody.
-func (c *Cache) held(subject string) (r *resident, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if r, ok := c.known.Get(subject); ok {
-		return r, true
+func (c *Cache) lookupSubjects(ctx context.Context, ids []string) ([]*resident, int64, error) {
+	list, version, err := c.source.LookupSubjects(ctx, ids)
+	residents := make([]*resident, len(list))
+	for i, s := range list {
+		residents[i] = &resident{Subject: s}
 	}
-	_, ok = c.nobody.Get(subject)
-	return nil, ok
-}
-
-// lookup asks the source and keeps the answers, unless a change that is already
-// applied came after they were read: then it asks again, and the second time
-// answers without keeping, so that a stream of changes starves nobody.
-func (c *Cache) lookup(ctx context.Context, ids []string) (found map[string]*resident, err error) {
-	for range 2 {
-		history := c.inHistory()
-		list, version, err := c.source.Lookup(ctx, ids)
-		if err != nil {
-			return nil, err
-		}
-		found = make(map[string]*resident, len(list))
-		for _, s := range list {
-			found[s.ID] = &resident{Subject: s}
-		}
-		if c.keep(ids, found, version, history) {
-			break
-		}
-	}
-	return found, nil
+	return residents, version, err
 }
 
 func (c *Cache) inHistory() int {
@@ -176,20 +162,14 @@ func (c *Cache) inHistory() int {
 	return c.history
 }
 
-func (c *Cache) keep(ids []string, found map[string]*resident, version int64, history int) bool {
+// unlessChanged keeps what was read at version, if nothing is known that came
+// after it.
+func (c *Cache) unlessChanged(version int64, history int, keep func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if version < c.version || history != c.history {
 		return false
 	}
-	for _, id := range ids {
-		if s, ok := found[id]; ok {
-			c.known.Add(id, s)
-			c.nobody.Remove(id)
-		} else {
-			c.nobody.Add(id, struct{}{})
-			c.known.Remove(id)
-		}
-	}
+	keep()
 	return true
 }

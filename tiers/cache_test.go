@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -23,7 +24,9 @@ type fakeSource struct {
 	tiers    []tiers.Tier
 	tiersAt  int64
 	subjects map[string]tiers.Subject
-	removed  []tiers.Subject
+	removed  []tiers.Removal
+	keys     map[string]access.Credential
+	used     map[string]time.Time
 	err      error
 	delay    time.Duration
 	deaf     bool
@@ -32,7 +35,7 @@ type fakeSource struct {
 }
 
 func newFakeSource() *fakeSource {
-	return &fakeSource{version: 1, tiersAt: 1, tiers: tiers.Builtin(), subjects: make(map[string]tiers.Subject)}
+	return &fakeSource{version: 1, tiersAt: 1, tiers: tiers.Builtin(), subjects: make(map[string]tiers.Subject), keys: make(map[string]access.Credential)}
 }
 
 func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, error) {
@@ -50,6 +53,11 @@ func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, err
 			ch.Subjects = append(ch.Subjects, s)
 		}
 	}
+	for _, k := range f.keys {
+		if k.Version > since {
+			ch.Credentials = append(ch.Credentials, k)
+		}
+	}
 	for _, s := range f.removed {
 		if s.Version > since {
 			ch.Removed = append(ch.Removed, s)
@@ -58,7 +66,7 @@ func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, err
 	return ch, nil
 }
 
-func (f *fakeSource) Lookup(ctx context.Context, ids []string) ([]tiers.Subject, int64, error) {
+func (f *fakeSource) LookupSubjects(ctx context.Context, ids []string) ([]tiers.Subject, int64, error) {
 	f.mu.Lock()
 	delay := f.delay
 	f.lookups = append(f.lookups, ids)
@@ -78,6 +86,25 @@ func (f *fakeSource) Lookup(ctx context.Context, ids []string) ([]tiers.Subject,
 		}
 	}
 	return found, version, err
+}
+
+func (f *fakeSource) LookupCredentials(_ context.Context, ids []string) (found []access.Credential, version int64, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lookups = append(f.lookups, ids)
+	for _, id := range ids {
+		if k, ok := f.keys[id]; ok {
+			found = append(found, k)
+		}
+	}
+	return found, f.version, f.err
+}
+
+func (f *fakeSource) UsedCredentials(_ context.Context, used map[string]time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used = used
+	return f.err
 }
 
 func (f *fakeSource) Listen(ctx context.Context, wake func()) error {
@@ -125,7 +152,7 @@ func TestASuspendedSubjectOnAnUnknownTierIsRefused(t *testing.T) {
 func (f *fakeSource) remove(id string) {
 	f.change(func(v int64) {
 		delete(f.subjects, id)
-		f.removed = append(f.removed, tiers.Subject{ID: id, Version: v})
+		f.removed = append(f.removed, tiers.Removal{Kind: tiers.KindSubject, ID: id, Version: v})
 	})
 }
 

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/tierlimit/tierlimit/access"
 )
 
 // state is a Memory as its file keeps it.
@@ -15,8 +17,17 @@ type state struct {
 	Tiers    []Tier             `json:"tiers"`
 	Subjects map[string]Subject `json:"subjects"`
 
-	Overrides map[string]Overrides `json:"overrides,omitempty"` // by subject
-	Events    []Event              `json:"audit,omitempty"`
+	Overrides   map[string]Overrides       `json:"overrides,omitempty"` // by subject
+	Credentials map[string]credentialState `json:"credentials,omitempty"`
+	Load        LoadControl                `json:"load,omitzero"`
+	Events      []Event                    `json:"audit,omitempty"`
+}
+
+// A credentialState is a key or token with what administrators do not see.
+type credentialState struct {
+	Kind access.Kind       `json:"kind"`
+	Hash []byte            `json:"sha256"`
+	Of   access.Credential `json:"of"`
 }
 
 // OpenMemory returns a catalogue kept in file, which is written anew with each
@@ -39,7 +50,8 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	m := &Memory{file: file, version: s.Version, events: s.Events, subjects: make(map[string]*resident, len(s.Subjects))}
+	m := newMemory()
+	m.file, m.version, m.events, m.control = file, s.Version, s.Events, s.Load
 	if m.set, err = newSet(s.Tiers); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
@@ -51,6 +63,14 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 		}
 		m.subjects[id] = &resident{Subject: subject}
 	}
+	for id, kept := range s.Credentials {
+		c := &credential{kept.Of}
+		c.Kind = kept.Kind
+		if copy(c.Hash[:], kept.Hash) != len(c.Hash) || c.ID != id || !access.ValidID(id) || c.Validate() != nil {
+			return nil, fmt.Errorf("read %s: credential %q is not valid", file, id)
+		}
+		m.credentials[id] = c
+	}
 	return m, nil
 }
 
@@ -60,7 +80,13 @@ func (m *Memory) save() error {
 	if m.file == "" {
 		return nil
 	}
-	s := state{Version: m.version, Events: m.events, Tiers: m.set.tiers, Subjects: make(map[string]Subject), Overrides: make(map[string]Overrides)}
+	s := state{
+		Version: m.version, Events: m.events, Tiers: m.set.tiers, Load: m.control,
+		Subjects: make(map[string]Subject), Overrides: make(map[string]Overrides), Credentials: make(map[string]credentialState),
+	}
+	for id, c := range m.credentials {
+		s.Credentials[id] = credentialState{Kind: c.Kind, Hash: c.Hash[:], Of: c.Credential}
+	}
 	for id, r := range m.subjects {
 		s.Subjects[id] = r.Subject
 		if len(r.Overrides) > 0 {

@@ -24,6 +24,7 @@ func (c *Cache) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		c.uses.tell(ctx, c.source, tellUsesEvery)
 		c.report(err, failing)
 		failing = err
 		select {
@@ -98,7 +99,7 @@ func (c *Cache) refresh(ctx context.Context) error {
 			since = 0
 			continue
 		}
-		changes.ForgetSubjects = changes.ForgetSubjects || since == 0
+		changes.Forget = changes.Forget || since == 0
 		c.apply(changes)
 		if !changes.More {
 			return nil
@@ -115,18 +116,25 @@ func (c *Cache) apply(ch Changes) {
 	if next != nil {
 		c.set.Store(next)
 	}
-	if ch.ForgetSubjects {
-		c.known.Purge()
-		c.nobody.Purge()
+	if ch.Load != nil {
+		c.control.Store(ch.Load)
+	}
+	if ch.Forget {
+		c.subjects.purge()
+		c.credentials.purge()
 	}
 	for _, gone := range ch.Removed {
-		if s, ok := c.known.Peek(gone.ID); ok && s.Version < gone.Version {
-			c.known.Remove(gone.ID)
-			c.nobody.Add(gone.ID, struct{}{})
+		if gone.Kind == KindSubject {
+			c.subjects.remove(gone.ID, gone.Version)
+		} else {
+			c.credentials.remove(gone.ID, gone.Version)
 		}
 	}
 	for _, s := range ch.Subjects {
-		c.replace(s)
+		c.subjects.replace(&resident{Subject: s})
+	}
+	for _, one := range ch.Credentials {
+		c.credentials.replace(&credential{Credential: one})
 	}
 	c.version = ch.Version
 }
@@ -169,14 +177,4 @@ func (c *Cache) tierInForce(key string) (Tier, bool) {
 		}
 	}
 	return Tier{}, false
-}
-
-// replace is called with mu held. A subject nobody asked for is not worth a
-// place.
-func (c *Cache) replace(s Subject) {
-	if c.nobody.Remove(s.ID) {
-		c.known.Add(s.ID, &resident{Subject: s})
-	} else if old, ok := c.known.Peek(s.ID); ok && old.Version < s.Version {
-		c.known.Add(s.ID, &resident{Subject: s})
-	}
 }

@@ -7,40 +7,40 @@ import (
 )
 
 const (
-	lookupBatch   = 512                    // most subjects in one query
-	lookupQueue   = 8192                   // most subjects waiting; past it nobody waits
+	lookupBatch   = 512                    // most ids in one query
+	lookupQueue   = 8192                   // most ids waiting; past it nobody waits
 	lookupTimeout = time.Second            // longest query
 	lookupPause   = 500 * time.Millisecond // after a failure nobody waits for so long
 )
 
-// lookups bundles the questions for subjects that are not held: whoever asks
-// while a query is under way is in the next one. At most one query runs.
-type lookups struct {
+// lookups bundles the questions for what is not held: whoever asks while a query
+// is under way is in the next one. At most one query runs.
+type lookups[T any] struct {
 	ctx   context.Context //nolint:containedctx // ends the queries when the cache closes
-	query func(ctx context.Context, ids []string) (map[string]*resident, error)
+	query func(ctx context.Context, ids []string) (map[string]T, error)
 
 	mu         sync.Mutex
-	waiting    map[string]*answer // guarded by mu: asked and not answered yet
-	queue      []string           // guarded by mu: asked and not sent yet
-	busy       bool               // guarded by mu: a goroutine is at it
-	closed     bool               // guarded by mu: nothing is sent any more
-	pauseUntil time.Time          // guarded by mu
+	waiting    map[string]*answer[T] // guarded by mu: asked and not answered yet
+	queue      []string              // guarded by mu: asked and not sent yet
+	busy       bool                  // guarded by mu: a goroutine is at it
+	closed     bool                  // guarded by mu: nothing is sent any more
+	pauseUntil time.Time             // guarded by mu
 	running    sync.WaitGroup
 }
 
-// An answer is for all who asked for one subject at a time.
-type answer struct {
-	done    chan struct{} // closed once subject and err are set
-	subject *resident     // nil for nobody known
-	err     error
+// An answer is for all who asked for one id at a time.
+type answer[T any] struct {
+	done  chan struct{} // closed once found and err are set
+	found T             // nil for nobody known
+	err   error
 }
 
-func (l *lookups) start(ctx context.Context, query func(context.Context, []string) (map[string]*resident, error)) {
-	l.ctx, l.query, l.waiting = ctx, query, make(map[string]*answer)
+func (l *lookups[T]) start(ctx context.Context, query func(context.Context, []string) (map[string]T, error)) {
+	l.ctx, l.query, l.waiting = ctx, query, make(map[string]*answer[T])
 }
 
 // wait returns when no query is under way and none will be.
-func (l *lookups) wait() {
+func (l *lookups[T]) wait() {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
@@ -50,17 +50,17 @@ func (l *lookups) wait() {
 // ask returns nil when it would make no sense to wait: too many do, or the last
 // query has just failed (the question is sent all the same, to know when the
 // source is back).
-func (l *lookups) ask(subject string) *answer {
+func (l *lookups[T]) ask(id string) *answer[T] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.waiting[subject]
+	a := l.waiting[id]
 	if a == nil {
 		if len(l.waiting) >= lookupQueue || l.closed {
 			return nil
 		}
-		a = &answer{done: make(chan struct{})}
-		l.waiting[subject] = a
-		l.queue = append(l.queue, subject)
+		a = &answer[T]{done: make(chan struct{})}
+		l.waiting[id] = a
+		l.queue = append(l.queue, id)
 		if !l.busy {
 			l.busy = true
 			l.running.Go(l.work)
@@ -73,7 +73,7 @@ func (l *lookups) ask(subject string) *answer {
 }
 
 // await reports whether the answer came in half the time ctx leaves.
-func (a *answer) await(ctx context.Context) bool {
+func (a *answer[T]) await(ctx context.Context) bool {
 	if a == nil {
 		return false
 	}
@@ -93,7 +93,7 @@ func (a *answer) await(ctx context.Context) bool {
 }
 
 // work sends queries until nobody waits.
-func (l *lookups) work() {
+func (l *lookups[T]) work() {
 	for {
 		batch := l.next()
 		if batch == nil {
@@ -111,7 +111,7 @@ func (l *lookups) work() {
 
 // rest spares a source that has just failed; what is asked meanwhile goes into
 // one query.
-func (l *lookups) rest() {
+func (l *lookups[T]) rest() {
 	timer := time.NewTimer(lookupPause)
 	defer timer.Stop()
 	select {
@@ -120,7 +120,7 @@ func (l *lookups) rest() {
 	}
 }
 
-func (l *lookups) next() []string {
+func (l *lookups[T]) next() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.queue) == 0 {
@@ -133,7 +133,7 @@ func (l *lookups) next() []string {
 	return batch
 }
 
-func (l *lookups) settle(batch []string, found map[string]*resident, err error) {
+func (l *lookups[T]) settle(batch []string, found map[string]T, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -142,7 +142,7 @@ func (l *lookups) settle(batch []string, found map[string]*resident, err error) 
 	for _, id := range batch {
 		a := l.waiting[id]
 		delete(l.waiting, id)
-		a.subject, a.err = found[id], err
+		a.found, a.err = found[id], err
 		close(a.done)
 	}
 }

@@ -82,6 +82,8 @@ func (s *set) list() []Tier {
 	return list
 }
 
+func (s *set) has(key string) bool { return s.byKey[key] != nil }
+
 // plan returns the plan of somebody on the tier key, "" for nobody known. A
 // tier that is not in the set (yet) falls back to the default.
 func (s *set) plan(key string) *tierlimit.Plan {

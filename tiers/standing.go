@@ -16,6 +16,9 @@ type resident struct {
 	at atomic.Pointer[standing]
 }
 
+func (r *resident) key() string    { return r.ID }
+func (r *resident) version() int64 { return r.Version }
+
 // A standing is a plan, and for how long it holds.
 type standing struct {
 	set   *set
@@ -60,6 +63,19 @@ func (s *set) stand(subject *Subject, now time.Time) *standing {
 		Refusal: refusal, RefusedUntil: until,
 	}
 	return at
+}
+
+// PlanOf returns the plan that list would give a subject at now, nil for one that
+// nobody knows. It is for those who ask what a change would do.
+func PlanOf(list []Tier, subject *Subject, now time.Time) (*tierlimit.Plan, error) {
+	s, err := newSet(list)
+	if err != nil {
+		return nil, err
+	}
+	if subject == nil {
+		return s.plan(""), nil
+	}
+	return s.stand(subject, now).plan, nil
 }
 
 // passed reports whether an instant has come. If not, the standing holds no

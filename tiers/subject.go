@@ -1,13 +1,13 @@
 package tiers
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/input"
+	"github.com/tierlimit/tierlimit/internal/instant"
 )
 
 // A Subject is somebody known to be on a tier. A subject that is not known is
@@ -54,20 +54,13 @@ func (s *Subject) Normalize() {
 		s.Status = Active
 	}
 	if s.Trial != nil {
-		s.Trial = &Trial{s.Trial.Tier, roundTime(s.Trial.EndsAt)}
+		s.Trial = &Trial{s.Trial.Tier, instant.Round(s.Trial.EndsAt)}
 	}
 	if s.Next != nil {
-		s.Next = &Change{s.Next.Tier, roundTime(s.Next.At)}
+		s.Next = &Change{s.Next.Tier, instant.Round(s.Next.At)}
 	}
-	for _, t := range []**time.Time{&s.BillingAnchor, &s.GraceUntil, &s.BlockedUntil} {
-		if *t != nil {
-			rounded := roundTime(**t)
-			*t = &rounded
-		}
-	}
+	instant.RoundAll(&s.BillingAnchor, &s.GraceUntil, &s.BlockedUntil)
 }
-
-func roundTime(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
 // Validate reports everything that is wrong with s, each as a
 // *tierlimit.FieldError, joined.
@@ -80,7 +73,7 @@ func (s *Subject) Validate() error {
 	}
 	checkTime := func(t *time.Time, field string) {
 		if t != nil {
-			check(validTime(*t), field, t.Format(time.RFC3339), timeRule)
+			check(instant.Valid(*t), field, t.Format(time.RFC3339), instant.Rule)
 		}
 	}
 	check(tierlimit.ValidSubject(s.ID), "id", s.ID, tierlimit.SubjectRule)
@@ -100,13 +93,6 @@ func (s *Subject) Validate() error {
 	check(s.Status != PastDue || s.GraceUntil != nil, "grace_until", "", "given for a subject that is past due")
 	check(s.Status == PastDue || s.GraceUntil == nil, "grace_until", "", "left out unless the status is past_due")
 	return errors.Join(errs...)
-}
-
-const timeRule = "an instant from 1970 to 9999 such as 2026-11-25T12:00:00Z"
-
-func validTime(t time.Time) bool {
-	ms := t.UnixMilli()
-	return ms > 0 && ms <= tierlimit.MaxAnchor
 }
 
 // Tiers are the keys of those that s names, by the field that does.
@@ -166,16 +152,16 @@ type changeJSON struct {
 func (s Subject) MarshalJSON() ([]byte, error) {
 	j := subjectJSON{
 		ID: s.ID, Tier: s.Tier, Status: s.Status, Version: s.Version,
-		BillingAnchor: timeText(s.BillingAnchor), GraceUntil: timeText(s.GraceUntil), BlockedUntil: timeText(s.BlockedUntil),
+		BillingAnchor: instant.Text(s.BillingAnchor), GraceUntil: instant.Text(s.GraceUntil), BlockedUntil: instant.Text(s.BlockedUntil),
 	}
 	if s.Status == "" {
 		j.Status = Active
 	}
 	if s.Trial != nil {
-		j.Trial = &trialJSON{s.Trial.Tier, *timeText(&s.Trial.EndsAt)}
+		j.Trial = &trialJSON{s.Trial.Tier, *instant.Text(&s.Trial.EndsAt)}
 	}
 	if s.Next != nil {
-		j.Next = &changeJSON{s.Next.Tier, *timeText(&s.Next.At)}
+		j.Next = &changeJSON{s.Next.Tier, *instant.Text(&s.Next.At)}
 	}
 	return json.Marshal(j)
 }
@@ -184,64 +170,21 @@ func (s Subject) MarshalJSON() ([]byte, error) {
 // and reports every instant that is none.
 func (s *Subject) UnmarshalJSON(data []byte) error {
 	var j subjectJSON
-	if err := strict(data, &j); err != nil {
+	if err := input.Strict(data, &j); err != nil {
 		return err
 	}
-	var p timeParser
+	var p instant.Parser
 	*s = Subject{
 		ID: j.ID, Tier: j.Tier, Status: j.Status, Version: j.Version,
-		BillingAnchor: p.optional("billing_anchor", j.BillingAnchor),
-		GraceUntil:    p.optional("grace_until", j.GraceUntil),
-		BlockedUntil:  p.optional("blocked_until", j.BlockedUntil),
+		BillingAnchor: p.Optional("billing_anchor", j.BillingAnchor),
+		GraceUntil:    p.Optional("grace_until", j.GraceUntil),
+		BlockedUntil:  p.Optional("blocked_until", j.BlockedUntil),
 	}
 	if j.Trial != nil {
-		s.Trial = &Trial{j.Trial.Tier, p.parse("trial.ends_at", j.Trial.EndsAt)}
+		s.Trial = &Trial{j.Trial.Tier, p.Parse("trial.ends_at", j.Trial.EndsAt)}
 	}
 	if j.Next != nil {
-		s.Next = &Change{j.Next.Tier, p.parse("next.at", j.Next.At)}
+		s.Next = &Change{j.Next.Tier, p.Parse("next.at", j.Next.At)}
 	}
-	return errors.Join(p.errs...)
-}
-
-// NoSuchField is what is wanted of a field that is not known, as an error says it.
-const NoSuchField = "left out: there is no such field"
-
-// strict decodes one JSON value without fields that are not known.
-func strict(data []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(into)
-	var wrongType *json.UnmarshalTypeError
-	if err != nil && !errors.As(err, &wrongType) && strings.HasPrefix(err.Error(), "json: unknown field ") {
-		name := strings.Trim(strings.TrimPrefix(err.Error(), "json: unknown field "), `"`)
-		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: NoSuchField}
-	}
-	return err
-}
-
-// A timeParser reads instants and gathers what is wrong with them.
-type timeParser struct{ errs []error }
-
-func (p *timeParser) parse(field, text string) time.Time {
-	t, err := time.Parse(time.RFC3339Nano, text)
-	if err != nil {
-		p.errs = append(p.errs, &tierlimit.FieldError{Field: field, Value: text, Want: timeRule})
-	}
-	return t
-}
-
-func (p *timeParser) optional(field string, text *string) *time.Time {
-	if text == nil {
-		return nil
-	}
-	t := p.parse(field, *text)
-	return &t
-}
-
-func timeText(t *time.Time) *string {
-	if t == nil {
-		return nil
-	}
-	text := t.UTC().Format(time.RFC3339Nano)
-	return &text
+	return errors.Join(p.Errs...)
 }

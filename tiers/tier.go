@@ -10,10 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/input"
 )
 
 // A Tier is a named plan: a set of limits and how they behave under load and
@@ -83,7 +82,7 @@ func (t *Tier) Validate() error {
 		}
 	}
 	check(tierlimit.ValidName(t.Key), "key", t.Key, tierlimit.NameRule)
-	check(len(t.Name) <= 200 && printable(t.Name), "name", t.Name, "at most 200 bytes of UTF-8 without control characters")
+	check(len(t.Name) <= 200 && input.Printable(t.Name), "name", t.Name, "at most 200 bytes of UTF-8 without control characters")
 	check(t.Priority >= 0 && t.Priority <= 1000, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
 	check(t.OnStoreError.Valid(), "on_store_error", string(t.OnStoreError), "open, closed or local")
 	check(len(t.Limits) >= 1 && len(t.Limits) <= tierlimit.MaxLimits, "limits", strconv.Itoa(len(t.Limits))+" limits", "1 to 16 limits")
@@ -98,10 +97,6 @@ func (t *Tier) Validate() error {
 		check(!t.Limits[name].Anchored || limit.Window.Period != "", "limits."+name+".anchor", "billing", "left out for a window of fixed length")
 	}
 	return errors.Join(errs...)
-}
-
-func printable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 func (c *Curve) validate() (errs []error) {

@@ -34,7 +34,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		return err
 	}
 	defer l.close()
-	cpu, err := load.New(load.Config{Tiers: devTiers(catalogue), Meter: set.loadMeter, Mode: set.devLoadMode(), Logger: log})
+	cpu, err := load.New(load.Config{Tiers: devTiers(catalogue), Control: devControl(catalogue), Meter: set.loadMeter, Mode: set.devLoadMode(), Logger: log})
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	}
 	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr()), shown))
 	return serveUntil(ctx, l, api.Config{
-		Limiter: lim, Catalogue: catalogue, Load: cpu,
+		Limiter: lim, Catalogue: catalogue, Keyring: catalogue, Load: cpu,
 		AdminToken: set.adminToken, Open: true, Demo: true,
 		TrustedProxies: set.trustedProxies, Logger: log,
 	}, 0)
@@ -67,6 +67,13 @@ func devTiers(m *tiers.Memory) func() []tiers.Tier {
 	return func() []tiers.Tier {
 		list, _ := m.Tiers(context.Background()) // memory does not fail
 		return list
+	}
+}
+
+func devControl(m *tiers.Memory) func() tiers.LoadControl {
+	return func() tiers.LoadControl {
+		l, _ := m.LoadControl(context.Background()) // memory does not fail
+		return l
 	}
 }
 

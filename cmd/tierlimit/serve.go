@@ -59,7 +59,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	if err := checkRedis(ctx, redisStore, store); err != nil {
 		return err
 	}
-	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
+	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Control: cache.LoadControl, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	defer l.close()
 	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
 	return serveUntil(ctx, l, api.Config{
-		Limiter: lim, Catalogue: catalogue, Load: cpu,
+		Limiter: lim, Catalogue: catalogue, Keyring: cache, Load: cpu,
 		Health: api.Health{Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping}},
 
 		AdminToken: set.adminToken, ServiceToken: set.serviceToken,

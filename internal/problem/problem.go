@@ -25,6 +25,7 @@ type Problem struct {
 	Detail           string
 	ViolatedPolicies []string
 	Errors           []Field
+	InTheWay         []string // of a conflict: what holds on
 	Decision         Appender // the decision that is the reason; nil for none
 }
 
@@ -81,6 +82,13 @@ func (p *Problem) append(b []byte) []byte {
 		for i, e := range p.Errors {
 			b = jsontext.AppendString(append(append(b, separator(i)), `{"field":`...), e.Field)
 			b = append(jsontext.AppendString(append(b, `,"detail":`...), e.Detail), '}')
+		}
+		b = append(b, ']')
+	}
+	if len(p.InTheWay) > 0 {
+		b = append(b, `,"in_the_way":`...)
+		for i, name := range p.InTheWay {
+			b = jsontext.AppendString(append(b, separator(i)), name)
 		}
 		b = append(b, ']')
 	}

@@ -86,12 +86,19 @@ func (c *Catalogue) read(ctx context.Context, do func(context.Context, pgx.Tx) e
 func (c *Catalogue) write(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	return unavailable(pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT FROM tierlimit.catalogue FOR UPDATE`); err != nil {
 			return err
 		}
+		if err := attempted(ctx, tx); err != nil {
+			return err
+		}
 		return do(ctx, tx)
-	}))
+	})
+	if errors.Is(err, errDryRun) {
+		return nil
+	}
+	return unavailable(err)
 }
 
 // unavailable wraps tiers.ErrUnavailable around what says that the database is

@@ -39,8 +39,15 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 			return ch, err
 		}
 	}
+	control, err := selectLoadControl(ctx, tx)
+	if err != nil {
+		return ch, err
+	}
+	if control.Version > since || since == 0 {
+		ch.Load = &control
+	}
 	if since == 0 || since < forgotten {
-		ch.ForgetSubjects = true
+		ch.Forget = true
 		return ch, nil
 	}
 	ch.Subjects, err = subjectsOf(tx.Query(ctx, `
@@ -51,19 +58,24 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 	if len(ch.Subjects) == changesPage {
 		ch.Version, ch.More = ch.Subjects[changesPage-1].Version, true
 	}
+	ch.Credentials, err = credentialsOf(tx.Query(ctx, `
+		SELECT `+credentialColumns+` FROM tierlimit.credentials k
+		WHERE k.version > $1 AND k.version <= $2 ORDER BY k.version LIMIT $3`, since, ch.Version, changesPage))
+	if err != nil {
+		return ch, err
+	}
+	if len(ch.Credentials) == changesPage { // subjects behind it come again, and are known to be no news
+		ch.Version, ch.More = ch.Credentials[changesPage-1].Version, true
+	}
 	rows, _ := tx.Query(ctx, `
-		SELECT subject, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
-	var gone tiers.Subject
-	_, err = pgx.ForEachRow(rows, []any{&gone.ID, &gone.Version}, func() error {
-		ch.Removed = append(ch.Removed, gone)
-		return nil
-	})
+		SELECT kind, id, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
+	ch.Removed, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Removal])
 	return ch, err
 }
 
-// Lookup implements tiers.Source. One statement sees one snapshot, so the
+// LookupSubjects implements tiers.Source. One statement sees one snapshot, so the
 // version and the subjects belong together.
-func (c *Catalogue) Lookup(ctx context.Context, ids []string) (found []tiers.Subject, version int64, err error) {
+func (c *Catalogue) LookupSubjects(ctx context.Context, ids []string) (found []tiers.Subject, version int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	rows, _ := c.pool.Query(ctx, `

@@ -63,16 +63,42 @@ func subjectsOf(rows pgx.Rows, _ error) ([]tiers.Subject, error) {
 	})
 }
 
-// Subjects implements tiers.Catalogue.
-func (c *Catalogue) Subjects(ctx context.Context, after string, most int) ([]tiers.Subject, error) {
+// chosenSubjects are those of a tiers.SubjectFilter, as its arguments $1 to $3.
+const chosenSubjects = `
+	FROM tierlimit.subjects s
+	WHERE ($1 = '' OR s.tier = $1 AND s.next_at > now() IS NOT FALSE OR s.next_tier = $1 OR s.trial_tier = $1 AND s.trial_ends_at > now())
+		AND $2 IN ('', s.status) AND starts_with(s.id, $3)`
+
+// Subjects implements tiers.SubjectCatalogue.
+func (c *Catalogue) Subjects(ctx context.Context, f tiers.SubjectFilter) ([]tiers.Subject, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	list, err := subjectsOf(c.pool.Query(ctx, `
-		SELECT `+subjectColumns+` FROM tierlimit.subjects s WHERE s.id > $1 ORDER BY s.id LIMIT $2`, after, most))
+	list, err := selectSubjects(ctx, c.pool, f)
 	if err != nil {
 		return nil, fmt.Errorf("read subjects: %w", unavailable(err))
 	}
 	return list, nil
+}
+
+func selectSubjects(ctx context.Context, q querier, f tiers.SubjectFilter) ([]tiers.Subject, error) {
+	return subjectsOf(q.Query(ctx, `SELECT `+subjectColumns+chosenSubjects+` AND s.id > $4 ORDER BY s.id LIMIT $5`,
+		f.Tier, string(f.Status), f.Prefix, f.After, f.Most))
+}
+
+// CountSubjects implements tiers.SubjectCatalogue.
+func (c *Catalogue) CountSubjects(ctx context.Context, f tiers.SubjectFilter) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	n, err := countSubjects(ctx, c.pool, f)
+	if err != nil {
+		return 0, fmt.Errorf("count subjects: %w", unavailable(err))
+	}
+	return n, nil
+}
+
+func countSubjects(ctx context.Context, q querier, f tiers.SubjectFilter) (int, error) {
+	rows, _ := q.Query(ctx, `SELECT count(*)`+chosenSubjects, f.Tier, string(f.Status), f.Prefix)
+	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[int])
 }
 
 // Subject implements tiers.Catalogue.

@@ -71,12 +71,7 @@ func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) e
 		if err := carryOut(ctx, tx, key); err != nil {
 			return err
 		}
-		var subject string
-		err = tx.QueryRow(ctx, `SELECT id FROM tierlimit.subjects WHERE tier = $1 OR trial_tier = $1 OR next_tier = $1 LIMIT 1`, key).Scan(&subject)
-		if err == nil {
-			return tiers.InUseError(key, subject)
-		}
-		if !errors.Is(err, pgx.ErrNoRows) {
+		if err := inUse(ctx, tx, key); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM tierlimit.tiers WHERE key = $1`, key); err != nil {
@@ -84,6 +79,24 @@ func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) e
 		}
 		return audit(ctx, tx, tiers.KindTier, key, "", old, nil)
 	})
+}
+
+// inUse says which subjects are in the way of deleting a tier.
+func inUse(ctx context.Context, tx pgx.Tx, key string) error {
+	e := &tiers.InUseError{Tier: key}
+	f := tiers.SubjectFilter{Tier: key, Most: tiers.InTheWay}
+	var err error
+	if e.Count, err = countSubjects(ctx, tx, f); err != nil || e.Count == 0 {
+		return err
+	}
+	first, err := selectSubjects(ctx, tx, f)
+	if err != nil {
+		return err
+	}
+	for _, s := range first {
+		e.Subjects = append(e.Subjects, s.ID)
+	}
+	return e
 }
 
 // carryOut writes what has come by itself into the subjects that still name a

@@ -1,0 +1,87 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// An Idempotency-Key makes a creation that is asked for again, as its answer was
+// lost, answer as it did before. The audit log remembers: the event of a change is
+// written with it, so that there is never the one without the other.
+
+var errAttemptReused = errors.New("the Idempotency-Key was used for something else")
+
+// attempt reads the Idempotency-Key, and with it the body, which it puts back.
+func attempt(w http.ResponseWriter, r *http.Request) (tiers.Attempt, error) {
+	key := strings.Join(r.Header.Values("Idempotency-Key"), ", ")
+	if key == "" {
+		return tiers.Attempt{}, nil
+	}
+	if len(key) > 128 || strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) {
+		return tiers.Attempt{}, &tierlimit.FieldError{Field: "Idempotency-Key", Value: key, Want: "1 to 128 printable ASCII characters"}
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return tiers.Attempt{}, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s\n%s", r.Method, r.URL.RequestURI(), body))
+	return tiers.Attempt{Key: key, Fingerprint: hex.EncodeToString(sum[:])}, nil
+}
+
+// made returns the event of an attempt, nil if it has not been made.
+func (a *admin) made(r *http.Request, attempt tiers.Attempt) (*tiers.Event, error) {
+	events, err := a.catalogue.Events(r.Context(), tiers.EventFilter{Actor: tiers.ActorOf(r.Context()), Attempt: attempt.Key, Most: 1})
+	if err != nil || len(events) == 0 {
+		return nil, err
+	}
+	if events[0].Attempt.Fingerprint != attempt.Fingerprint {
+		return nil, errAttemptReused
+	}
+	return &events[0], nil
+}
+
+// once makes an attempt, or answers as it was answered when it was made. What was
+// shown once is not shown again.
+func (a *admin) once(w http.ResponseWriter, r *http.Request, create func(*http.Request) error) error {
+	attempt, err := attempt(w, r)
+	if err != nil {
+		return err
+	}
+	if attempt.Key == "" {
+		return create(r)
+	}
+	e, err := a.made(r, attempt)
+	if err == nil && e == nil {
+		err = create(r.WithContext(tiers.WithAttempt(r.Context(), attempt)))
+		if !errors.Is(err, tiers.ErrRepeated) && !errors.Is(err, tiers.ErrExists) {
+			return err
+		}
+		// Somebody has made it in the meantime: perhaps this very attempt.
+		var again error
+		if e, again = a.made(r, attempt); again != nil || e == nil {
+			return errors.Join(err, again)
+		}
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	var made struct{ Version int64 }
+	if err := json.Unmarshal(e.After, &made); err != nil {
+		return fmt.Errorf("event %d: %w", e.ID, err)
+	}
+	w.Header().Set("Idempotent-Replayed", "true")
+	respondVersion(w, http.StatusCreated, made.Version, e.After)
+	return nil
+}

@@ -1,0 +1,295 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// An effect is what a change would do: the answer to ?dry_run=true.
+type effect struct {
+	DryRun   bool            `json:"dry_run"`
+	Action   string          `json:"action"`
+	Before   json.RawMessage `json:"before"`
+	After    json.RawMessage `json:"after"`
+	Changes  []fieldChange   `json:"changes"`
+	Affected affected        `json:"affected"`
+}
+
+// A fieldChange is one field that a change sets, adds or takes away.
+type fieldChange struct {
+	Field string `json:"field"`
+	From  any    `json:"from"` // null if it was not there
+	To    any    `json:"to"`   // null if it will not be there
+}
+
+// affected is who a change concerns, and how.
+type affected struct {
+	Subjects int           `json:"subjects"`         // how many of those that are known
+	Sample   []string      `json:"sample"`           // the first of them
+	Unknown  bool          `json:"unknown"`          // also whoever is not known, and so on the default tier
+	Limits   []limitEffect `json:"limits,omitempty"` // of a change to one subject: what it does to its limits
+
+	Refused tierlimit.Reason `json:"refused,omitempty"` // why it would be denied whatever it has used
+}
+
+// A limitEffect is what becomes of one limit of a subject.
+type limitEffect struct {
+	Limit  string `json:"limit"`
+	Before *most  `json:"before"` // null: there was none
+	After  *most  `json:"after"`  // null: there will be none
+	Used   int64  `json:"used"`
+	Denies bool   `json:"denies"` // it would deny the next request, and does not now
+}
+
+// A most is a limit's max; null is unlimited.
+type most struct {
+	Max  *int64 `json:"max"`
+	From string `json:"from"`
+}
+
+// sampled is how many of those affected are named.
+const sampled = 10
+
+// dryRun reads ?dry_run=, the one parameter of changes.
+func dryRun(r *http.Request) (bool, error) {
+	q, err := query(r, "dry_run")
+	if err != nil {
+		return false, err
+	}
+	switch v := q.Get("dry_run"); v {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	default:
+		return false, &tierlimit.FieldError{Field: "dry_run", Value: v, Want: "true or false"}
+	}
+}
+
+// tried answers with what the change that e tells of would do.
+func (a *admin) tried(w http.ResponseWriter, r *http.Request, e *tiers.Event) error {
+	out := effect{DryRun: true, Action: e.Action, Before: e.Before, After: e.After, Changes: []fieldChange{}}
+	before, err := fields(e.Before)
+	if err != nil {
+		return err
+	}
+	after, err := fields(e.After)
+	if err != nil {
+		return err
+	}
+	out.Changes = append(out.Changes, differences("", before, after)...)
+	if out.Affected, err = a.affected(r, e); err != nil {
+		return err
+	}
+	if out.Affected.Sample == nil {
+		out.Affected.Sample = []string{}
+	}
+	respond(w, http.StatusOK, out)
+	return nil
+}
+
+func fields(text json.RawMessage) (map[string]any, error) {
+	var m map[string]any
+	if len(text) == 0 {
+		return m, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	return m, dec.Decode(&m)
+}
+
+// differences are the fields in which two objects differ, but the version.
+func differences(parent string, before, after map[string]any) (list []fieldChange) {
+	names := slices.Collect(maps.Keys(before))
+	for name := range after {
+		if _, ok := before[name]; !ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		from, to := before[name], after[name]
+		if parent == "" && name == "version" {
+			continue
+		}
+		was, isOld := from.(map[string]any)
+		is, isNew := to.(map[string]any)
+		switch {
+		case isOld && isNew:
+			list = append(list, differences(parent+name+".", was, is)...)
+		case !reflect.DeepEqual(from, to):
+			list = append(list, fieldChange{parent + name, from, to})
+		}
+	}
+	return list
+}
+
+// affected finds out whom the change that e tells of concerns.
+func (a *admin) affected(r *http.Request, e *tiers.Event) (affected, error) {
+	switch e.Kind {
+	case tiers.KindTier:
+		return a.affectedByTier(r, e)
+	case tiers.KindLoad:
+		return a.affectedByLoad(r, e)
+	case tiers.KindSubject, tiers.KindOverride:
+		return a.affectedSubject(r, e)
+	case "key":
+		return affected{Subjects: 1, Sample: []string{e.Detail}}, nil
+	default: // a token is nobody's
+		return affected{}, nil
+	}
+}
+
+func (a *admin) affectedByTier(r *http.Request, e *tiers.Event) (out affected, err error) {
+	var before, after struct{ Default bool }
+	if err := errors.Join(decodeIfAny(e.Before, &before), decodeIfAny(e.After, &after)); err != nil {
+		return out, err
+	}
+	out.Unknown = before.Default || after.Default
+	return out, a.count(r, &out, tiers.SubjectFilter{Tier: e.Object})
+}
+
+// count adds the subjects of f to who is affected.
+func (a *admin) count(r *http.Request, out *affected, f tiers.SubjectFilter) error {
+	n, err := a.catalogue.CountSubjects(r.Context(), f)
+	if err != nil {
+		return err
+	}
+	out.Subjects += n
+	f.Most = sampled - len(out.Sample)
+	first, err := a.catalogue.Subjects(r.Context(), f)
+	for _, s := range first {
+		out.Sample = append(out.Sample, s.ID)
+	}
+	return err
+}
+
+func (a *admin) affectedByLoad(r *http.Request, e *tiers.Event) (out affected, err error) {
+	var before, after tiers.LoadControl
+	if err := errors.Join(decodeIfAny(e.Before, &before), decodeIfAny(e.After, &after)); err != nil {
+		return out, err
+	}
+	list, err := a.catalogue.Tiers(r.Context())
+	if err != nil {
+		return out, err
+	}
+	for _, t := range list {
+		if before.Mode == after.Mode && reflect.DeepEqual(before.Pins[t.Key], after.Pins[t.Key]) {
+			continue
+		}
+		out.Unknown = out.Unknown || t.Default
+		if err := a.count(r, &out, tiers.SubjectFilter{Tier: t.Key}); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+func decodeIfAny(text json.RawMessage, into any) error {
+	if len(text) == 0 {
+		return nil
+	}
+	return json.Unmarshal(text, into)
+}
+
+// affectedSubject compares the plans of a subject before and after, and says what
+// that does with what it has used.
+func (a *admin) affectedSubject(r *http.Request, e *tiers.Event) (affected, error) {
+	out := affected{Subjects: 1, Sample: []string{e.Object}}
+	before, after, err := a.subjectsOf(r, e)
+	if err != nil {
+		return out, err
+	}
+	list, err := a.catalogue.Tiers(r.Context())
+	if err != nil {
+		return out, err
+	}
+	old, err := tiers.PlanOf(list, before, time.Now())
+	if err != nil {
+		return out, err
+	}
+	next, err := tiers.PlanOf(list, after, time.Now())
+	if err != nil {
+		return out, err
+	}
+	out.Refused = next.Refusal
+	used := make(map[string]int64)
+	if usage, err := a.lim.Usage(r.Context(), e.Object); err == nil { // else nobody knows, and the rest is known
+		for _, w := range usage.Windows {
+			used[w.Limit] = w.Used
+		}
+	}
+	limits := make(map[string]*limitEffect)
+	of := func(name string) *limitEffect {
+		if limits[name] == nil {
+			limits[name] = &limitEffect{Limit: name, Used: used[name]}
+		}
+		return limits[name]
+	}
+	for _, l := range old.Limits {
+		of(l.Name).Before = mostOfLimit(l)
+	}
+	for _, l := range next.Limits {
+		one := of(l.Name)
+		one.After = mostOfLimit(l)
+		one.Denies = full(one.After, one.Used) && !l.Shadow && (one.Before == nil || !full(one.Before, one.Used))
+	}
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		out.Limits = append(out.Limits, *limits[name])
+	}
+	return out, nil
+}
+
+func mostOfLimit(l tierlimit.Limit) *most {
+	m := &most{From: l.From}
+	if l.Max != tierlimit.Unlimited {
+		m.Max = &l.Max
+	}
+	return m
+}
+
+func full(m *most, used int64) bool { return m.Max != nil && used >= *m.Max }
+
+// subjectsOf returns the subject that e is of before and after, nil for nobody
+// known.
+func (a *admin) subjectsOf(r *http.Request, e *tiers.Event) (before, after *tiers.Subject, err error) {
+	now, err := a.catalogue.Subject(r.Context(), e.Object)
+	switch {
+	case err == nil:
+		before = &now
+	case !errors.Is(err, tiers.ErrNotFound):
+		return nil, nil, err
+	}
+	if e.Kind == tiers.KindSubject {
+		if len(e.After) == 0 {
+			return before, nil, nil
+		}
+		after = new(tiers.Subject)
+		err = json.Unmarshal(e.After, after)
+		if before != nil {
+			after.Overrides = before.Overrides
+		}
+		return before, after, err
+	}
+	changed := now
+	changed.Overrides = maps.Clone(now.Overrides)
+	if changed.Overrides == nil {
+		changed.Overrides = make(tiers.Overrides)
+	}
+	delete(changed.Overrides, e.Detail)
+	if len(e.After) > 0 {
+		var o tiers.Override
+		err = json.Unmarshal(e.After, &o)
+		changed.Overrides[o.Limit] = o
+	}
+	return before, &changed, err
+}

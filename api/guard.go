@@ -1,0 +1,85 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/internal/problem"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// A guard knows who brings which token: those of the configuration, and those of
+// the keyring.
+type guard struct {
+	configured map[access.Role][sha256.Size]byte // hashes
+	keyring    tiers.Keyring
+	log        *slog.Logger
+}
+
+func newGuard(cfg *Config) *guard {
+	g := &guard{configured: make(map[access.Role][sha256.Size]byte), keyring: cfg.Keyring, log: cfg.Logger}
+	for role, token := range map[access.Role]string{access.Owner: cfg.AdminToken, access.Service: cfg.ServiceToken} {
+		if token != "" {
+			g.configured[role] = sha256.Sum256([]byte(token))
+		}
+	}
+	return g
+}
+
+var errForbidden = errors.New("this needs another role")
+
+// allow lets through whose role has one of the rights. Whatever is wrong with a
+// token is answered alike.
+func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			role, actor, err := g.who(r)
+			switch {
+			case errors.Is(err, tiers.ErrNotFound):
+				w.Header().Set("Www-Authenticate", `Bearer realm="tierlimit"`)
+				problem.Write(w, problem.Problem{Status: http.StatusUnauthorized, Detail: "A valid bearer token is needed."})
+			case err != nil:
+				fail(w, r, g.log, err)
+			case !role.May(rights...):
+				fail(w, r, g.log, fmt.Errorf("%w: a %s may not %s", errForbidden, role, rights[len(rights)-1]))
+			default:
+				next.ServeHTTP(w, r.WithContext(tiers.WithActor(r.Context(), actor)))
+			}
+		})
+	}
+}
+
+// who returns the role of whoever asks, and what the audit log calls them: the
+// configuration's tokens by their role, others by name.
+func (g *guard) who(r *http.Request) (role access.Role, actor string, err error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", "", tiers.ErrNotFound
+	}
+	sum := sha256.Sum256([]byte(token))
+	for known, configured := range g.configured {
+		if subtle.ConstantTimeCompare(sum[:], configured[:]) == 1 {
+			role = known
+		}
+	}
+	if role != "" || g.keyring == nil {
+		if role == "" {
+			err = tiers.ErrNotFound
+		}
+		return role, string(role), err
+	}
+	c, err := g.keyring.Authenticate(r.Context(), token)
+	if err != nil {
+		return "", "", err
+	}
+	if c.Kind != access.Token { // a customer's key opens nothing here
+		return "", "", tiers.ErrNotFound
+	}
+	return c.Role, c.Actor(), nil
+}

@@ -1,0 +1,87 @@
+package api
+
+import (
+	"log/slog"
+	"net/http"
+	"slices"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/tierlimit/tierlimit/access"
+)
+
+// An operation is one thing the API does: what serves it, and what the OpenAPI
+// document says of it. Both listeners and the document are made of the same
+// operations.
+type operation struct {
+	method, path string
+	id, summary  string // as in the document
+	tag          string
+	rights       []access.Right // one of which is needed; none: everybody may ask
+
+	query      []parameter
+	body       string // the schema of the request's body, "" for none
+	ifMatch    bool   // needs the ETag of what it changes
+	repeatable bool   // heeds Idempotency-Key
+	dryRun     bool   // heeds ?dry_run=true
+
+	status  int    // of success; default 200
+	answer  string // the schema of what it answers, "" for nothing, text for plain text
+	etag    bool   // answers with an ETag
+	conform bool   // answers with the RateLimit headers
+	unready bool   // answers 503 in the same form while it drains
+	fails   []int  // statuses beside those that follow from the above
+
+	serve handlerFunc
+}
+
+// A parameter is one of a query.
+type parameter struct {
+	name, description string
+	schema            map[string]any
+	many              bool // may stand several times
+}
+
+const text = "text" // an operation's answer that is no JSON
+
+// A handlerFunc answers, or returns why it could not.
+type handlerFunc func(http.ResponseWriter, *http.Request) error
+
+// mount serves operations, each to those who may ask.
+func mount(r chi.Router, log *slog.Logger, allow func(...access.Right) func(http.Handler) http.Handler, ops []operation) {
+	for i := range ops {
+		o := &ops[i]
+		var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if err := o.serve(w, r); err != nil {
+				fail(w, r, log, err)
+			}
+		})
+		if len(o.rights) > 0 {
+			h = allow(o.rights...)(h)
+		}
+		r.Method(o.method, o.path, h)
+	}
+}
+
+// failures are the statuses an operation may answer with when it does not do what
+// it was asked for.
+func (o *operation) failures() []int {
+	all := slices.Clone(o.fails)
+	if len(o.rights) > 0 {
+		all = append(all, http.StatusUnauthorized, http.StatusForbidden)
+	}
+	if o.body != "" {
+		all = append(all, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)
+	}
+	if len(o.query) > 0 || o.dryRun {
+		all = append(all, http.StatusBadRequest)
+	}
+	if o.ifMatch {
+		all = append(all, http.StatusBadRequest, http.StatusPreconditionFailed, http.StatusPreconditionRequired)
+	}
+	if o.repeatable {
+		all = append(all, http.StatusUnprocessableEntity)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}

@@ -1,0 +1,100 @@
+package tiers
+
+import (
+	"context"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// A shelf is what a Cache holds of one kind of thing: those asked for lately, and
+// the ids that turned out to be nobody's. Its owner guards it; only look is for
+// whoever has no lock.
+type shelf[T item] struct {
+	known  *simplelru.LRU[string, T]
+	nobody *simplelru.LRU[string, struct{}] // apart, so that made-up ids evict nothing real
+	lookups[T]
+}
+
+// An item has an id and a version. The nil pointer stands for nobody.
+type item interface {
+	comparable
+	key() string
+	version() int64
+}
+
+func newShelf[T item](size int) (*shelf[T], error) {
+	known, err := simplelru.NewLRU[string, T](size, nil)
+	if err != nil {
+		return nil, err
+	}
+	nobody, err := simplelru.NewLRU[string, struct{}](size, nil)
+	return &shelf[T]{known: known, nobody: nobody}, err
+}
+
+// get returns what is held for id, nil for nobody's.
+func (s *shelf[T]) get(id string) (one T, ok bool) {
+	if one, ok = s.known.Get(id); ok {
+		return one, true
+	}
+	_, ok = s.nobody.Get(id)
+	return one, ok
+}
+
+// keep holds what was found for ids.
+func (s *shelf[T]) keep(ids []string, found map[string]T) {
+	for _, id := range ids {
+		if one, ok := found[id]; ok {
+			s.known.Add(id, one)
+			s.nobody.Remove(id)
+		} else {
+			s.nobody.Add(id, struct{}{})
+			s.known.Remove(id)
+		}
+	}
+}
+
+// replace takes a newer one. What nobody asked for is not worth a place.
+func (s *shelf[T]) replace(one T) {
+	if s.nobody.Remove(one.key()) {
+		s.known.Add(one.key(), one)
+	} else if old, ok := s.known.Peek(one.key()); ok && old.version() < one.version() {
+		s.known.Add(one.key(), one)
+	}
+}
+
+// remove knows that id was nobody's at version.
+func (s *shelf[T]) remove(id string, version int64) {
+	if old, ok := s.known.Peek(id); ok && old.version() < version {
+		s.known.Remove(id)
+		s.nobody.Add(id, struct{}{})
+	}
+}
+
+func (s *shelf[T]) purge() {
+	s.known.Purge()
+	s.nobody.Purge()
+}
+
+// begin starts answering what is not held, by query, until ctx ends. The answers
+// are kept by c unless a change that is already applied came after they were
+// read: then it asks again, and the second time answers without keeping, so that
+// a stream of changes starves nobody.
+func (s *shelf[T]) begin(ctx context.Context, c *Cache, query func(context.Context, []string) ([]T, int64, error)) {
+	s.start(ctx, func(ctx context.Context, ids []string) (found map[string]T, err error) {
+		for range 2 {
+			history := c.inHistory()
+			list, version, err := query(ctx, ids)
+			if err != nil {
+				return nil, err
+			}
+			found = make(map[string]T, len(list))
+			for _, one := range list {
+				found[one.key()] = one
+			}
+			if c.unlessChanged(version, history, func() { s.keep(ids, found) }) {
+				break
+			}
+		}
+		return found, nil
+	})
+}

@@ -1,0 +1,178 @@
+package tierstest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+func auditTellsTheStory(t *testing.T, c tiers.Catalogue) {
+	ctx := tiers.WithActor(t.Context(), "alice")
+	g := must(c.CreateTier(ctx, gold()))(t)
+	g.Name = "Golden"
+	g = must(c.ReplaceTier(ctx, g, g.Version))(t)
+	_, err := c.ReplaceTier(ctx, g, g.Version-1)
+	wantErr(t, err, tiers.ErrStale) // what is refused leaves no event
+	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+	bob := tiers.WithActor(t.Context(), "bob")
+	must(c.ReplaceSubject(bob, tiers.Subject{ID: "acct_1", Tier: "gold"}, s.Version))(t)
+	o := must(c.CreateOverride(bob, "acct_1", tiers.Override{
+		Limit: "burst", Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x",
+	}))(t)
+	if err := c.DeleteOverride(bob, "acct_1", "burst", o.Version); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Record(bob, tiers.Event{Action: "usage.reset", Kind: tiers.KindUsage, Object: "acct_1", Detail: "burst"}); err != nil {
+		t.Fatal(err)
+	}
+	s = must(c.Subject(ctx, "acct_1"))(t)
+	if err := c.DeleteSubject(t.Context(), "acct_1", s.Version); err != nil {
+		t.Fatal(err)
+	}
+
+	told := func(f tiers.EventFilter) (story []string) {
+		f.Most = 100
+		var last tiers.Event
+		for _, e := range must(c.Events(ctx, f))(t) {
+			if last.ID != 0 && e.ID >= last.ID || e.At.Before(time.Now().Add(-time.Minute)) || (e.Before == nil) && (e.After == nil) != (e.Kind == tiers.KindUsage) {
+				t.Errorf("%+v after %+v", e, last)
+			}
+			last = e
+			story = append([]string{e.Actor + " " + e.Action + " " + e.Object + " " + e.Detail}, story...)
+		}
+		return story
+	}
+	all := []string{
+		"alice tier.create gold ", "alice tier.replace gold ", "alice subject.create acct_1 ", "bob subject.replace acct_1 ",
+		"bob override.create acct_1 burst", "bob override.delete acct_1 burst", "bob usage.reset acct_1 burst", "unknown subject.delete acct_1 ",
+	}
+	if got := told(tiers.EventFilter{}); !slices.Equal(got, all) {
+		t.Errorf("the log tells %q, want %q", got, all)
+	}
+	if got := told(tiers.EventFilter{Object: "acct_1", Actor: "bob", Kind: tiers.KindOverride}); !slices.Equal(got, all[4:6]) {
+		t.Errorf("filtered: %q", got)
+	}
+	newest := must(c.Events(ctx, tiers.EventFilter{Most: 2}))(t)
+	older := must(c.Events(ctx, tiers.EventFilter{Most: 2, Before: newest[1].ID}))(t)
+	if len(newest) != 2 || len(older) != 2 || older[0].Action != "override.delete" {
+		t.Errorf("pages: %+v, %+v", newest, older)
+	}
+	var before, after struct{ Name string }
+	e := must(c.Events(ctx, tiers.EventFilter{Object: "gold", Most: 1}))(t)[0]
+	if json.Unmarshal(e.Before, &before) != nil || json.Unmarshal(e.After, &after) != nil || before.Name != gold().Name || after.Name != "Golden" {
+		t.Errorf("from %s to %s", e.Before, e.After)
+	}
+}
+
+// dryRun changes nothing, and says what it would have changed.
+func dryRun(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+	free := must(c.Tier(ctx, "free"))(t)
+	for name, change := range map[string]func(context.Context) error{
+		"tier.create":  func(ctx context.Context) error { _, err := c.CreateTier(ctx, gold()); return err },
+		"tier.replace": func(ctx context.Context) error { _, err := c.ReplaceTier(ctx, free, free.Version); return err },
+		"subject.create": func(ctx context.Context) error {
+			_, err := c.CreateSubject(ctx, fullSubjectNamed("acct_2"))
+			return err
+		},
+		"subject.delete": func(ctx context.Context) error { return c.DeleteSubject(ctx, "acct_1", s.Version) },
+		"override.create": func(ctx context.Context) error {
+			_, err := c.CreateOverride(ctx, "acct_1", tiers.Override{
+				Limit: "burst", Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x",
+			})
+			return err
+		},
+		"token.create": func(ctx context.Context) error {
+			_, err := c.CreateCredential(ctx, token("ci", access.Viewer))
+			return err
+		},
+		"load.replace": func(ctx context.Context) error {
+			_, err := c.SetLoadControl(ctx, tiers.LoadControl{Mode: "off"}, 0)
+			return err
+		},
+	} {
+		var e tiers.Event
+		if err := change(tiers.WithDryRun(ctx, &e)); err != nil || e.Action != name {
+			t.Errorf("%s: %v, %+v", name, err, e)
+		}
+	}
+	var e tiers.Event
+	_, err := c.ReplaceSubject(tiers.WithDryRun(ctx, &e), tiers.Subject{ID: "acct_1", Tier: "nowhere"}, s.Version)
+	if err == nil {
+		t.Error("a change that is not valid is tried as if it were")
+	}
+	if got := must(c.Subject(ctx, "acct_1"))(t); !reflect.DeepEqual(got, s) {
+		t.Errorf("the subject is %+v, was %+v", got, s)
+	}
+	if n := len(must(c.Tiers(ctx))(t)); n != 3 {
+		t.Errorf("there are %d tiers", n)
+	}
+	if n := len(must(c.Events(ctx, tiers.EventFilter{Most: 10}))(t)); n != 1 {
+		t.Errorf("there are %d events", n)
+	}
+	if l := must(c.LoadControl(ctx))(t); l.Mode != "" || l.Version != 0 {
+		t.Errorf("load control is %+v", l)
+	}
+}
+
+// attempts are made once, however many ask at a time.
+func attempts(t *testing.T, c tiers.Catalogue) {
+	ctx := tiers.WithAttempt(tiers.WithActor(t.Context(), "alice"), tiers.Attempt{Key: "k1", Fingerprint: "f1"})
+	const callers = 8
+	errs := make([]error, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() { _, errs[i] = c.CreateCredential(ctx, token(fmt.Sprint("ci ", i), access.Viewer)) })
+	}
+	wg.Wait()
+	made := 0
+	for _, err := range errs {
+		if err == nil {
+			made++
+		} else {
+			wantErr(t, err, tiers.ErrRepeated)
+		}
+	}
+	if made != 1 {
+		t.Errorf("%d were made", made)
+	}
+	e := must(c.Events(t.Context(), tiers.EventFilter{Actor: "alice", Attempt: "k1", Most: 10}))(t)
+	if len(e) != 1 || e[0].Action != "token.create" || e[0].Attempt.Fingerprint != "f1" {
+		t.Errorf("the log has %+v", e)
+	}
+	other := tiers.WithAttempt(tiers.WithActor(t.Context(), "bob"), tiers.Attempt{Key: "k1"})
+	must(c.CreateCredential(other, token("bob's", access.Viewer)))(t) // another's key is another key
+}
+
+func loadControl(t *testing.T, c tiers.Catalogue) {
+	ctx := t.Context()
+	if l := must(c.LoadControl(ctx))(t); !reflect.DeepEqual(l, tiers.LoadControl{Pins: map[string]tiers.Pin{}}) {
+		t.Errorf("begins with %+v", l)
+	}
+	_, err := c.SetLoadControl(ctx, tiers.LoadControl{Mode: "loud", Pins: map[string]tiers.Pin{"free": {Multiplier: 2, ExpiresAt: new(time.Time)}}}, 0)
+	for _, field := range []string{"mode", "pins.free.multiplier", "pins.free.expires_at"} {
+		if err == nil || !strings.Contains(err.Error(), field+" ") {
+			t.Errorf("%q is not named in %v", field, err)
+		}
+	}
+	if _, err := c.SetLoadControl(ctx, tiers.LoadControl{Pins: map[string]tiers.Pin{"nowhere": {Multiplier: 0.5}}}, 0); err == nil || !strings.Contains(err.Error(), "pins.nowhere") {
+		t.Errorf("a pin of no tier: %v", err)
+	}
+	until := instant("2027-01-01T00:00:00Z")
+	set := must(c.SetLoadControl(ctx, tiers.LoadControl{Mode: "observe", Pins: map[string]tiers.Pin{"free": {Multiplier: 0.25, ExpiresAt: &until}}}, 0))(t)
+	if got := must(c.LoadControl(ctx))(t); !reflect.DeepEqual(got, set) || set.Version <= 0 || set.Mode != "observe" || set.Pins["free"].Multiplier != 0.25 {
+		t.Errorf("set %+v, read %+v", set, got)
+	}
+	_, err = c.SetLoadControl(ctx, tiers.LoadControl{}, 0)
+	wantErr(t, err, tiers.ErrStale)
+}
