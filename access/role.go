@@ -22,6 +22,9 @@ const (
 	Owner    Role = "owner"    // somebody who sells the plans
 )
 
+// Roles are all of them, the least first.
+var Roles = []Role{Service, Viewer, Operator, Owner}
+
 // RoleRule is what a role may be, as an error says it.
 const RoleRule = "service, viewer, operator or owner"
 

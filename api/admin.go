@@ -89,16 +89,20 @@ var pages = []parameter{
 	{name: "cursor", description: "the next_cursor of the page before", schema: ofText},
 }
 
+var conflict = []int{http.StatusConflict}
+
 func (a *admin) tier() *resource[tiers.Tier] {
 	return &resource[tiers.Tier]{
 		admin: a, noun: "tier", schema: "Tier", tag: "Tiers", param: "key", change: access.Govern,
-		name:      func(t *tiers.Tier) *string { return &t.Key },
-		version:   func(t *tiers.Tier) int64 { return t.Version },
-		create:    creates(a.catalogue.CreateTier),
-		read:      reads(a.catalogue.Tier),
-		replace:   replaces(a.catalogue.ReplaceTier),
-		remove:    removes(a.catalogue.DeleteTier),
-		conflicts: []int{http.StatusConflict},
+		name:     func(t *tiers.Tier) *string { return &t.Key },
+		version:  func(t *tiers.Tier) int64 { return t.Version },
+		create:   creates(a.catalogue.CreateTier),
+		read:     reads(a.catalogue.Tier),
+		replace:  replaces(a.catalogue.ReplaceTier),
+		remove:   removes(a.catalogue.DeleteTier),
+		creating: conflict,
+		changing: conflict,
+		removing: conflict,
 	}
 }
 
@@ -111,6 +115,8 @@ func (a *admin) subject() *resource[tiers.Subject] {
 		read:    a.readSubject,
 		replace: replaces(a.catalogue.ReplaceSubject),
 		remove:  removes(a.catalogue.DeleteSubject),
+
+		creating: conflict,
 	}
 }
 
@@ -131,6 +137,7 @@ func (a *admin) override() *resource[tiers.Override] {
 		remove: func(r *http.Request, limit string, version int64) error {
 			return a.catalogue.DeleteOverride(r.Context(), pathValue(r, "id"), limit, version)
 		},
+		creating: []int{http.StatusConflict, http.StatusNotFound},
 	}
 }
 
@@ -162,7 +169,7 @@ func (a *admin) credential(kind access.Kind, noun, schema string, change access.
 		},
 	}
 	if kind == access.Token { // whose names are unique
-		res.conflicts = []int{http.StatusConflict}
+		res.creating, res.changing = conflict, conflict
 	}
 	return res
 }

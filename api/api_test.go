@@ -72,7 +72,7 @@ func newSite(t *testing.T, utilisation float64) *site {
 		t.Fatal(err)
 	}
 	cfg := api.Config{
-		Limiter: lim, Catalogue: catalogue, Load: cpu, AdminToken: adminToken, ServiceToken: serviceToken, Demo: true,
+		Limiter: lim, Catalogue: catalogue, Keyring: catalogue, Load: cpu, AdminToken: adminToken, ServiceToken: serviceToken, Demo: true,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Health: api.Health{Draining: &s.draining, Checks: map[string]func(context.Context) error{
 			"good": func(context.Context) error { return nil },

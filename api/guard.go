@@ -47,7 +47,7 @@ func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 			case err != nil:
 				fail(w, r, g.log, err)
 			case !role.May(rights...):
-				fail(w, r, g.log, fmt.Errorf("%w: a %s may not %s", errForbidden, role, rights[len(rights)-1]))
+				fail(w, r, g.log, fmt.Errorf("%w: the role %s may not %s", errForbidden, role, rights[len(rights)-1]))
 			default:
 				next.ServeHTTP(w, r.WithContext(tiers.WithActor(r.Context(), actor)))
 			}

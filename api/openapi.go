@@ -188,7 +188,7 @@ func (o *operation) bodySchema() string {
 
 // roles are those that may ask, the least first.
 func (o *operation) roles() (list []string) {
-	for _, role := range []access.Role{access.Service, access.Viewer, access.Operator, access.Owner} {
+	for _, role := range access.Roles {
 		if role.May(o.rights...) {
 			list = append(list, string(role))
 		}

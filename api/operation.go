@@ -68,7 +68,10 @@ func mount(r chi.Router, log *slog.Logger, allow func(...access.Right) func(http
 func (o *operation) failures() []int {
 	all := slices.Clone(o.fails)
 	if len(o.rights) > 0 {
-		all = append(all, http.StatusUnauthorized, http.StatusForbidden)
+		all = append(all, http.StatusUnauthorized)
+	}
+	if len(o.rights) > 0 && len(o.roles()) < len(access.Roles) {
+		all = append(all, http.StatusForbidden)
 	}
 	if o.body != "" {
 		all = append(all, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/tierlimit/tierlimit/access"
@@ -32,7 +33,7 @@ type resource[T any] struct {
 	replace func(r *http.Request, t T, version int64) (T, error)
 	remove  func(r *http.Request, name string, version int64) error
 
-	conflicts []int // statuses of replace and remove beside the usual
+	creating, changing, removing []int // statuses beside the usual
 }
 
 // Those of a catalogue's functions that need nothing but the context.
@@ -61,33 +62,32 @@ func (res *resource[T]) operations(path string) []operation {
 	}
 	noun, id := res.noun, strings.ToLower(strings.ReplaceAll(res.noun, " ", "-"))
 	down := http.StatusServiceUnavailable
-	changes := append([]int{down}, missing...)
-	changes = append(changes, res.conflicts...)
+	usual := append([]int{down}, missing...)
 	var ops []operation
 	if res.create != nil {
 		ops = append(ops, operation{
 			method: http.MethodPost, path: path, id: "create-" + id, summary: "Create " + article(noun), tag: res.tag,
 			rights: []access.Right{res.change}, body: res.schema, status: http.StatusCreated, answer: res.schema, etag: true,
-			dryRun: true, repeatable: true, fails: []int{http.StatusConflict, down}, serve: res.post,
+			dryRun: true, repeatable: true, fails: slices.Concat([]int{down}, res.creating), serve: res.post,
 		})
 	}
 	ops = append(ops, operation{
 		method: http.MethodGet, path: one, id: "read-" + id, summary: "Read " + article(noun), tag: res.tag,
-		rights: []access.Right{access.Read}, answer: res.schema, etag: true, fails: append([]int{down}, missing...), serve: res.get,
+		rights: []access.Right{access.Read}, answer: res.schema, etag: true, fails: usual, serve: res.get,
 	}, operation{
 		method: http.MethodPut, path: one, id: "replace-" + id, summary: "Replace " + article(noun), tag: res.tag,
 		rights: []access.Right{res.change}, body: res.schema, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
-		fails: changes, serve: res.put,
+		fails: slices.Concat(usual, res.changing), serve: res.put,
 	}, operation{
 		method: http.MethodPatch, path: one, id: "patch-" + id, summary: "Change some fields of " + article(noun), tag: res.tag,
 		rights: []access.Right{res.change}, body: mergePatch, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
-		fails: changes, serve: res.patch,
+		fails: slices.Concat(usual, res.changing), serve: res.patch,
 	})
 	if res.remove != nil {
 		ops = append(ops, operation{
 			method: http.MethodDelete, path: one, id: "delete-" + id, summary: "Delete " + article(noun), tag: res.tag,
 			rights: []access.Right{res.change}, status: http.StatusNoContent, ifMatch: true, dryRun: true,
-			fails: changes, serve: res.delete,
+			fails: slices.Concat(usual, res.removing), serve: res.delete,
 		})
 	}
 	return ops

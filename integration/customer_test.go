@@ -18,6 +18,7 @@ func TestACustomersLife(t *testing.T) {
 	url := newDatabase(t)
 	replicas := []*replica{startReplica(t, redisServer.URL, url), startReplica(t, redisServer.URL, url)}
 	r := replicas[0]
+	operator := r.token("alice", "operator")
 	id := newSubject(t)
 	subject := "/admin/v1/subjects/" + id
 
@@ -34,7 +35,7 @@ func TestACustomersLife(t *testing.T) {
 	patch := func(body string) {
 		t.Helper()
 		h, _ := r.want(200, "GET", r.admin+subject, "")
-		r.want(200, "PATCH", r.admin+subject, body, "If-Match", h.Get("Etag"))
+		r.want(200, "PATCH", r.admin+subject, body, "If-Match", h.Get("Etag"), "Authorization", operator)
 	}
 	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
 	on := func(tier, from string, most int64) func(tierlimit.Decision) bool {
@@ -48,7 +49,7 @@ func TestACustomersLife(t *testing.T) {
 		}
 	}
 
-	r.want(http.StatusCreated, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"free"}`, id))
+	r.want(http.StatusCreated, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"free"}`, id), "Authorization", operator)
 	everywhere("signed up on free", on("free", "tier", 5))
 	for range 5 {
 		if d := replicas[1].must("take", id); !d.Allowed {
@@ -107,7 +108,11 @@ func TestACustomersLife(t *testing.T) {
 		t.Fatalf("%d events, %v: %s", len(log.Data), err, text)
 	}
 	for i, action := range []string{"subject.create", "subject.replace", "subject.replace", "override.create"} {
-		if e := log.Data[len(log.Data)-1-i]; e.Action != action || e.Actor != "owner" || e.Object != id {
+		actor := "token:alice"
+		if action == "override.create" {
+			actor = "owner"
+		}
+		if e := log.Data[len(log.Data)-1-i]; e.Action != action || e.Actor != actor || e.Object != id {
 			t.Errorf("event %d: %+v, want %s", i+1, e, action)
 		}
 	}

@@ -1,0 +1,207 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// An effectJSON is what a client reads of a dry run.
+type effectJSON struct {
+	Action  string
+	Changes []struct {
+		Field    string
+		From, To any
+	}
+	Affected struct {
+		Subjects int
+		Sample   []string
+		Unknown  bool
+		Refused  string
+		Limits   []struct {
+			Limit         string
+			Before, After *struct {
+				Max  *int64
+				From string
+			}
+			Used   int64
+			Denies bool
+		}
+	}
+}
+
+func (a answer) effect() (e effectJSON) {
+	a.Helper()
+	if err := json.Unmarshal(a.body, &e); err != nil {
+		a.Fatalf("%v: %s", err, a.body)
+	}
+	return e
+}
+
+func TestADryRunSaysWhoWouldBeAffectedAndHow(t *testing.T) {
+	s := newSite(t, 0)
+	for i := range 12 {
+		s.ask(s.admin, "POST", "/admin/v1/subjects", fmt.Sprintf(`{"id":"acct_%02d","tier":"pro"}`, i)).want(201)
+	}
+	tag := s.ask(s.admin, "GET", "/admin/v1/tiers/pro", "").want(200).header.Get("Etag")
+	e := s.ask(s.admin, "PATCH", "/admin/v1/tiers/pro?dry_run=true", `{"name":"Pro+","limits":{"per_minute":{"max":80},"burst":{"max":5,"window":"1s"}}}`, "If-Match", tag).want(200).effect()
+	var changed []string
+	for _, c := range e.Changes {
+		changed = append(changed, fmt.Sprint(c.Field, " ", c.From, " ", c.To))
+	}
+	want := []string{"limits.burst <nil> map[max:5 window:1s]", "limits.per_minute.max 100 80", "name Pro Pro+"}
+	if e.Action != "tier.replace" || !slices.Equal(changed, want) {
+		t.Errorf("%s changes %q, want %q", e.Action, changed, want)
+	}
+	if a := e.Affected; a.Subjects != 12 || len(a.Sample) != 10 || a.Sample[0] != "acct_00" || a.Unknown {
+		t.Errorf("affected: %+v", a)
+	}
+	s.ask(s.admin, "GET", "/admin/v1/tiers/pro", "").want(200, `"name":"Pro"`, `"max":100`)
+
+	// The default tier is also that of whoever nobody knows.
+	tag = s.ask(s.admin, "GET", "/admin/v1/tiers/free", "").want(200).header.Get("Etag")
+	if a := s.ask(s.admin, "PATCH", "/admin/v1/tiers/free?dry_run=true", `{"name":"x"}`, "If-Match", tag).want(200).effect().Affected; a.Subjects != 0 || !a.Unknown {
+		t.Errorf("affected by the default tier: %+v", a)
+	}
+	s.ask(s.admin, "DELETE", "/admin/v1/tiers/free?dry_run=true", "", "If-Match", tag).want(409)
+	s.ask(s.admin, "DELETE", "/admin/v1/tiers/pro?dry_run=maybe", "", "If-Match", tag).want(400, "dry_run", "maybe")
+}
+
+func TestADryRunSaysThatADowngradeWouldDeny(t *testing.T) {
+	s := newSite(t, 0)
+	tag := s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201).header.Get("Etag")
+	s.take(`{"subject":"acct_42","cost":7}`).want(200, `"allowed":true`)
+	e := s.ask(s.admin, "PATCH", "/admin/v1/subjects/acct_42?dry_run=true", `{"tier":"free"}`, "If-Match", tag).want(200).effect()
+	seen := make(map[string]bool)
+	for _, l := range e.Affected.Limits {
+		seen[l.Limit] = true
+		switch l.Limit {
+		case "per_minute":
+			if *l.Before.Max != 100 || *l.After.Max != 5 || l.Used != 7 || !l.Denies {
+				t.Errorf("per_minute: %+v", l)
+			}
+		case "per_day":
+			if l.Before != nil || *l.After.Max != 1000 || l.Denies {
+				t.Errorf("per_day: %+v", l)
+			}
+		case "per_month":
+			if l.After != nil || l.Denies {
+				t.Errorf("per_month: %+v", l)
+			}
+		}
+	}
+	if len(seen) != 3 || e.Affected.Subjects != 1 {
+		t.Errorf("affected: %+v", e.Affected)
+	}
+	s.take(`{"subject":"acct_42"}`).want(200, `"allowed":true`, `"tier":"pro"`)
+
+	o := `{"limit":"per_minute","max":null,"expires_at":"2926-12-01T00:00:00Z","reason":"launch day"}`
+	e = s.ask(s.admin, "POST", "/admin/v1/subjects/acct_42/overrides?dry_run=true", o).want(200).effect()
+	for _, l := range e.Affected.Limits {
+		if l.Limit == "per_minute" && (l.After.Max != nil || l.After.From != "override") {
+			t.Errorf("overridden: %+v", l.After)
+		}
+	}
+	if e = s.ask(s.admin, "PATCH", "/admin/v1/subjects/acct_42?dry_run=true", `{"status":"suspended"}`, "If-Match", tag).want(200).effect(); e.Affected.Refused != "suspended" {
+		t.Errorf("a suspension: %+v", e.Affected)
+	}
+	e = s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42?dry_run=true", "", "If-Match", tag).want(200).effect()
+	for _, l := range e.Affected.Limits {
+		if l.Limit == "per_minute" && (*l.After.Max != 5 || l.After.From != "default") {
+			t.Errorf("deleted: %+v", l.After)
+		}
+	}
+}
+
+func TestACreationAskedForAgainIsMadeOnce(t *testing.T) {
+	s := newSite(t, 0)
+	body := `{"name":"ci","role":"viewer"}`
+	first := s.ask(s.admin, "POST", "/admin/v1/tokens", body, "Idempotency-Key", "k1").want(201, `"secret":"tl_token_`)
+	again := s.ask(s.admin, "POST", "/admin/v1/tokens", body, "Idempotency-Key", "k1").want(201)
+	var a, b struct{ ID, Secret string }
+	if json.Unmarshal(first.body, &a) != nil || json.Unmarshal(again.body, &b) != nil || a.ID == "" || a.ID != b.ID || b.Secret != "" {
+		t.Errorf("first %s, again %s", first.body, again.body)
+	}
+	if again.header.Get("Idempotent-Replayed") != "true" || again.header.Get("Etag") != first.header.Get("Etag") {
+		t.Errorf("again: %v, first: %v", again.header, first.header)
+	}
+	s.ask(s.admin, "POST", "/admin/v1/tokens", `{"name":"cd","role":"viewer"}`, "Idempotency-Key", "k1").want(422, "used for something else")
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`, "Idempotency-Key", "k1").want(422)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`, "Idempotency-Key", "käy").want(400, "Idempotency-Key")
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"nowhere"}`, "Idempotency-Key", "k2").want(400)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`, "Idempotency-Key", "k2").want(201) // what was refused used up nothing
+
+	var wg sync.WaitGroup
+	answers := make([]answer, 8)
+	for i := range answers {
+		wg.Go(func() {
+			answers[i] = s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_43","tier":"pro"}`, "Idempotency-Key", "k3")
+		})
+	}
+	wg.Wait()
+	replayed := 0
+	for _, a := range answers {
+		a.want(201, `"id":"acct_43"`)
+		if a.header.Get("Idempotent-Replayed") != "" {
+			replayed++
+		}
+	}
+	if replayed != 7 {
+		t.Errorf("%d of 8 were replayed", replayed)
+	}
+	s.ask(s.admin, "POST", "/admin/v1/subjects?dry_run=true", `{"id":"acct_44","tier":"pro"}`, "Idempotency-Key", "k4").want(200)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_44","tier":"pro"}`, "Idempotency-Key", "k4").want(201) // what was only tried neither
+}
+
+func TestAConflictSaysWhatIsInTheWay(t *testing.T) {
+	s := newSite(t, 0)
+	tag := s.ask(s.admin, "GET", "/admin/v1/tiers/pro", "").want(200).header.Get("Etag")
+	for i := range 12 {
+		s.ask(s.admin, "POST", "/admin/v1/subjects", fmt.Sprintf(`{"id":"acct_%02d","tier":"pro"}`, i)).want(201)
+	}
+	a := s.ask(s.admin, "DELETE", "/admin/v1/tiers/pro", "", "If-Match", tag).want(409, "12 subjects are on it", `"in_the_way":["acct_00"`, "and others")
+	if n := strings.Count(string(a.body), `"acct_`); n != 20 { // in words and as a list
+		t.Errorf("%d are named: %s", n, a.body)
+	}
+	s.ask(s.admin, "GET", "/admin/v1/subjects?tier=pro&limit=1", "").want(200, `"has_more":true`)
+}
+
+func TestAKeyLivesOverHTTP(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201)
+	s.ask(s.admin, "POST", "/admin/v1/keys", `{"name":"k","subject":"nobody"}`).want(400, "subject", "nobody")
+	s.ask(s.admin, "POST", "/admin/v1/keys", `{"name":"k","subject":"acct_42","role":"owner"}`).want(400, "role")
+	s.ask(s.admin, "POST", "/admin/v1/keys", `{"id":"aaaaaaaaaaaaaaaa","name":"k","subject":"acct_42"}`).want(400, "id")
+	made := s.ask(s.admin, "POST", "/admin/v1/keys", `{"name":"k","subject":"acct_42"}`).want(201, `"secret":"tl_key_`)
+	var k struct{ ID, Secret string }
+	if err := json.Unmarshal(made.body, &k); err != nil {
+		t.Fatal(err)
+	}
+	for _, header := range [][]string{{"X-Api-Key", k.Secret, "Authorization", ""}, {"Authorization", "Bearer " + k.Secret}} {
+		s.ask(s.public, "GET", "/demo/data", "", header...).want(200, `"subject":"acct_42"`, `"tier":"pro"`)
+	}
+	s.ask(s.public, "GET", "/v1/usage/acct_42", "", "Authorization", "Bearer "+k.Secret).want(401) // a key is no token
+	s.ask(s.admin, "GET", "/admin/v1/keys/"+k.ID, "").want(200, `"last_used_at":`)
+	s.ask(s.admin, "GET", "/admin/v1/tokens/"+k.ID, "").want(404)
+	s.ask(s.admin, "DELETE", "/admin/v1/keys/"+k.ID, "", "If-Match", made.header.Get("Etag")).want(204)
+	s.ask(s.public, "GET", "/demo/data", "", "X-Api-Key", k.Secret, "Authorization", "").want(200, `"subject":"ip:192.0.2.1"`, `"tier":"free"`)
+	seen := string(s.ask(s.admin, "GET", "/admin/v1/audit", "").want(200, `"key.create"`, `"key.delete"`).body)
+	if strings.Contains(seen, k.Secret) {
+		t.Errorf("the audit log has the secret: %s", seen)
+	}
+}
+
+func TestWhoActedIsTold(t *testing.T) {
+	s := newSite(t, 0)
+	made := s.ask(s.admin, "POST", "/admin/v1/tokens", `{"name":"alice","role":"operator"}`).want(201)
+	var token struct{ Secret string }
+	if err := json.Unmarshal(made.body, &token); err != nil {
+		t.Fatal(err)
+	}
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`, "Authorization", "Bearer "+token.Secret).want(201)
+	s.ask(s.admin, "POST", "/admin/v1/tiers", `{}`, "Authorization", "Bearer "+token.Secret).want(403, "operator may not govern")
+	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"actor":"token:alice"`)
+}
