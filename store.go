@@ -77,6 +77,7 @@ type Outcome struct {
 type Count struct {
 	Used  int64
 	Reset time.Duration // until nothing of it is left, to the millisecond; 0 when a fixed window has not begun
+	Began bool          // with this charge, or with one that travelled with it
 	End   int64         // when it ends, or a sliding one turns, on the store's clock: milliseconds since the epoch; 0 when it has not begun
 
 	// Of a sliding window: Used is Weighted(Previous, Turn, Length) and what was

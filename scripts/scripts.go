@@ -21,10 +21,11 @@ type Script struct {
 
 // The scripts.
 var (
-	Take   = load("time.lua", "value.lua", "take.lua")
-	Reset  = load("time.lua", "value.lua", "reset.lua")
-	Refund = load("time.lua", "value.lua", "refund.lua")
-	Show   = load("show.lua")
+	Take    = load("time.lua", "value.lua", "take.lua")
+	Reset   = load("time.lua", "value.lua", "reset.lua")
+	Refund  = load("time.lua", "value.lua", "refund.lua")
+	Restore = load("time.lua", "value.lua", "restore.lua")
+	Show    = load("show.lua")
 )
 
 // Time is the source of the functions that know when windows end, for tests

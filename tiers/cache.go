@@ -102,6 +102,14 @@ func (c *Cache) Tiers() []Tier { return c.set.Load().list() }
 // LoadControl returns what an administrator says of load.
 func (c *Cache) LoadControl() LoadControl { return *c.control.Load() }
 
+// Known reports whether a subject is known to be one. It answers at once, and no
+// of what it does not hold.
+func (c *Cache) Known(subject string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.subjects.known.Contains(subject)
+}
+
 // Version returns the version of the catalogue the cache has caught up with.
 func (c *Cache) Version() int64 {
 	c.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"github.com/tierlimit/tierlimit/api"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/migrations"
+	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -55,7 +56,9 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer giveBack(redisStore, log)
-	store := &watchedStore{Store: redisStore, log: log}
+	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: cache.Known, Logger: log})
+	defer writeUsage(durableStore, log)
+	store := &watchedStore{Store: durableStore, log: log}
 	if err := checkRedis(ctx, redisStore, store); err != nil {
 		return err
 	}
@@ -93,6 +96,15 @@ func giveBack(store *redisstore.Store, log *slog.Logger) {
 	defer cancel()
 	if err := store.Close(ctx); err != nil {
 		log.Warn("some leased shares were not given back: they stay charged until their windows end", "error", err)
+	}
+}
+
+// writeUsage writes what was used of long windows, once nobody is served any more.
+func writeUsage(store *durable.Store, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := store.Close(ctx); err != nil {
+		log.Warn("the last usage of long windows was not written: it is lost if Redis loses it too", "error", err)
 	}
 }
 

@@ -99,8 +99,10 @@ func (s *Store) Take(_ context.Context, c tierlimit.Charge) (tierlimit.Outcome, 
 	}
 	rec.dropEnded(now.UnixMilli())
 	for i := range c.Ceilings {
+		began := views[i].end == 0
 		rec.charge(&c.Ceilings[i], c.Cost, &views[i], now)
 		outcome.Counts[i] = views[i].count(&c.Ceilings[i], now)
+		outcome.Counts[i].Began = began
 	}
 	return outcome, nil
 }

@@ -214,7 +214,7 @@ func (p *place) outcome(c *tierlimit.Charge) (tierlimit.Outcome, error) {
 func countOf(ceiling *tierlimit.Ceiling, found []int64, charged, now int64) tierlimit.Count {
 	used, reset := found[0], found[1]
 	begun := used >= 0 || charged > 0
-	c := tierlimit.Count{Used: min(max(used, 0)+charged, maxUsed)}
+	c := tierlimit.Count{Used: min(max(used, 0)+charged, maxUsed), Began: used < 0 && charged > 0}
 	if !begun && ceiling.Window.Period == "" {
 		return c
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/scripts"
+	"github.com/tierlimit/tierlimit/store/durable"
 )
 
 // A Store counts in Redis. It is safe for concurrent use. It does not close its
@@ -179,6 +180,19 @@ func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
 		return false, fmt.Errorf("refund to %s: %w", key, err)
 	}
 	return reply == int64(1), nil
+}
+
+// Restore implements durable.Restorer. Sent again it does nothing.
+func (s *Store) Restore(ctx context.Context, subject string, seen int64, list []durable.Window) error {
+	args := []any{seen}
+	for _, w := range list {
+		args = append(args, w.Limit, w.Used, w.End, w.At)
+	}
+	key := Key(subject)
+	if _, err := s.run(ctx, scripts.Restore, []string{key, resetsKey(key), key + ":restored"}, args); err != nil {
+		return fmt.Errorf("restore of %s: %w", key, err)
+	}
+	return nil
 }
 
 // Ping reports whether Redis answers within ctx's deadline and lets this user

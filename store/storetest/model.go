@@ -77,8 +77,9 @@ func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count)
 	counts := make([]tierlimit.Count, len(c.Ceilings))
 	for i, ceiling := range c.Ceilings {
 		w := windows[i]
+		began := fits && c.Cost > 0 && w.end.IsZero()
 		if fits && c.Cost > 0 {
-			if w.end.IsZero() {
+			if began {
 				w.end = latest(ceiling, now)
 				w.turn = w.end.Add(-ceiling.Window.Length)
 			}
@@ -86,6 +87,7 @@ func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count)
 			m[c.Subject+" "+ceiling.Name] = w
 		}
 		counts[i] = w.count(ceiling, now)
+		counts[i].Began = began
 	}
 	return fits, counts
 }

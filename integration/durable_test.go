@@ -1,0 +1,346 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/store/durable"
+	"github.com/tierlimit/tierlimit/store/redisstore"
+	"github.com/tierlimit/tierlimit/store/storetest"
+)
+
+func newDurable(t *testing.T, client *redis.Client, ledger durable.Ledger, cfg durable.Config) *durable.Store {
+	t.Helper()
+	cfg.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	s := durable.New(newStore(t, client), ledger, cfg)
+	t.Cleanup(func() { s.Close(context.Background()) })
+	return s
+}
+
+func perDay(most int64) tierlimit.Ceiling {
+	return tierlimit.Ceiling{Name: "per_day", Max: most, Window: tierlimit.Window{Length: 24 * time.Hour}}
+}
+
+func perMonth(most int64) tierlimit.Ceiling {
+	return tierlimit.Ceiling{Name: "per_month", Max: most, Window: tierlimit.Window{Period: tierlimit.Month}}
+}
+
+func take(t *testing.T, s tierlimit.Store, subject string, cost int64, c ...tierlimit.Ceiling) tierlimit.Outcome {
+	t.Helper()
+	o, err := s.Take(t.Context(), charge(subject, cost, c...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func flushAll(t *testing.T, client *redis.Client) {
+	t.Helper()
+	if err := client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A wrapped store is a store like the others.
+func TestDurableConformance(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		return storetest.Harness{
+			Store: newDurable(t, client, ledger, durable.Config{}), Advance: time.Sleep, Now: time.Now,
+		}
+	})
+}
+
+func TestLongWindowsSurviveRedis(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+	s := newDurable(t, client, ledger, durable.Config{Every: 50 * time.Millisecond})
+	id := newSubject(t)
+	limits := []tierlimit.Ceiling{perDay(100), perMinute(100), perMonth(tierlimit.Unlimited)}
+	before := take(t, s, id, 30, limits...)
+	written := func(used int64) func() bool {
+		return func() bool {
+			list, err := ledger.RunningWindows(t.Context(), []string{id}, time.Now().UnixMilli())
+			return err == nil && len(list) == 2 && list[0].Used == used && list[1].Used == used
+		}
+	}
+	eventually(t, time.Second, "written", written(30))
+	for round := range 3 { // one loss after the other
+		flushAll(t, client)
+		used := int64(30 + 7*(round+1))
+		if o := take(t, s, id, 7, limits...); !o.Allowed || o.Counts[0].Used != 7 {
+			t.Fatalf("the first charge after a loss: %+v", o)
+		}
+		eventually(t, time.Second, "restored", func() bool {
+			o := take(t, s, id, 0, limits...)
+			return o.Counts[0].Used == used && o.Counts[1].Used == 7 && o.Counts[2].Used == used
+		})
+		take(t, s, id, 0, limits...)
+		if o := take(t, s, id, 0, limits...); o.Counts[0].End != before.Counts[0].End || o.Counts[2].End != before.Counts[2].End {
+			t.Errorf("windows end at %+v, were to end at %+v", o.Counts, before.Counts)
+		}
+		if o := take(t, s, id, 101-used, limits...); o.Allowed {
+			t.Errorf("a loss lifted the max: %+v", o)
+		}
+		take(t, s, id, 0, limits...)
+		one := take(t, s, id, 1, limits...) // it is noted with the next charge
+		take(t, s, id, 0, limits...)
+		eventually(t, time.Second, "written", written(one.Counts[0].Used))
+		if _, err := s.Refund(t.Context(), refundOf(id, 1, &one, limits...)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Second, "the refund is written", written(used))
+	}
+	// Looking alone finds a loss, too.
+	flushAll(t, client)
+	take(t, s, id, 0, limits...)
+	eventually(t, time.Second, "restored", func() bool { return take(t, s, id, 0, limits...).Counts[0].Used == 51 })
+}
+
+var nonces atomic.Uint64
+
+func refundOf(subject string, cost int64, o *tierlimit.Outcome, c ...tierlimit.Ceiling) tierlimit.Refund {
+	r := tierlimit.Refund{Subject: subject, Cost: cost, At: o.At, Nonce: nonces.Add(1)}
+	for i := range c {
+		r.Windows = append(r.Windows, tierlimit.RefundWindow{Limit: c[i].Name, End: o.Counts[i].End})
+	}
+	return r
+}
+
+// What was reset stays forgiven, although the ledger had it.
+func TestWhatWasResetIsNotRestored(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+	s := newDurable(t, client, ledger, durable.Config{Every: 30 * time.Millisecond})
+	other := newDurable(t, client, ledger, durable.Config{Every: 300 * time.Millisecond}) // writes later what it has seen before
+	for _, lost := range []bool{false, true} {
+		id := newSubject(t)
+		take(t, s, id, 30, perDay(100), perMonth(1000))
+		take(t, other, id, 1, perDay(100), perMonth(1000))
+		time.Sleep(100 * time.Millisecond)
+		if err := s.Reset(t.Context(), id, "per_day"); err != nil {
+			t.Fatal(err)
+		}
+		if lost {
+			time.Sleep(500 * time.Millisecond) // until both have written
+			flushAll(t, client)
+		}
+		take(t, s, id, 2, perDay(100), perMonth(1000))
+		month := int64(33)
+		eventually(t, time.Second, "the other limit as it was", func() bool {
+			return take(t, s, id, 0, perDay(100), perMonth(1000)).Counts[1].Used == month
+		})
+		time.Sleep(200 * time.Millisecond)
+		if o := take(t, s, id, 0, perDay(100), perMonth(1000)); o.Counts[0].Used != 2 {
+			t.Errorf("lost %v: a reset came back: %+v", lost, o.Counts)
+		}
+	}
+}
+
+// A window that ended, and one that is shorter now, are not mistaken for lost ones.
+func TestWhatHasEndedIsNotRestored(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+	s := newDurable(t, client, ledger, durable.Config{Every: 30 * time.Millisecond})
+	id := newSubject(t)
+	now := time.Now().UnixMilli()
+	if err := ledger.NoteWindows(t.Context(), []durable.Window{{Subject: id, Limit: "per_day", Used: 40, End: now - 1, At: now - 1000}}); err != nil {
+		t.Fatal(err)
+	}
+	take(t, s, id, 2, perDay(100))
+	time.Sleep(200 * time.Millisecond)
+	if o := take(t, s, id, 0, perDay(100)); o.Counts[0].Used != 2 {
+		t.Errorf("a window that had ended came back: %+v", o.Counts)
+	}
+}
+
+// The ledger keeps the most, whatever comes in which order.
+func TestTheLedgerKeepsTheMost(t *testing.T) {
+	ledger := openCatalogue(t, newDatabase(t))
+	id := newSubject(t)
+	const end, later = 10_000, 20_000
+	for _, step := range []struct {
+		name string
+		w    durable.Window
+		want int64
+	}{
+		{"first", durable.Window{Used: 5, End: end, At: 100}, 5},
+		{"more", durable.Window{Used: 9, End: end, At: 200}, 9},
+		{"late, and less", durable.Window{Used: 7, End: end, At: 150}, 9},
+		{"less, as it was lost", durable.Window{Used: 1, End: end, At: 300}, 9},
+		{"begun anew, as it was lost", durable.Window{Used: 1, End: later, At: 400}, 9},
+		{"shorter now", durable.Window{Used: 10, End: end - 1000, At: 500}, 10},
+		{"the next window", durable.Window{Used: 2, End: later, At: end}, 2},
+	} {
+		step.w.Subject, step.w.Limit = id, "per_day"
+		if err := ledger.NoteWindows(t.Context(), []durable.Window{step.w}); err != nil {
+			t.Fatal(err)
+		}
+		list, err := ledger.RunningWindows(t.Context(), []string{id}, 0)
+		if err != nil || len(list) != 1 || list[0].Used != step.want {
+			t.Fatalf("%s: %+v, %v; want %d", step.name, list, err, step.want)
+		}
+	}
+	if err := ledger.NoteResets(t.Context(), []durable.Reset{{Subject: id, At: 15_000}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, late := range []durable.Window{{Used: 3, End: later, At: 14_000}, {Used: 4, End: later, At: 15_000}} {
+		late.Subject, late.Limit = id, "per_day"
+		if err := ledger.NoteWindows(t.Context(), []durable.Window{late}); err != nil {
+			t.Fatal(err)
+		}
+		if list, err := ledger.RunningWindows(t.Context(), []string{id}, 0); err != nil || len(list) != 0 {
+			t.Fatalf("from before a reset: %+v, %v", list, err)
+		}
+	}
+	if err := ledger.ForgetEnded(t.Context(), later+1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A Postgres that is away is not in the way, and is written to when it is back.
+func TestTheLedgerIsNotInTheWay(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), &flakyLedger{Ledger: openCatalogue(t, newDatabase(t))}
+	s := newDurable(t, client, ledger, durable.Config{Every: 30 * time.Millisecond})
+	id := newSubject(t)
+	ledger.down.Store(true)
+	for range 10 {
+		if o := take(t, s, id, 1, perDay(100)); !o.Allowed {
+			t.Fatalf("%+v", o)
+		}
+	}
+	time.Sleep(200 * time.Millisecond)
+	ledger.down.Store(false)
+	eventually(t, 2*time.Second, "written", func() bool {
+		list, err := ledger.RunningWindows(t.Context(), []string{id}, time.Now().UnixMilli())
+		return err == nil && len(list) == 1 && list[0].Used == 10
+	})
+	// A loss that is seen meanwhile is made good later.
+	ledger.down.Store(true)
+	flushAll(t, client)
+	take(t, s, id, 1, perDay(100))
+	time.Sleep(200 * time.Millisecond)
+	ledger.down.Store(false)
+	eventually(t, 2*time.Second, "restored", func() bool { return take(t, s, id, 0, perDay(100)).Counts[0].Used == 11 })
+}
+
+type flakyLedger struct {
+	durable.Ledger
+	down atomic.Bool
+}
+
+func (f *flakyLedger) NoteWindows(ctx context.Context, list []durable.Window) error {
+	if f.down.Load() {
+		return fmt.Errorf("the ledger is down")
+	}
+	return f.Ledger.NoteWindows(ctx, list)
+}
+
+func (f *flakyLedger) RunningWindows(ctx context.Context, subjects []string, now int64) ([]durable.Window, error) {
+	if f.down.Load() {
+		return nil, fmt.Errorf("the ledger is down")
+	}
+	return f.Ledger.RunningWindows(ctx, subjects, now)
+}
+
+// Names can be made up without end; what is written is bounded, and those who use
+// most are written first.
+func TestMadeUpSubjectsAreNoFloodOnTheLedger(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+	customer := newSubject(t)
+	s := newDurable(t, client, ledger, durable.Config{
+		Every: time.Hour, Unknown: 50, Known: func(subject string) bool { return subject == customer },
+	})
+	var ids []string
+	for i := range 500 {
+		ids = append(ids, fmt.Sprintf("%s_%d", newSubject(t), i))
+		take(t, s, ids[i], 1, perDay(100))
+	}
+	take(t, s, customer, 1, perDay(100))
+	take(t, s, ids[77], 5, perDay(100))
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	list, err := ledger.RunningWindows(t.Context(), append(ids, customer), time.Now().UnixMilli())
+	if err != nil || len(list) != 51 {
+		t.Fatalf("%d windows are written, %v", len(list), err)
+	}
+	seen := make(map[string]int64)
+	for _, w := range list {
+		seen[w.Subject] = w.Used
+	}
+	if seen[customer] != 1 || seen[ids[77]] != 6 {
+		t.Errorf("the customer has %d, the one who uses most %d", seen[customer], seen[ids[77]])
+	}
+}
+
+// FLUSHALL under load, on two replicas: what is lost is at most what was charged
+// while it was written, and the max holds again within a moment.
+func TestFlushAllUnderLoadLosesAtMostASecond(t *testing.T) {
+	const subjects, workers = 50, 4
+	const most = 1_000_000
+	ledger := openCatalogue(t, newDatabase(t))
+	client := newClient(t, redisServer.URL, 5*time.Second)
+	replicas := []*durable.Store{newDurable(t, client, ledger, durable.Config{}), newDurable(t, client, ledger, durable.Config{})}
+	ids := make([]string, subjects)
+	for i := range ids {
+		ids[i] = newSubject(t)
+	}
+	type admitted struct {
+		sync.Mutex
+		at [subjects][]time.Time
+	}
+	var log admitted
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for n := w; ctx.Err() == nil; n++ {
+				subject := n % subjects
+				o, err := replicas[n%2].Take(context.Background(), charge(ids[subject], 1, perDay(most), perMinute(most)))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if o.Allowed {
+					log.Lock()
+					log.at[subject] = append(log.at[subject], time.Now())
+					log.Unlock()
+				}
+				time.Sleep(200 * time.Microsecond)
+			}
+		})
+	}
+	time.Sleep(2500 * time.Millisecond)
+	flushed := time.Now()
+	flushAll(t, client)
+	time.Sleep(1500 * time.Millisecond)
+	stop()
+	wg.Wait()
+	time.Sleep(300 * time.Millisecond)
+
+	var all, lost, lastSecond int64
+	for i, id := range ids {
+		used := take(t, replicas[0], id, 0, perDay(most)).Counts[0].Used
+		all += int64(len(log.at[i]))
+		lost += int64(len(log.at[i])) - used
+		var recent int64
+		for _, at := range log.at[i] {
+			if at.Before(flushed) && flushed.Sub(at) < 1500*time.Millisecond {
+				recent++
+			}
+		}
+		lastSecond += recent
+		if missing := int64(len(log.at[i])) - used; missing > recent || missing < 0 {
+			t.Errorf("%s: admitted %d, known %d: %d are lost, of which %d were charged in the last second and a half", id, len(log.at[i]), used, missing, recent)
+		}
+	}
+	t.Logf("admitted %d, lost %d; charged in the 1.5 s before FLUSHALL: %d", all, lost, lastSecond)
+}
+
+var _ durable.Restorer = (*redisstore.Store)(nil)

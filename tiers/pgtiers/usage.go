@@ -1,0 +1,106 @@
+package pgtiers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tierlimit/tierlimit/store/durable"
+)
+
+var _ durable.Ledger = (*Catalogue)(nil)
+
+// NoteWindows implements durable.Ledger. Rows are locked in one order, so that
+// replicas never wait for each other in a circle.
+func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	n := len(list)
+	subjects, limits := make([]string, n), make([]string, n)
+	used, ends, at := make([]int64, n), make([]int64, n), make([]int64, n)
+	for i, w := range list {
+		subjects[i], limits[i], used[i], ends[i], at[i] = w.Subject, w.Limit, w.Used, w.End, w.At
+	}
+	_, err := c.pool.Exec(ctx, `
+		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at)
+		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS n (subject, limit_name, used, ends_at, at)
+		ORDER BY n.subject COLLATE "C", n.limit_name COLLATE "C"
+		ON CONFLICT (subject, limit_name) DO UPDATE SET used = excluded.used, ends_at = excluded.ends_at, at = greatest(u.at, excluded.at)
+		WHERE excluded.at > u.reset_at
+			AND (u.ends_at <= excluded.at OR excluded.ends_at <= u.ends_at AND excluded.used >= u.used)`,
+		subjects, limits, used, ends, at)
+	if err != nil {
+		return fmt.Errorf("note %d windows: %w", n, unavailable(err))
+	}
+	return nil
+}
+
+// NoteCredits implements durable.Ledger.
+func (c *Catalogue) NoteCredits(ctx context.Context, list []durable.Credit) error {
+	// In one order, so that replicas never wait for each other in a circle.
+	slices.SortFunc(list, func(a, b durable.Credit) int {
+		return cmp.Or(strings.Compare(a.Subject, b.Subject), strings.Compare(a.Limit, b.Limit))
+	})
+	batch := &pgx.Batch{}
+	for _, credit := range list {
+		batch.Queue(`
+			UPDATE tierlimit.usage SET used = greatest(used - $3, 0) WHERE subject = $1 AND limit_name = $2 AND ends_at = $4`,
+			credit.Subject, credit.Limit, credit.Cost, credit.End)
+	}
+	return c.note(ctx, batch)
+}
+
+// NoteResets implements durable.Ledger.
+func (c *Catalogue) NoteResets(ctx context.Context, list []durable.Reset) error {
+	batch := &pgx.Batch{}
+	for _, r := range list {
+		batch.Queue(`
+			UPDATE tierlimit.usage SET used = 0, ends_at = 0, reset_at = greatest(reset_at, $3)
+			WHERE subject = $1 AND (cardinality($2::text[]) = 0 OR limit_name = ANY ($2)) AND at <= $3`,
+			r.Subject, append([]string{}, r.Limits...), r.At)
+	}
+	return c.note(ctx, batch)
+}
+
+// note makes a batch's statements in one transaction.
+func (c *Catalogue) note(ctx context.Context, batch *pgx.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	if err := c.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("note %d changes of usage: %w", batch.Len(), unavailable(err))
+	}
+	return nil
+}
+
+// RunningWindows implements durable.Ledger.
+func (c *Catalogue) RunningWindows(ctx context.Context, subjects []string, now int64) ([]durable.Window, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	rows, _ := c.pool.Query(ctx, `
+		SELECT subject, limit_name, used, ends_at, at FROM tierlimit.usage
+		WHERE subject = ANY ($1) AND used > 0 AND ends_at > $2`, subjects, now)
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w durable.Window, err error) {
+		return w, row.Scan(&w.Subject, &w.Limit, &w.Used, &w.End, &w.At)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read usage of %d subjects: %w", len(subjects), unavailable(err))
+	}
+	return list, nil
+}
+
+// ForgetEnded implements durable.Ledger.
+func (c *Catalogue) ForgetEnded(ctx context.Context, before int64) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	_, err := c.pool.Exec(ctx, `
+		DELETE FROM tierlimit.usage WHERE (subject, limit_name) IN (
+			SELECT subject, limit_name FROM tierlimit.usage WHERE ends_at < $1 LIMIT 10000 FOR UPDATE SKIP LOCKED)`, before)
+	if err != nil {
+		return fmt.Errorf("forget usage that has ended: %w", unavailable(err))
+	}
+	return nil
+}
