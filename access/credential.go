@@ -144,10 +144,7 @@ func (c Credential) MarshalJSON() ([]byte, error) {
 // the path.
 func (c *Credential) UnmarshalJSON(data []byte) error {
 	var j credentialJSON
-	if err := input.Strict(data, &j); err != nil {
-		return err
-	}
-	var p instant.Parser
+	p := instant.Parser{Errs: []error{input.Strict(data, &j)}}
 	*c = Credential{
 		ID: j.ID, Name: j.Name, Subject: j.Subject, Role: j.Role, Version: j.Version, Secret: j.Secret,
 		ExpiresAt: p.Optional("expires_at", j.ExpiresAt), LastUsedAt: p.Optional("last_used_at", j.LastUsedAt),

@@ -147,6 +147,7 @@ func (a *admin) credential(kind access.Kind, noun, schema string, change access.
 		admin: a, noun: noun, schema: schema, tag: "Access", param: "id", change: change,
 		name:    func(c *access.Credential) *string { return &c.ID },
 		version: func(c *access.Credential) int64 { return c.Version },
+		prepare: func(c *access.Credential) { c.Kind = kind },
 		create: func(r *http.Request, c access.Credential) (access.Credential, error) {
 			if c.ID != "" || c.Secret != "" {
 				return c, &tierlimit.FieldError{Field: "id", Value: c.ID, Want: "left out, like the secret: both are made for you"}

@@ -61,13 +61,8 @@ func decodeJSON(data []byte, into any) error {
 	if err := exactNames(data); err != nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
+	if err := input.Strict(data, into); err != nil {
 		return decodeError(err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return bodyError("one JSON value and nothing behind it")
 	}
 	return nil
 }
@@ -106,46 +101,22 @@ func exactNames(data []byte) error {
 }
 
 func decodeError(err error) error {
-	var field *tierlimit.FieldError
-	var wrongType *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
 	switch {
-	case errors.As(err, &field):
+	case len(input.Fields(err)) > 0:
 		return err
-	case errors.As(err, &wrongType) && wrongType.Field != "":
-		return &tierlimit.FieldError{Field: wrongType.Field, Value: strings.TrimPrefix(wrongType.Value, "number "), Want: typeName(wrongType.Type.Kind().String())}
+	case errors.Is(err, input.ErrTrailing):
+		return bodyError("one JSON value and nothing behind it")
 	case errors.As(err, &syntax):
 		return bodyError("JSON; it is malformed at byte " + strconv.FormatInt(syntax.Offset, 10))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return bodyError("JSON; it ends too early")
-	}
-	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		name, _ = strconv.Unquote(name)
-		return &tierlimit.FieldError{Field: name[:min(len(name), 64)], Want: input.NoSuchField}
 	}
 	return bodyError("the JSON object that is documented")
 }
 
 func bodyError(want string) error {
 	return &tierlimit.FieldError{Field: "body", Want: want}
-}
-
-// typeName says what JSON should stand in a Go field of a kind.
-func typeName(kind string) string {
-	switch kind {
-	case "int", "int64":
-		return "a whole number within the documented bounds"
-	case "float64":
-		return "a number"
-	case "bool":
-		return "true or false"
-	case "string":
-		return "a string"
-	case "slice":
-		return "a list"
-	default:
-		return "an object"
-	}
 }
 
 // pathValue returns a path parameter as it was meant: chi hands it out escaped

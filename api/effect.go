@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -11,24 +10,18 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/jsondiff"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // An effect is what a change would do: the answer to ?dry_run=true.
 type effect struct {
-	DryRun   bool            `json:"dry_run"`
-	Action   string          `json:"action"`
-	Before   json.RawMessage `json:"before"`
-	After    json.RawMessage `json:"after"`
-	Changes  []fieldChange   `json:"changes"`
-	Affected affected        `json:"affected"`
-}
-
-// A fieldChange is one field that a change sets, adds or takes away.
-type fieldChange struct {
-	Field string `json:"field"`
-	From  any    `json:"from"` // null if it was not there
-	To    any    `json:"to"`   // null if it will not be there
+	DryRun   bool              `json:"dry_run"`
+	Action   string            `json:"action"`
+	Before   json.RawMessage   `json:"before"`
+	After    json.RawMessage   `json:"after"`
+	Changes  []jsondiff.Change `json:"changes"`
+	Affected affected          `json:"affected"`
 }
 
 // affected is who a change concerns, and how.
@@ -77,60 +70,22 @@ func dryRun(r *http.Request) (bool, error) {
 
 // tried answers with what the change that e tells of would do.
 func (a *admin) tried(w http.ResponseWriter, r *http.Request, e *tiers.Event) error {
-	out := effect{DryRun: true, Action: e.Action, Before: e.Before, After: e.After, Changes: []fieldChange{}}
-	before, err := fields(e.Before)
+	changes, err := jsondiff.Of(e.Before, e.After)
 	if err != nil {
 		return err
 	}
-	after, err := fields(e.After)
-	if err != nil {
-		return err
-	}
-	out.Changes = append(out.Changes, differences("", before, after)...)
+	out := effect{DryRun: true, Action: e.Action, Before: e.Before, After: e.After, Changes: changes}
 	if out.Affected, err = a.affected(r, e); err != nil {
 		return err
+	}
+	if out.Changes == nil {
+		out.Changes = []jsondiff.Change{}
 	}
 	if out.Affected.Sample == nil {
 		out.Affected.Sample = []string{}
 	}
 	respond(w, http.StatusOK, out)
 	return nil
-}
-
-func fields(text json.RawMessage) (map[string]any, error) {
-	var m map[string]any
-	if len(text) == 0 {
-		return m, nil
-	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
-	return m, dec.Decode(&m)
-}
-
-// differences are the fields in which two objects differ, but the version.
-func differences(parent string, before, after map[string]any) (list []fieldChange) {
-	names := slices.Collect(maps.Keys(before))
-	for name := range after {
-		if _, ok := before[name]; !ok {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		from, to := before[name], after[name]
-		if parent == "" && name == "version" {
-			continue
-		}
-		was, isOld := from.(map[string]any)
-		is, isNew := to.(map[string]any)
-		switch {
-		case isOld && isNew:
-			list = append(list, differences(parent+name+".", was, is)...)
-		case !reflect.DeepEqual(from, to):
-			list = append(list, fieldChange{parent + name, from, to})
-		}
-	}
-	return list
 }
 
 // affected finds out whom the change that e tells of concerns.

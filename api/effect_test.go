@@ -205,3 +205,37 @@ func TestWhoActedIsTold(t *testing.T) {
 	s.ask(s.admin, "POST", "/admin/v1/tiers", `{}`, "Authorization", "Bearer "+token.Secret).want(403, "operator may not govern")
 	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"actor":"token:alice"`)
 }
+
+func TestAllThatIsWrongIsNamedAtOnce(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201)
+	for _, c := range []struct {
+		method, path, body string
+		fields             []string
+	}{
+		{
+			"POST", "/tiers", `{"key":"X!","name":5,"priority":"high","load":{"start":2,"full":1,"floor":0},"limits":{"a":{"max":-1,"window":"5x","nope":1},"b":{"max":1}}}`,
+			[]string{"key", "name", "priority", "load.start", "load.full", "load.floor", "limits.a.max", "limits.a.window", "limits.a.nope", "limits.b.window"},
+		},
+		{"POST", "/subjects", `{"id":"","tier":5,"trial":{"tier":"pro","ends_at":"soon"},"status":"late","plan":1}`, []string{"id", "tier", "trial.ends_at", "status", "plan"}},
+		{"PUT", "/subjects/acct_42", `{"tier":"No!","next":{"tier":"Pro","at":"2026-01-01T00:00:00Z"},"status":"past_due"}`, []string{"tier", "next.tier", "grace_until"}},
+		{"POST", "/subjects/acct_42/overrides", `{"limit":"X!","max":"many","expires_at":"soon"}`, []string{"limit", "max", "expires_at", "reason"}},
+		{"POST", "/tokens", `{"name":"","role":"king","expires_at":"soon"}`, []string{"name", "role", "expires_at"}},
+		{"PUT", "/load", `{"mode":"loud","pins":{"free":{"multiplier":2,"expires_at":"soon"},"pro":{"multiplier":2}}}`, []string{"mode", "pins.free.expires_at", "pins.pro.multiplier"}},
+	} {
+		a := s.ask(s.admin, c.method, "/admin/v1"+c.path, c.body, "If-Match", `"1"`).want(400)
+		var p struct{ Errors []struct{ Field string } }
+		if err := json.Unmarshal(a.body, &p); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range p.Errors {
+			got = append(got, e.Field)
+		}
+		slices.Sort(got)
+		slices.Sort(c.fields)
+		if !slices.Equal(got, c.fields) {
+			t.Errorf("%s %s %s\nnames %q, want %q", c.method, c.path, c.body, got, c.fields)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/input"
 	"github.com/tierlimit/tierlimit/internal/problem"
 	"github.com/tierlimit/tierlimit/tiers"
 )
@@ -77,24 +78,8 @@ func isFieldError(err error) bool {
 // fieldErrors returns every input error in err as a client is told of it.
 func fieldErrors(err error) []problem.Field {
 	var all []problem.Field
-	for _, field := range fieldsOf(err) {
+	for _, field := range input.Fields(err) {
 		all = append(all, problem.Field{Field: field.Field, Detail: field.Error()})
 	}
 	return all
-}
-
-// fieldsOf returns every input error in err, which may be joined.
-func fieldsOf(err error) []*tierlimit.FieldError {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []*tierlimit.FieldError
-		for _, e := range joined.Unwrap() {
-			all = append(all, fieldsOf(e)...)
-		}
-		return all
-	}
-	var field *tierlimit.FieldError
-	if errors.As(err, &field) {
-		return []*tierlimit.FieldError{field}
-	}
-	return nil
 }

@@ -26,6 +26,7 @@ type resource[T any] struct {
 	param             string // the name's path parameter and JSON field; "" if there is one only
 	name              func(*T) *string
 	version           func(*T) int64
+	prepare           func(*T)     // sets what the path says beside the name; may be nil
 	change            access.Right // that changes need
 
 	create  func(*http.Request, T) (T, error)
@@ -107,10 +108,25 @@ func (res *resource[T]) post(w http.ResponseWriter, r *http.Request) error {
 	return res.admin.once(w, r, func(r *http.Request) error {
 		var t T
 		if err := decode(w, r, &t); err != nil {
-			return err
+			return res.also(r, err, &t)
 		}
 		return res.try(w, r, http.StatusCreated, func(r *http.Request) (T, error) { return res.create(r, t) })
 	})
+}
+
+// also adds what else is wrong with what could not be read whole.
+func (res *resource[T]) also(r *http.Request, err error, t *T) error {
+	v, ok := any(t).(input.Valid)
+	if !ok {
+		return err
+	}
+	if name := res.nameIn(r); name != "" && res.name != nil {
+		*res.name(t) = name
+	}
+	if res.prepare != nil {
+		res.prepare(t)
+	}
+	return input.Also(err, v)
 }
 
 func (res *resource[T]) get(w http.ResponseWriter, r *http.Request) error {
@@ -132,7 +148,7 @@ func (res *resource[T]) put(w http.ResponseWriter, r *http.Request) error {
 	}
 	var t T
 	if err := decode(w, r, &t); err != nil {
-		return err
+		return res.also(r, err, &t)
 	}
 	return res.replaceBy(w, r, t, version)
 }
@@ -167,7 +183,7 @@ func (res *resource[T]) patch(w http.ResponseWriter, r *http.Request) error {
 	}
 	var t T
 	if err := decodeJSON(text, &t); err != nil {
-		return err
+		return res.also(r, err, &t)
 	}
 	return res.replaceBy(w, r, t, version)
 }
@@ -251,7 +267,7 @@ func decodePatch[T any](w http.ResponseWriter, r *http.Request) (map[string]any,
 		return nil, err
 	}
 	var probe T // what else is wrong with it is looked at once it is merged
-	for _, field := range fieldsOf(decodeJSON(data, &probe)) {
+	for _, field := range input.Fields(decodeJSON(data, &probe)) {
 		if strings.HasPrefix(field.Want, input.NoSuchField) {
 			return nil, field
 		}

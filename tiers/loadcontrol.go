@@ -16,9 +16,18 @@ import (
 // A LoadControl is what an administrator says of load, to all replicas. Its zero
 // value leaves each as it was configured.
 type LoadControl struct {
-	Mode    string         `json:"mode"`    // off, observe or enforce; "" as configured
-	Pins    map[string]Pin `json:"pins"`    // by tier
-	Version int64          `json:"version"` // set by the catalogue; greater with each change
+	Mode    string `json:"mode"`    // off, observe or enforce; "" as configured
+	Pins    Pins   `json:"pins"`    // multipliers in place of what the CPU tells
+	Version int64  `json:"version"` // set by the catalogue; greater with each change
+}
+
+// Pins are by tier.
+type Pins map[string]Pin
+
+// UnmarshalJSON reports everything that is wrong in the pins, each under its tier.
+func (p *Pins) UnmarshalJSON(data []byte) (err error) {
+	*p, err = input.Named[Pin]("pins", data)
+	return err
 }
 
 // A Pin is a tier's multiplier in place of what the CPU tells.
@@ -90,10 +99,7 @@ func (p Pin) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON reads what MarshalJSON writes and refuses fields it does not know.
 func (p *Pin) UnmarshalJSON(data []byte) error {
 	var j pinJSON
-	if err := input.Strict(data, &j); err != nil {
-		return err
-	}
-	var parser instant.Parser
+	parser := instant.Parser{Errs: []error{input.Strict(data, &j)}}
 	*p = Pin{j.Multiplier, parser.Optional("expires_at", j.ExpiresAt)}
 	return errors.Join(parser.Errs...)
 }

@@ -50,17 +50,25 @@ func (m *Memory) Credential(_ context.Context, kind access.Kind, id string) (acc
 
 // CreateCredential implements CredentialCatalogue.
 func (m *Memory) CreateCredential(ctx context.Context, c access.Credential) (access.Credential, error) {
+	c.Normalize()
+	if err := c.Validate(); err != nil {
+		return access.Credential{}, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.credentials[c.ID]; ok {
 		return access.Credential{}, CredentialError(c.Kind, c.ID, ErrExists)
 	}
-	c.CreatedAt, c.LastUsedAt = time.Now(), nil
+	c.CreatedAt, c.LastUsedAt = instant.Round(time.Now()), nil
 	return m.putCredential(ctx, c, nil)
 }
 
 // ReplaceCredential implements CredentialCatalogue.
 func (m *Memory) ReplaceCredential(ctx context.Context, c access.Credential, version int64) (access.Credential, error) {
+	c.Normalize()
+	if err := c.Validate(); err != nil {
+		return access.Credential{}, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old, err := m.credentialAt(c.Kind, c.ID, version)
@@ -105,10 +113,6 @@ func (m *Memory) credentialAt(kind access.Kind, id string, version int64) (acces
 }
 
 func (m *Memory) putCredential(ctx context.Context, c access.Credential, old any) (access.Credential, error) {
-	c.Normalize()
-	if err := c.Validate(); err != nil {
-		return access.Credential{}, err
-	}
 	if c.Kind == access.Key && m.subjects[c.Subject] == nil {
 		return access.Credential{}, UnknownSubjectError(c.Subject)
 	}

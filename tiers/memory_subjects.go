@@ -39,6 +39,10 @@ func (m *Memory) Subject(_ context.Context, id string) (Subject, error) {
 
 // CreateSubject implements SubjectCatalogue.
 func (m *Memory) CreateSubject(ctx context.Context, s Subject) (Subject, error) {
+	s = s.clone()
+	if err := s.Validate(); err != nil {
+		return Subject{}, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.subjects[s.ID]; ok {
@@ -50,6 +54,10 @@ func (m *Memory) CreateSubject(ctx context.Context, s Subject) (Subject, error) 
 
 // ReplaceSubject implements SubjectCatalogue.
 func (m *Memory) ReplaceSubject(ctx context.Context, s Subject, version int64) (Subject, error) {
+	s = s.clone()
+	if err := s.Validate(); err != nil {
+		return Subject{}, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old, err := m.subjectAt(s.ID, version)
@@ -171,10 +179,6 @@ func (m *Memory) subjectAt(id string, version int64) (Subject, error) {
 }
 
 func (m *Memory) putSubject(ctx context.Context, s Subject, old any) (Subject, error) {
-	s = s.clone()
-	if err := s.Validate(); err != nil {
-		return Subject{}, err
-	}
 	if err := m.tiersOf(&s); err != nil {
 		return Subject{}, err
 	}

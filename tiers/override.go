@@ -90,10 +90,7 @@ func (o Override) MarshalJSON() ([]byte, error) {
 // mean unlimited.
 func (o *Override) UnmarshalJSON(data []byte) error {
 	var j overrideJSON
-	if err := input.Strict(data, &j); err != nil {
-		return err
-	}
-	var p instant.Parser
+	p := instant.Parser{Errs: []error{input.Strict(data, &j)}}
 	*o = Override{Limit: j.Limit, StartsAt: time.Now(), ExpiresAt: p.Parse("expires_at", j.ExpiresAt), Reason: j.Reason, Version: j.Version}
 	if start := p.Optional("starts_at", j.StartsAt); start != nil {
 		o.StartsAt = *start

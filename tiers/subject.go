@@ -170,10 +170,7 @@ func (s Subject) MarshalJSON() ([]byte, error) {
 // and reports every instant that is none.
 func (s *Subject) UnmarshalJSON(data []byte) error {
 	var j subjectJSON
-	if err := input.Strict(data, &j); err != nil {
-		return err
-	}
-	var p instant.Parser
+	p := instant.Parser{Errs: []error{input.Strict(data, &j)}}
 	*s = Subject{
 		ID: j.ID, Tier: j.Tier, Status: j.Status, Version: j.Version,
 		BillingAnchor: p.Optional("billing_anchor", j.BillingAnchor),

@@ -1,14 +1,11 @@
 package tiers
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -25,7 +22,7 @@ type Tier struct {
 	OnStoreError tierlimit.Policy `json:"on_store_error"` // default local
 	Load         *Curve           `json:"load"`           // how load scales the adaptive limits; null: only as a higher priority is
 	Limits       Limits           `json:"limits"`
-	Version      int64            `json:"version"` // set by the catalogue; greater with each change
+	Version      int64            `json:"version,omitzero"` // set by the catalogue; greater with each change
 }
 
 // A Curve says how far load scales a tier's adaptive limits: not at all up to a
@@ -92,7 +89,7 @@ func (t *Tier) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
 		limit := t.Limits[name].named(name, "")
 		if err := limit.Validate(); err != nil {
-			errs = append(errs, in("limits."+name, err))
+			errs = append(errs, input.In("limits."+name, err)...)
 		}
 		check(!t.Limits[name].Anchored || limit.Window.Period != "", "limits."+name+".anchor", "billing", "left out for a window of fixed length")
 	}
@@ -113,14 +110,6 @@ func (c *Curve) validate() (errs []error) {
 	return errs
 }
 
-func in(parent string, err error) error {
-	var field *tierlimit.FieldError
-	if errors.As(err, &field) {
-		return field.In(parent)
-	}
-	return fmt.Errorf("%s: %w", parent, err)
-}
-
 func (l Limit) named(name, from string) tierlimit.Limit {
 	return tierlimit.Limit{
 		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Lease: l.Lease, Shadow: l.Shadow, Algorithm: l.Algorithm, From: from,
@@ -139,21 +128,9 @@ func (t Tier) clone() Tier {
 
 // UnmarshalJSON reads limits and reports everything that is wrong in them,
 // joined, each under the limit's name.
-func (l *Limits) UnmarshalJSON(data []byte) error {
-	var raw map[string]json.RawMessage
-	if err := json.Unmarshal(data, &raw); err != nil {
-		return &tierlimit.FieldError{Field: "limits", Value: string(data), Want: "an object of limits by name"}
-	}
-	*l = make(Limits, len(raw))
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(raw)) {
-		var limit Limit
-		if err := limit.UnmarshalJSON(raw[name]); err != nil {
-			errs = append(errs, in("limits."+name, err))
-		}
-		(*l)[name] = limit
-	}
-	return errors.Join(errs...)
+func (l *Limits) UnmarshalJSON(data []byte) (err error) {
+	*l, err = input.Named[Limit]("limits", data)
+	return err
 }
 
 type limitJSON struct {
@@ -191,21 +168,12 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 // know. A max must be there: leaving it out by mistake must not mean unlimited.
 func (l *Limit) UnmarshalJSON(data []byte) error {
 	var j limitJSON
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&j); err != nil {
-		return &tierlimit.FieldError{
-			Field: "limit", Value: string(data),
-			Want: "an object with max, window or period, and if need be scope, anchor, algorithm, adaptive, lease and shadow: " + strings.TrimPrefix(err.Error(), "json: "),
-		}
-	}
+	wrong := input.Strict(data, &j)
 	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Lease: j.Lease, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm}
-	var err error
-	if l.Max, err = parseMax(j.Max); err != nil {
-		return err
-	}
-	l.Window, err = parseWindow(j)
-	return err
+	var wrongMax, wrongWindow error
+	l.Max, wrongMax = parseMax(j.Max)
+	l.Window, wrongWindow = parseWindow(j)
+	return errors.Join(wrong, wrongMax, wrongWindow)
 }
 
 // maxRule is what a max may be, as an error says it.

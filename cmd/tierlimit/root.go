@@ -12,6 +12,7 @@ import (
 
 // streams is all of the process that commands may touch.
 type streams struct {
+	in       io.Reader
 	out, err io.Writer
 	env      func(string) (string, bool)
 }
@@ -56,6 +57,7 @@ func run(ctx context.Context, args []string, s streams) int {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(
 		devCommand(s), serveCommand(s), migrateCommand(s), takeCommand(s),
+		tiersCommand(s), subjectsCommand(s), keysCommand(s), tokensCommand(s),
 		benchCommand(s), configCommand(s), versionCommand(s),
 	)
 	root.SetArgs(args)

@@ -21,6 +21,7 @@ import (
 type shell struct {
 	*testing.T
 	env map[string]string
+	in  string
 }
 
 func (sh shell) run(args ...string) (code int, out, errs string) {
@@ -31,7 +32,7 @@ func (sh shell) run(args ...string) (code int, out, errs string) {
 }
 
 func (sh shell) streams(out, errs io.Writer) streams {
-	return streams{out: out, err: errs, env: func(name string) (string, bool) { v, ok := sh.env[name]; return v, ok }}
+	return streams{in: strings.NewReader(sh.in), out: out, err: errs, env: func(name string) (string, bool) { v, ok := sh.env[name]; return v, ok }}
 }
 
 // A lockedBuffer is written by one goroutine and read by another.

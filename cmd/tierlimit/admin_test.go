@@ -1,0 +1,195 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// administrator is a shell that speaks to a running dev.
+func administrator(t *testing.T) shell {
+	t.Helper()
+	sh := shell{T: t}
+	public, admin, token, _ := sh.dev()
+	sh.env = map[string]string{"TIERLIMIT_URL": public, "TIERLIMIT_ADMIN_URL": admin, "TIERLIMIT_TOKEN": token}
+	return sh
+}
+
+// does runs a command that succeeds and returns what it printed.
+func (sh shell) does(args ...string) string {
+	sh.Helper()
+	code, out, errs := sh.run(args...)
+	if code != exitOK {
+		sh.Fatalf("%v: %d: %s%s", args, code, out, errs)
+	}
+	return out
+}
+
+// refuses runs a command that fails, and says these words.
+func (sh shell) refuses(want int, words []string, args ...string) {
+	sh.Helper()
+	code, out, errs := sh.run(args...)
+	for _, word := range words {
+		if !strings.Contains(errs, word) {
+			sh.Errorf("%v does not say %q: %s", args, word, errs)
+		}
+	}
+	if code != want || out != "" {
+		sh.Errorf("%v: %d, want %d: %s", args, code, want, out)
+	}
+}
+
+func TestTheTiersOfAFileAreApplied(t *testing.T) {
+	sh := administrator(t)
+	file := filepath.Join(t.TempDir(), "tiers.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exported := sh.does("tiers", "export")
+	if !strings.HasPrefix(exported, "tiers:\n- key: free\n") || strings.Contains(exported, "version") {
+		t.Errorf("exported: %s", exported)
+	}
+	write(exported)
+	if out := sh.does("tiers", "apply", "-f", file); !strings.Contains(out, "0 of 3 tiers changed") {
+		t.Errorf("what was exported differs: %s", out)
+	}
+	sh.does("subjects", "set", "acct_42", "--tier", "pro")
+	// Another default, one tier changed, one new, one left out.
+	changed := `tiers:
+- key: free
+  limits: {per_minute: {max: 5, window: 60s, adaptive: true}, per_day: {max: 1000, period: day}}
+  name: Free
+  priority: 10
+  load: {start: 0.7, full: 0.9, floor: 0.1}
+- {key: pro, name: Pro, priority: 20, load: {start: 0.85, full: 0.97, floor: 0.5}, limits: {per_minute: {max: 120, window: 60s, adaptive: true}, per_month: {max: 100000, period: month}}}
+- {key: team, default: true, limits: {per_month: {max: null, period: month, anchor: billing}}}
+`
+	write(changed)
+	want := []string{
+		"+ team", "~ free", "default                true -> false", "~ pro                      1 known subject", "limits.per_minute.max  100 -> 120",
+		"= enterprise               not in the file", "3 of 4 tiers would be changed",
+	}
+	out := sh.does("tiers", "apply", "-f", file, "--dry-run")
+	for _, line := range want {
+		if !strings.Contains(out, line) {
+			t.Errorf("the difference lacks %q: %s", line, out)
+		}
+	}
+	if out := sh.does("tiers", "get", "pro"); !strings.Contains(out, "max: 100\n") {
+		t.Errorf("a dry run changed something: %s", out)
+	}
+	sh.does("tiers", "apply", "-f", file)
+	if out := sh.does("tiers", "apply", "-f", file); !strings.Contains(out, "0 of 4 tiers changed") {
+		t.Errorf("applied again: %s", out)
+	}
+	if out := sh.does("tiers", "list"); !strings.Contains(out, "team (default)") || !strings.Contains(out, "billing period") || strings.Contains(out, "free (default)") {
+		t.Errorf("listed: %s", out)
+	}
+	if out := sh.does("tiers", "apply", "-f", file, "--prune"); !strings.Contains(out, "- enterprise") {
+		t.Errorf("pruned: %s", out)
+	}
+	sh.refuses(exitFailed, []string{"404", "enterprise"}, "tiers", "get", "enterprise")
+
+	sh.in = strings.ReplaceAll(changed, "- {key: pro", "- {key: business")
+	sh.refuses(exitFailed, []string{"409", `"acct_42"`}, "tiers", "apply", "-f", "-", "--prune") // pro is in use
+}
+
+func TestAWrongTierFileChangesNothingAndNamesAllThatIsWrong(t *testing.T) {
+	sh := administrator(t)
+	before := sh.does("tiers", "export")
+	for text, words := range map[string][]string{
+		"tiers:\n- key: [":                  {"2:8"},
+		"":                                  {"tiers", "given"},
+		"tiers: []":                         {"tiers", "given"},
+		"tiers: {}":                         {"tiers", "a list"},
+		"levels: []":                        {"levels", "no such field"},
+		"tiers:\n- {key: free, version: 3}": {"tiers.free.version", "tiers.free.limits"},
+		"tiers:\n- {key: X!, name: 5, limits: {a: {max: -1, window: 5x}, b: {max: 1}}, load: {start: 2, full: 1, floor: 0}}": {
+			"tiers.X!.key", "tiers.X!.name", "limits.a.max", "limits.a.window", "limits.b.window", "load.start", "load.floor",
+		},
+		"tiers:\n- {key: a, limits: {x: {max: 1, window: 1s}}}\n- {key: a, limits: {x: {max: 1, window: 1s}}}": {"tiers.a.key", "different"},
+	} {
+		sh.in = text
+		sh.refuses(exitUsage, words, "tiers", "apply", "-f", "-")
+	}
+	sh.refuses(exitFailed, []string{"no such file"}, "tiers", "apply", "-f", filepath.Join(t.TempDir(), "none"))
+	if after := sh.does("tiers", "export"); after != before {
+		t.Errorf("before %s, after %s", before, after)
+	}
+}
+
+func TestASubjectIsSetAndShown(t *testing.T) {
+	sh := administrator(t)
+	out := sh.does("subjects", "set", "acct_42", "--tier", "free", "--trial", "pro@2926-12-15T00:00:00Z", "--billing-anchor", "2026-11-30T00:00:00Z")
+	for _, line := range []string{"tier            free", "trial           pro until 2926-12-15T00:00:00Z", "billing anchor  2026-11-30T00:00:00Z", "used 0 of 100 in 60s, from trial"} {
+		if !strings.Contains(out, line) {
+			t.Errorf("shown without %q: %s", line, out)
+		}
+	}
+	sh.does("take", "acct_42", "--cost", "7")
+	out = sh.does("subjects", "set", "acct_42", "--trial", "", "--dry-run")
+	if !strings.Contains(out, "100 -> 5        used 7  would be denied at once") || !strings.Contains(out, "nothing was changed") {
+		t.Errorf("tried: %s", out)
+	}
+	sh.does("subjects", "set", "acct_42", "--status", "past_due", "--grace-until", "2926-12-15T00:00:00Z")
+	if out := sh.does("subjects", "set", "acct_42", "--status", "active", "--next", "pro@2926-01-01T00:00:00Z"); strings.Contains(out, "grace") || !strings.Contains(out, "next") {
+		t.Errorf("paid: %s", out)
+	}
+	var read struct {
+		Subject struct{ Trial struct{ Tier string } }
+		Usage   struct{ Tier string }
+	}
+	if err := json.Unmarshal([]byte(sh.does("subjects", "get", "acct_42", "--json")), &read); err != nil || read.Subject.Trial.Tier != "pro" || read.Usage.Tier != "pro" {
+		t.Errorf("%+v, %v", read, err)
+	}
+	if out := sh.does("subjects", "list", "--tier", "pro"); !strings.Contains(out, "acct_42") {
+		t.Errorf("listed: %s", out)
+	}
+	sh.does("subjects", "set", "a/b c", "--tier", "pro") // what must be escaped in a path
+	sh.does("subjects", "get", "a/b c")
+	sh.refuses(exitUsage, []string{"told what to change"}, "subjects", "set", "acct_42")
+	sh.refuses(exitUsage, []string{"--trial", `"pro"`, "@"}, "subjects", "set", "acct_42", "--trial", "pro")
+	sh.refuses(exitFailed, []string{"400", "status", "late", "tier", "Gold!"}, "subjects", "set", "acct_42", "--status", "late", "--tier", "Gold!")
+	sh.refuses(exitFailed, []string{"404"}, "subjects", "get", "nobody")
+}
+
+func TestKeysAndTokensAreShownOnceAndRevoked(t *testing.T) {
+	sh := administrator(t)
+	sh.does("subjects", "set", "acct_42", "--tier", "pro")
+	made := sh.does("keys", "create", "acct_42", "--name", "production", "--expires", "2926-12-15T00:00:00Z")
+	secret := regexp.MustCompile(`^tl_key_[a-z2-7]{16}_[a-z2-7]{26}\n`).FindString(made)
+	if secret == "" {
+		t.Fatalf("made: %s", made)
+	}
+	id := secret[len("tl_key_"):][:16]
+	if out := sh.does("keys", "list", "--subject", "acct_42"); !strings.Contains(out, id) || strings.Contains(out, strings.TrimSpace(secret)) || !strings.Contains(out, "production") {
+		t.Errorf("listed: %s", out)
+	}
+	sh.does("keys", "revoke", id)
+	if out := sh.does("keys", "list"); strings.Contains(out, id) {
+		t.Errorf("revoked, and listed: %s", out)
+	}
+	sh.refuses(exitFailed, []string{"404"}, "keys", "revoke", id)
+
+	var token struct{ ID, Secret string }
+	if err := json.Unmarshal([]byte(sh.does("tokens", "create", "viewer", "--name", "look", "--json")), &token); err != nil || token.Secret == "" {
+		t.Fatal(err)
+	}
+	viewer := sh
+	viewer.env = map[string]string{"TIERLIMIT_ADMIN_URL": sh.env["TIERLIMIT_ADMIN_URL"], "TIERLIMIT_TOKEN": token.Secret}
+	viewer.does("tiers", "list")
+	viewer.refuses(exitFailed, []string{"403", "viewer"}, "subjects", "set", "acct_43", "--tier", "pro")
+	sh.does("tokens", "revoke", token.ID)
+	viewer.refuses(exitFailed, []string{"401", "TIERLIMIT_TOKEN"}, "tiers", "list")
+	sh.refuses(exitFailed, []string{"400", "role", "king", "viewer"}, "tokens", "create", "king", "--name", "x")
+	viewer.env["TIERLIMIT_ADMIN_URL"] = "ftp://x"
+	viewer.refuses(exitUsage, []string{"TIERLIMIT_ADMIN_URL", "ftp://x", "http"}, "tiers", "list")
+	viewer.env["TIERLIMIT_ADMIN_URL"] = "http://127.0.0.1:1"
+	viewer.refuses(exitFailed, []string{"127.0.0.1:1"}, "tiers", "list")
+}
