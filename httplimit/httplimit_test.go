@@ -196,6 +196,57 @@ func TestScopeCostAndSkip(t *testing.T) {
 	}
 }
 
+// Whoever brings no key, or one that is none, is told apart by address: no key at
+// all is made up to escape a limit.
+func TestAKeyIsTheDefaultWayOfKnowingWhoIsAsking(t *testing.T) {
+	known := func(_ context.Context, key string) (string, error) {
+		return map[string]string{"one": "acct_1", "two": "acct_2"}[key], nil
+	}
+	for _, c := range []struct {
+		cfg    httplimit.Config
+		header []string
+		want   string
+	}{
+		{httplimit.Config{Keys: known}, []string{"X-Api-Key", "one"}, "acct_1"},
+		{httplimit.Config{Keys: known}, []string{"Authorization", "Bearer two"}, "acct_2"},
+		{httplimit.Config{Keys: known}, []string{"X-Api-Key", "one", "Authorization", "Bearer two"}, "acct_1"},
+		{httplimit.Config{Keys: known}, []string{"X-Api-Key", "three"}, "ip:203.0.113.7"},
+		{httplimit.Config{Keys: known}, nil, "ip:203.0.113.7"},
+		{httplimit.Config{}, []string{"X-Api-Key", "one"}, "ip:203.0.113.7"},
+		{
+			httplimit.Config{Keys: known, Address: httplimit.AddressConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}},
+			[]string{"X-Forwarded-For", "198.51.100.1"}, "ip:198.51.100.1",
+		},
+	} {
+		var asked string
+		limit, err := httplimit.New(limiterFunc(func(req tierlimit.Request) { asked = req.Subject }), c.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = "203.0.113.7:1"
+		for i := 0; i < len(c.header); i += 2 {
+			r.Header.Set(c.header[i], c.header[i+1])
+		}
+		limit(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+		if asked != c.want {
+			t.Errorf("%v: %q was asked for, want %q", c.header, asked, c.want)
+		}
+	}
+}
+
+// A limiterFunc is told of each request, and allows it.
+type limiterFunc func(tierlimit.Request)
+
+func (f limiterFunc) Take(_ context.Context, req tierlimit.Request) (tierlimit.Decision, error) {
+	f(req)
+	return tierlimit.Decision{Allowed: true}, nil
+}
+
+func (f limiterFunc) Peek(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error) {
+	return f.Take(ctx, req)
+}
+
 func TestWhoIsAsking(t *testing.T) {
 	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:ff::/48")}
 	keys := func(_ context.Context, key string) (string, error) {

@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	neturl "net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/migrations"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -182,6 +184,45 @@ func TestTheAuditLogCannotBeRewritten(t *testing.T) {
 	}
 	if list, err := c.Events(t.Context(), tiers.EventFilter{Most: 10}); err != nil || len(list) != 1 || list[0].Action != "subject.create" {
 		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// The service runs as a role that owns nothing, and then not even it can rewrite
+// the audit log.
+func TestTheServiceNeedsNoOwnership(t *testing.T) {
+	url := newDatabase(t)
+	role := fmt.Sprintf("service_%d", time.Now().UnixNano())
+	if err := execute(t.Context(), url, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'"); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrations.Grant(t.Context(), url, role); err != nil {
+		t.Fatal(err)
+	}
+	lesser, err := neturl.Parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lesser.User = neturl.UserPassword(role, "secret")
+	r := startReplica(t, redisServer.URL, lesser.String())
+	id := newSubject(t)
+	tag, _ := r.want(201, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"pro"}`, id))
+	r.token("alice", "viewer")
+	r.want(201, "POST", r.admin+"/admin/v1/keys", fmt.Sprintf(`{"name":"k","subject":%q}`, id))
+	r.want(201, "POST", r.admin+"/admin/v1/tiers", `{"key":"team","default":true,"limits":{"per_day":{"max":5,"period":"day"}}}`)
+	r.want(200, "PUT", r.admin+"/admin/v1/load", `{"mode":"off","pins":{}}`, "If-Match", `"0"`)
+	eventually(t, time.Second, "pro", func() bool { return r.must("take", id).Tier == "pro" })
+	r.want(204, "DELETE", r.admin+"/admin/v1/subjects/"+id, "", "If-Match", tag.Get("Etag"))
+	for _, sql := range []string{
+		"DELETE FROM tierlimit.audit", "TRUNCATE tierlimit.audit", "UPDATE tierlimit.audit SET actor = 'nobody'",
+		"ALTER TABLE tierlimit.audit DISABLE TRIGGER audit_stays", "DROP TRIGGER audit_stays ON tierlimit.audit", "DROP TABLE tierlimit.audit",
+		"CREATE OR REPLACE FUNCTION tierlimit.audit_stays() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+	} {
+		if err := execute(t.Context(), lesser.String(), sql); err == nil {
+			t.Errorf("%s: done", sql)
+		}
+	}
+	if strings.Contains(r.log(), "denied") {
+		t.Errorf("the log says %s", r.log())
 	}
 }
 

@@ -3,10 +3,12 @@ package migrations
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -61,17 +63,49 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 	return steps, err
 }
 
-func with(ctx context.Context, url string, do func(*goose.Provider) error) error {
+// Grant gives a role what serve needs of a database that is up to date, and no
+// more: it reads and writes all but the audit log, which it can only add to. Who
+// owns the tables could still change that; so let serve use another role.
+func Grant(ctx context.Context, url, role string) error {
+	db, err := open(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	name := pgx.Identifier{role}.Sanitize()
+	for _, sql := range []string{
+		"GRANT USAGE ON SCHEMA tierlimit TO ",
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tierlimit TO ",
+		"REVOKE UPDATE, DELETE, TRUNCATE ON tierlimit.audit FROM ",
+		"GRANT SELECT ON " + table + " TO ",
+	} {
+		if _, err := db.ExecContext(ctx, sql+name); err != nil {
+			return fmt.Errorf("grant to %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func open(ctx context.Context, url string) (*sql.DB, error) {
 	cfg, err := pgxpool.ParseConfig(url) // the URL may size the pool of serve
 	if err != nil {
-		return fmt.Errorf("database URL: %w", err)
+		return nil, fmt.Errorf("database URL: %w", err)
 	}
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	db := stdlib.OpenDB(*cfg.ConnConfig)
-	defer db.Close()
 	if err := db.PingContext(ctx); err != nil {
-		return fmt.Errorf("reach database: %w", err)
+		db.Close()
+		return nil, fmt.Errorf("reach database: %w", err)
 	}
+	return db, nil
+}
+
+func with(ctx context.Context, url string, do func(*goose.Provider) error) error {
+	db, err := open(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 120))
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ func migrateCommand(s streams) *cobra.Command {
 	cmd.AddCommand(
 		migrateStep(s, "up", "Apply what is missing", migrateUp),
 		migrateStep(s, "status", "Show what is applied", migrateStatus),
+		migrateGrant(s),
 	)
 	return cmd
 }
@@ -24,6 +25,24 @@ func migrateStep(s streams, use, short string, do func(context.Context, streams,
 	var set settings
 	return options{set.database()}.command(s, use, short, func(ctx context.Context) error {
 		return do(ctx, s, set.databaseURL)
+	})
+}
+
+// migrateGrant lets serve run as a role that owns nothing, and so cannot rewrite
+// the audit log.
+func migrateGrant(s streams) *cobra.Command {
+	var set settings
+	var role string
+	opts := options{set.database(), {
+		name: "role", usage: "the role that serve will use", required: true,
+		want: "the name of a role that exists", parse: func(v string) error { role = v; return nil },
+	}}
+	return opts.command(s, "grant", "Give another role what serve needs, and no more; again after each migration", func(ctx context.Context) error {
+		if err := migrations.Grant(ctx, set.databaseURL, role); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(s.out, "granted to", role)
+		return err
 	})
 }
 
