@@ -1,8 +1,11 @@
 package api_test
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -204,6 +207,26 @@ func TestWhoActedIsTold(t *testing.T) {
 	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`, "Authorization", "Bearer "+token.Secret).want(201)
 	s.ask(s.admin, "POST", "/admin/v1/tiers", `{}`, "Authorization", "Bearer "+token.Secret).want(403, "operator may not govern")
 	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"actor":"token:alice"`)
+}
+
+// The page about the API is itself alone: it loads nothing, and runs nothing.
+func TestTheDocsNeedNoNetwork(t *testing.T) {
+	s := newSite(t, 0)
+	for _, h := range []http.Handler{s.public, s.admin} {
+		a := s.ask(h, "GET", "/docs", "", "Authorization", "").want(200, "/admin/v1/subjects/{id}/overrides/{limit}", `id="schema-Decision"`, "Charge a subject")
+		for _, loads := range []string{"<script", "src=", "@import", "url(", "<link", "<iframe"} {
+			if strings.Contains(string(a.body), loads) {
+				t.Errorf("the page has %q", loads)
+			}
+		}
+		_, rest, _ := strings.Cut(string(a.body), "<style>")
+		style, _, _ := strings.Cut(rest, "</style>")
+		sum := sha256.Sum256([]byte(style))
+		policy := a.header.Get("Content-Security-Policy")
+		if !strings.HasPrefix(policy, "default-src 'none'; style-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"';") {
+			t.Errorf("its policy is %s", policy)
+		}
+	}
 }
 
 func TestAllThatIsWrongIsNamedAtOnce(t *testing.T) {
