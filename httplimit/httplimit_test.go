@@ -215,7 +215,8 @@ func TestAKeyIsTheDefaultWayOfKnowingWhoIsAsking(t *testing.T) {
 		{httplimit.Config{}, []string{"X-Api-Key", "one"}, "ip:203.0.113.7"},
 		{
 			httplimit.Config{Keys: known, Address: httplimit.AddressConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}},
-			[]string{"X-Forwarded-For", "198.51.100.1"}, "ip:198.51.100.1",
+			[]string{"X-Forwarded-For", "198.51.100.1"},
+			"ip:198.51.100.1",
 		},
 	} {
 		var asked string
@@ -223,7 +224,7 @@ func TestAKeyIsTheDefaultWayOfKnowingWhoIsAsking(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := httptest.NewRequest("GET", "/", nil)
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.RemoteAddr = "203.0.113.7:1"
 		for i := 0; i < len(c.header); i += 2 {
 			r.Header.Set(c.header[i], c.header[i+1])

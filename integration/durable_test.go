@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -229,22 +230,40 @@ func TestTheLedgerIsNotInTheWay(t *testing.T) {
 	eventually(t, 2*time.Second, "restored", func() bool { return take(t, s, id, 0, perDay(100)).Counts[0].Used == 11 })
 }
 
+// A flakyLedger can be taken away, and counts what is asked of it.
 type flakyLedger struct {
 	durable.Ledger
-	down atomic.Bool
+	down            atomic.Bool
+	looks, subjects atomic.Int64
+}
+
+func (f *flakyLedger) err() error {
+	if f.down.Load() {
+		return errors.New("the ledger is down")
+	}
+	return nil
 }
 
 func (f *flakyLedger) NoteWindows(ctx context.Context, list []durable.Window) error {
-	if f.down.Load() {
-		return fmt.Errorf("the ledger is down")
+	if err := f.err(); err != nil {
+		return err
 	}
 	return f.Ledger.NoteWindows(ctx, list)
 }
 
-func (f *flakyLedger) RunningWindows(ctx context.Context, subjects []string, now int64) ([]durable.Window, error) {
-	if f.down.Load() {
-		return nil, fmt.Errorf("the ledger is down")
+func (f *flakyLedger) NoteResets(ctx context.Context, list []durable.Reset) error {
+	if err := f.err(); err != nil {
+		return err
 	}
+	return f.Ledger.NoteResets(ctx, list)
+}
+
+func (f *flakyLedger) RunningWindows(ctx context.Context, subjects []string, now int64) ([]durable.Window, error) {
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	f.looks.Add(1)
+	f.subjects.Add(int64(len(subjects)))
 	return f.Ledger.RunningWindows(ctx, subjects, now)
 }
 

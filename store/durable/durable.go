@@ -2,17 +2,22 @@
 // that counts it.
 //
 // A [Store] wraps one that shares its counters, and notes in a [Ledger], in the
-// background, what was used of windows of a day or longer. A charge that begins
-// such a window anew, although the ledger says that it is running, shows that the
-// store has lost it: what the ledger has is put back on top.
+// background, what was used of fixed windows of a day or longer. A charge that
+// begins such a window, although by the ledger it runs, shows that the store has
+// lost it: what the ledger has is put back on top.
 //
-// What can be lost is what was charged in the last [Config.Every] and the write
-// that follows it. Until a loss is made good, which takes a moment after the first
-// charge, a subject may use its max again. Windows that slide are not noted.
+// What can be lost is what was charged since the ledger was last written, which is
+// [Config.Every] and the time of a write. Where several processes charge a subject it can be as much again as
+// was charged between the loss and the repair, which takes a moment after the first
+// charge. Until then a subject may use its max again. Of limits that are leased it is
+// off by the shares that were out, and a refund that was on its way may be lost or
+// given twice. That a store has come back with older counts than it had is not
+// noticed.
 package durable
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -23,12 +28,13 @@ import (
 // MinLength is how long a window is at least to be noted. A period always is.
 const MinLength = 24 * time.Hour
 
-// A Window is what a subject has used of one limit's window.
+// A Window is what a subject has used of one limit's window. Instants are on the
+// store's clock, in milliseconds since the epoch.
 type Window struct {
 	Subject, Limit string
 	Used           int64
-	End            int64 // when it ends: milliseconds since the epoch, on the store's clock
-	At             int64 // when it was seen so, on the same clock
+	End            int64 // when it ends
+	At             int64 // when it was seen so
 }
 
 // A Credit is a charge that was given back.
@@ -45,18 +51,25 @@ type Reset struct {
 	At      int64    // what was seen up to then does not count
 }
 
+// A Loss is a window that the store may have lost, and what the ledger has of it.
+type Loss struct {
+	Window
+	Begun   int64 // the end of the window that was begun in its place; 0 if none is known
+	BegunAt int64 // when that was
+}
+
 // A Ledger holds windows that outlive the store. It is safe for concurrent use by
 // many processes.
 type Ledger interface {
 	// NoteWindows keeps of each window the most that was seen, whatever comes in
-	// which order. One that ends later than the one that runs, as it seems begun
-	// anew, leaves that as it is.
+	// which order, and the earliest end. One that seems begun while another runs
+	// leaves that as it is.
 	NoteWindows(ctx context.Context, list []Window) error
 	// NoteCredits takes charges off.
 	NoteCredits(ctx context.Context, list []Credit) error
-	// NoteResets forgets.
+	// NoteResets forgets, also what is noted later and was seen before.
 	NoteResets(ctx context.Context, list []Reset) error
-	// ForgetEnded removes windows that ended before an instant, some at a time.
+	// ForgetEnded removes what ended before an instant.
 	ForgetEnded(ctx context.Context, before int64) error
 	// RunningWindows returns what subjects have used of windows that run at now.
 	RunningWindows(ctx context.Context, subjects []string, now int64) ([]Window, error)
@@ -65,9 +78,10 @@ type Ledger interface {
 // A Restorer is a store to which usage can be given back.
 type Restorer interface {
 	tierlimit.Store
-	// Restore adds what was used of a subject's windows to what the store has, once
-	// for each loss, whose instant on the store's clock is seen.
-	Restore(ctx context.Context, subject string, seen int64, list []Window) error
+	// Restore makes losses of one subject good and returns how many there were. To
+	// a window that was begun anew it adds what was used, once however often it is
+	// asked; for others it sees to it that they have at least that.
+	Restore(ctx context.Context, list []Loss) (int, error)
 }
 
 // Config tunes a Store. The zero Config is ready for use.
@@ -77,10 +91,10 @@ type Config struct {
 	Subjects int           // most subjects whose usage waits to be written, and that wait to be restored; default 131,072
 
 	// Known reports whether a subject is a customer. Of others a bounded number is
-	// noted at a time, those who use most first: names can be made up without end.
-	// Default: everybody is.
+	// noted and looked for at a time, those who use most first: names can be made up
+	// without end. Default: everybody is.
 	Known   func(subject string) bool
-	Unknown int // most windows of unknown subjects in each write; default 200
+	Unknown int // most windows of unknown subjects in each write, and most of them in each look; default 200
 
 	Logger *slog.Logger // told when the ledger is lost and found again, and of what is restored; default slog.Default
 }
@@ -88,6 +102,7 @@ type Config struct {
 // A Store counts where the store it wraps does. It is safe for concurrent use.
 type Store struct {
 	inner    Restorer
+	now      func(tierlimit.Charge) (tierlimit.Outcome, bool) // nil if inner is no Immediate
 	ledger   Ledger
 	cfg      Config
 	notes    notes
@@ -121,8 +136,11 @@ func New(inner Restorer, ledger Ledger, cfg Config) *Store {
 		cfg.Logger = slog.Default()
 	}
 	s := &Store{inner: inner, ledger: ledger, cfg: cfg}
+	if i, ok := inner.(tierlimit.Immediate); ok {
+		s.now = i.TakeNow
+	}
 	s.notes.start(cfg.Subjects)
-	s.losses.start(cfg.Subjects)
+	s.losses.start(cfg.Subjects, cfg.Known)
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.running.Go(func() { s.write(ctx) })
@@ -130,12 +148,14 @@ func New(inner Restorer, ledger Ledger, cfg Config) *Store {
 	return s
 }
 
-// Close writes what was noted and stops. The wrapped store is not closed.
+// Close makes good the losses that are known, writes what was noted, and stops. The
+// wrapped store is not closed.
 func (s *Store) Close(ctx context.Context) error {
 	s.closing.Do(func() {
 		s.stop()
 		s.running.Wait()
-		s.closeErr = s.flush(ctx)
+		_, err := s.restoreAll(ctx)
+		s.closeErr = errors.Join(err, s.flush(ctx))
 	})
 	return s.closeErr
 }
@@ -143,36 +163,51 @@ func (s *Store) Close(ctx context.Context) error {
 // Take implements tierlimit.Store.
 func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
 	o, err := s.inner.Take(ctx, c)
-	if err == nil && o.Source != tierlimit.SourceLease {
+	if err == nil {
 		s.note(&c, &o)
+	} else if c.Cost > 0 && errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		s.lookAgain(&c)
 	}
 	return o, err
 }
 
-// TakeNow implements tierlimit.Immediate. What it serves was charged before, and
-// noted then.
+// TakeNow implements tierlimit.Immediate.
 func (s *Store) TakeNow(c tierlimit.Charge) (o tierlimit.Outcome, ok bool) {
-	if now, is := s.inner.(tierlimit.Immediate); is {
-		return now.TakeNow(c)
+	if s.now == nil {
+		return o, false
 	}
-	return o, false
+	if o, ok = s.now(c); ok {
+		s.note(&c, &o)
+	}
+	return o, ok
 }
 
-// note remembers what o says of long windows.
+// note remembers what o says of long windows. What was begun waits until it is known
+// whether it was lost: what is noted of it must not hide what was used before.
 func (s *Store) note(c *tierlimit.Charge, o *tierlimit.Outcome) {
 	for i := range o.Counts {
 		if !long(&c.Ceilings[i]) {
 			continue
 		}
 		count := &o.Counts[i]
+		w := Window{Limit: c.Ceilings[i].Name, Used: count.Used, End: count.End, At: o.At}
 		switch {
-		case o.Allowed && c.Cost > 0:
-			s.notes.add(c.Subject, Window{Limit: c.Ceilings[i].Name, Used: count.Used, End: count.End, At: o.At})
-			if count.Began {
-				s.losses.suspect(c.Subject, o.At)
-			}
+		case count.Began:
+			s.suspect(c.Subject, loss{Window: w, begun: count.End, seen: o.At})
 		case count.End == 0: // nobody has used it, or it is lost
-			s.losses.suspect(c.Subject, o.At)
+			s.suspect(c.Subject, loss{Window: w})
+		case !s.losses.waits(c.Subject, &w):
+			s.notes.add(c.Subject, w)
+		}
+	}
+}
+
+// lookAgain suspects what a charge touched of which nothing is known: it may have
+// begun windows anew.
+func (s *Store) lookAgain(c *tierlimit.Charge) {
+	for i := range c.Ceilings {
+		if long(&c.Ceilings[i]) {
+			s.suspect(c.Subject, loss{Window: Window{Limit: c.Ceilings[i].Name}})
 		}
 	}
 }
@@ -181,20 +216,26 @@ func long(c *tierlimit.Ceiling) bool {
 	return !c.Sliding && (c.Window.Period != "" || c.Window.Length >= MinLength)
 }
 
-// Reset implements tierlimit.Store.
+// Reset implements tierlimit.Store. The ledger is told before it returns, or as soon
+// as that can be.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
 	if err := s.inner.Reset(ctx, subject, limits...); err != nil {
 		return err
 	}
-	// On the store's clock, and after the reset: what is noted of a charge in
-	// between is forgotten too.
+	// On the store's clock, and after the reset: what was seen in between is
+	// forgotten too.
 	o, err := s.inner.Take(ctx, tierlimit.Charge{
 		Subject: subject, Ceilings: []tierlimit.Ceiling{{Name: "reset", Window: tierlimit.Window{Length: time.Second}}},
 	})
 	if err != nil {
 		o.At = time.Now().UnixMilli() // the clocks are near each other, or nearly
 	}
-	s.notes.forget(Reset{Subject: subject, Limits: limits, At: o.At})
+	r := Reset{Subject: subject, Limits: limits, At: o.At}
+	s.losses.forget(&r)
+	s.notes.forget(&r)
+	if err := s.ledger.NoteResets(ctx, []Reset{r}); err != nil {
+		s.notes.reset(r)
+	}
 	return nil
 }
 

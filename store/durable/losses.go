@@ -2,105 +2,219 @@ package durable
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/tierlimit/tierlimit"
 )
 
-// losses are subjects of which a long window has just begun, or has not: either
-// that is so, or the store has lost it.
+// A loss is a long window that has just begun, or has not: either that is so, or the
+// store has lost it. Its Window is the last that was seen of it.
+type loss struct {
+	Window
+	begun int64 // its end, if a charge has begun it; 0: it was not there, or that is not known
+	seen  int64 // when that was
+}
+
+// losses wait to be looked into.
 type losses struct {
-	most int
-	wake chan struct{} // holds one element when somebody waits
+	most  int
+	known func(subject string) bool
+	wake  chan struct{} // holds one element when somebody waits
+	count atomic.Int64  // of subjects that wait
 
 	mu      sync.Mutex
-	waiting map[string]int64 // guarded by mu: when it was seen, on the store's clock
-	dropped int              // guarded by mu
+	waiting map[string]*suspect // guarded by mu: by subject
+	unknown int                 // guarded by mu: how many of them are
+	dropped int                 // guarded by mu
+
+	// settled are windows that were not there, which the ledger had nothing of: they
+	// are looked for every minute at most, however often somebody asks.
+	settled map[string]time.Time // guarded by mu
 }
 
-func (l *losses) start(subjects int) {
-	l.most, l.wake, l.waiting = subjects, make(chan struct{}, 1), make(map[string]int64)
+// A suspect is a subject that waits.
+type suspect struct {
+	known  bool
+	losses []loss // one for each limit
 }
 
-func (l *losses) suspect(subject string, seen int64) {
+func (l *losses) start(subjects int, known func(string) bool) {
+	l.most, l.known = subjects, known
+	l.wake, l.waiting, l.settled = make(chan struct{}, 1), make(map[string]*suspect), make(map[string]time.Time)
+}
+
+const (
+	settledFor  = time.Minute
+	mostSettled = 1 << 16
+)
+
+func settledKey(subject, limit string) string { return limit + " " + subject }
+
+// suspect has a loss looked into. Unknown subjects take half of the places at most.
+// Of what was looked into and is lost again it returns what was seen: that is to be
+// noted.
+func (l *losses) suspect(subject string, one loss) (seen Window) {
 	l.mu.Lock()
-	before, waits := l.waiting[subject]
-	if waits || len(l.waiting) < l.most {
-		l.waiting[subject] = max(before, seen) // it may be lost again before it is made good
-	} else {
-		l.dropped++
+	defer l.mu.Unlock()
+	if one.begun == 0 && time.Now().Before(l.settled[settledKey(subject, one.Limit)]) {
+		return seen
 	}
-	l.mu.Unlock()
+	who := l.waiting[subject]
+	if who == nil {
+		who = &suspect{known: l.known(subject)}
+		if len(l.waiting) >= l.most || !who.known && l.unknown >= l.most/2 {
+			l.dropped++
+			return seen
+		}
+		l.waiting[subject] = who
+		l.count.Add(1)
+		if !who.known {
+			l.unknown++
+		}
+	}
+	if old := who.of(one.Limit); old == nil {
+		who.losses = append(who.losses, one)
+	} else if one.begun > 0 && one.seen >= old.seen {
+		seen, *old = old.Window, one
+	}
 	select {
 	case l.wake <- struct{}{}:
 	default: // it is awake already
 	}
+	return seen
 }
 
-// take returns some that wait, who wait no more.
-func (l *losses) take(most int) (some map[string]int64, dropped int) {
+func (s *suspect) of(limit string) *loss {
+	for i := range s.losses {
+		if s.losses[i].Limit == limit {
+			return &s.losses[i]
+		}
+	}
+	return nil
+}
+
+// waits reports whether w is of a window that is looked into, and remembers it there.
+func (l *losses) waits(subject string, w *Window) bool {
+	if l.count.Load() == 0 {
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	some = make(map[string]int64, min(most, len(l.waiting)))
-	for subject, seen := range l.waiting {
+	who := l.waiting[subject]
+	if who == nil {
+		return false
+	}
+	one := who.of(w.Limit)
+	if one == nil {
+		return false
+	}
+	if w.At >= one.At {
+		one.Window = *w
+	}
+	return true
+}
+
+// forget drops suspicions of usage that was forgiven.
+func (l *losses) forget(r *Reset) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if who := l.waiting[r.Subject]; who != nil {
+		who.losses = slices.DeleteFunc(who.losses, func(one loss) bool { return one.At <= r.At && r.forgives(one.Limit) })
+	}
+}
+
+// take returns some who wait, who wait no more; of unknown ones at most so many.
+func (l *losses) take(most, unknown int) (some map[string]*suspect, dropped int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	some = make(map[string]*suspect, min(most, len(l.waiting)))
+	for subject, who := range l.waiting {
 		if len(some) == most {
 			break
 		}
-		some[subject] = seen
+		if !who.known {
+			if unknown == 0 {
+				continue
+			}
+			unknown--
+			l.unknown--
+		}
+		some[subject] = who
 		delete(l.waiting, subject)
+		l.count.Add(-1)
 	}
 	dropped, l.dropped = l.dropped, 0
 	return some, dropped
 }
 
-// settleFor lets those who were charged at once come together, and what was
-// charged before the loss reach the ledger that is asked.
+// putBack has those wait on who could not be looked into.
+func (s *Store) putBack(some map[string]*suspect) {
+	for subject, who := range some {
+		for _, one := range who.losses {
+			s.suspect(subject, one)
+		}
+	}
+}
+
+func (s *Store) suspect(subject string, one loss) {
+	if seen := s.losses.suspect(subject, one); seen.End > 0 {
+		s.notes.add(subject, seen)
+	}
+}
+
+// settle remembers that there was nothing to find.
+func (l *losses) settle(subject, limit string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.settled) >= mostSettled {
+		clear(l.settled)
+	}
+	l.settled[settledKey(subject, limit)] = time.Now().Add(settledFor)
+}
+
 const (
-	settleFor = 20 * time.Millisecond
-	retryIn   = 500 * time.Millisecond
+	roundEvery = 20 * time.Millisecond // a round of looks: those who were charged at once come together
+	retryIn    = 500 * time.Millisecond
+	restorers  = 8 // at a time
 )
 
 // restore puts back what the store has lost, until ctx ends.
 func (s *Store) restore(ctx context.Context) {
+	var failing error
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.losses.wake:
 		}
-		pause, restored := settleFor, 0
-		for {
-			if !sleep(ctx, pause) {
-				return
-			}
-			some, dropped := s.losses.take(s.cfg.Batch)
-			if dropped > 0 {
-				s.cfg.Logger.Warn("durable: more subjects began long windows than can wait: whether these were lost is not known", "subjects", dropped)
-			}
-			if len(some) == 0 {
+		restored := 0
+		for pause := roundEvery; sleep(ctx, pause) && s.losses.count.Load() > 0; {
+			n, err := s.restoreRound(ctx)
+			restored += n
+			pause = roundEvery
+			if ctx.Err() != nil {
 				break
 			}
-			pause = 0
-			n, err := s.restoreSome(ctx, some)
-			restored += n
 			if err != nil {
 				pause = retryIn
-				for subject, seen := range some {
-					s.losses.suspect(subject, seen)
-				}
 			}
+			switch {
+			case err != nil && failing == nil:
+				s.cfg.Logger.Warn("durable: whether long windows were lost cannot be looked into, they wait", "error", err)
+			case err == nil && failing != nil:
+				s.cfg.Logger.Info("durable: losses of long windows are looked into again")
+			}
+			failing = err
 		}
 		if restored > 0 {
-			s.cfg.Logger.Warn("durable: the store had lost long windows, which are restored", "subjects", restored)
+			s.cfg.Logger.Warn("durable: the store had lost long windows, which are restored", "windows", restored)
 		}
 	}
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
-	if d == 0 {
-		return ctx.Err() == nil
-	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -111,32 +225,102 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// restoreSome asks the ledger for subjects and gives the store what it lacks; it
-// returns of how many. To ask for one again that was restored does nothing.
-func (s *Store) restoreSome(ctx context.Context, some map[string]int64) (restored int, err error) {
-	subjects := make([]string, 0, len(some))
-	now := int64(0)
-	for subject, seen := range some {
-		subjects = append(subjects, subject)
-		now = max(now, seen)
+// restoreAll looks into all who wait.
+func (s *Store) restoreAll(ctx context.Context) (restored int, err error) {
+	for s.losses.count.Load() > 0 && err == nil {
+		var n int
+		n, err = s.restoreRound(ctx)
+		restored += n
 	}
-	list, err := s.ledger.RunningWindows(ctx, subjects, now)
-	if err != nil {
-		return 0, err
-	}
-	lost := make(map[string][]Window)
-	for _, w := range list {
-		if w.At < some[w.Subject] { // else what it has is from after the loss
-			lost[w.Subject] = append(lost[w.Subject], w)
-		}
-	}
-	for subject, windows := range lost {
-		if err := s.inner.Restore(ctx, subject, some[subject], windows); err != nil {
-			return restored, err
-		}
-		restored++
-	}
-	return restored, nil
+	return restored, err
 }
 
-var _ tierlimit.Store = (*Store)(nil)
+// restoreRound looks into some who wait. Who could not be looked into waits on.
+func (s *Store) restoreRound(ctx context.Context) (restored int, err error) {
+	some, dropped := s.losses.take(s.cfg.Batch, s.cfg.Unknown)
+	if dropped > 0 {
+		s.cfg.Logger.Warn("durable: more subjects wait to be looked into than there is room for: what they had lost is not known", "subjects", dropped)
+	}
+	list, err := s.known(ctx, some)
+	if err != nil {
+		s.putBack(some)
+		return 0, err
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	places := make(chan struct{}, restorers)
+	for subject, who := range some {
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			n, e := s.restoreOne(ctx, subject, who, list[subject])
+			mu.Lock()
+			defer mu.Unlock()
+			restored += n
+			if e != nil {
+				err = errors.Join(err, e)
+				s.putBack(map[string]*suspect{subject: who})
+			}
+		})
+	}
+	wg.Wait()
+	return restored, err
+}
+
+// known returns what the ledger has of those who wait, once it has what this process
+// knows.
+func (s *Store) known(ctx context.Context, some map[string]*suspect) (map[string][]Window, error) {
+	if err := s.flushRare(ctx); err != nil {
+		return nil, err
+	}
+	subjects := make([]string, 0, len(some))
+	for subject := range some {
+		subjects = append(subjects, subject)
+	}
+	if err := s.writeWindows(ctx, s.notes.takeOf(subjects)); err != nil {
+		return nil, err
+	}
+	// By this clock, give or take: the store's is asked when it is restored.
+	list, err := s.ledger.RunningWindows(ctx, subjects, time.Now().Add(-time.Hour).UnixMilli())
+	known := make(map[string][]Window)
+	for _, w := range list {
+		known[w.Subject] = append(known[w.Subject], w)
+	}
+	return known, err
+}
+
+// restoreOne gives the store what it lacks of a subject, and has noted what was
+// charged meanwhile.
+func (s *Store) restoreOne(ctx context.Context, subject string, who *suspect, ledger []Window) (int, error) {
+	var list []Loss
+	for i := range who.losses {
+		one := &who.losses[i]
+		at := slices.IndexFunc(ledger, func(w Window) bool { return w.Limit == one.Limit })
+		if at < 0 {
+			continue
+		}
+		l := Loss{Window: ledger[at], Begun: one.begun, BegunAt: one.seen}
+		if l.At >= one.seen { // somebody has noted it since: of that nothing must be added
+			l.Begun, l.BegunAt = 0, 0
+		}
+		list = append(list, l)
+	}
+	restored := 0
+	if len(list) > 0 {
+		var err error
+		if restored, err = s.inner.Restore(ctx, list); err != nil {
+			return 0, err
+		}
+	}
+	if restored > 0 {
+		return restored, nil // the next charge says how much it is now
+	}
+	for _, one := range who.losses {
+		if one.End > 0 {
+			s.notes.add(subject, one.Window)
+		} else {
+			s.losses.settle(subject, one.Limit)
+		}
+	}
+	return 0, nil
+}

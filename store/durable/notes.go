@@ -3,7 +3,6 @@ package durable
 import (
 	"cmp"
 	"context"
-	"errors"
 	"hash/maphash"
 	"slices"
 	"sync"
@@ -21,6 +20,7 @@ type notes struct {
 	mu      sync.Mutex
 	credits []Credit // guarded by mu
 	resets  []Reset  // guarded by mu
+	dropped int      // guarded by mu: for want of room
 }
 
 type noteShard struct {
@@ -39,10 +39,14 @@ func (n *notes) start(subjects int) {
 	}
 }
 
-// add notes a window, unless more is noted of it. What there is no room for is
-// noted when the subject is charged again.
+func (n *notes) shard(subject string) *noteShard {
+	return &n.shards[maphash.String(n.seed, subject)%noteShards]
+}
+
+// add notes a window, unless more is noted of it, or of one that it was begun in the
+// place of. What there is no room for is noted when the subject is charged again.
 func (n *notes) add(subject string, w Window) {
-	sh := &n.shards[maphash.String(n.seed, subject)%noteShards]
+	sh := n.shard(subject)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	list, known := sh.windows[subject]
@@ -51,14 +55,32 @@ func (n *notes) add(subject string, w Window) {
 		return
 	}
 	for i := range list {
-		if list[i].Limit == w.Limit {
-			if w.At >= list[i].At && (w.End != list[i].End || w.Used > list[i].Used) {
-				list[i] = w
-			}
-			return
+		old := &list[i]
+		if old.Limit != w.Limit {
+			continue
 		}
+		if old.End <= w.At || w.End <= old.End && w.End > old.At && w.Used >= old.Used {
+			w.At = max(w.At, old.At)
+			*old = w
+		}
+		return
 	}
 	sh.windows[subject] = append(list, w)
+}
+
+// forget drops what is noted of usage that was forgiven.
+func (n *notes) forget(r *Reset) {
+	sh := n.shard(r.Subject)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	list := slices.DeleteFunc(sh.windows[r.Subject], func(w Window) bool { return w.At <= r.At && r.forgives(w.Limit) })
+	if sh.windows[r.Subject] = list; len(list) == 0 {
+		delete(sh.windows, r.Subject)
+	}
+}
+
+func (r *Reset) forgives(limit string) bool {
+	return len(r.Limits) == 0 || slices.Contains(r.Limits, limit)
 }
 
 func (n *notes) credit(c Credit) {
@@ -66,39 +88,67 @@ func (n *notes) credit(c Credit) {
 	defer n.mu.Unlock()
 	if len(n.credits) < maxRare {
 		n.credits = append(n.credits, c)
+	} else {
+		n.dropped++
 	}
 }
 
-func (n *notes) forget(r Reset) {
+func (n *notes) reset(r Reset) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.resets) < maxRare {
 		n.resets = append(n.resets, r)
+	} else {
+		n.dropped++
 	}
 }
 
-// takeAll returns what waits, which waits no more.
-func (n *notes) takeAll() (windows []Window, credits []Credit, resets []Reset, dropped int) {
+// takeRare returns the resets and credits that wait, which wait no more.
+func (n *notes) takeRare() (resets []Reset, credits []Credit, dropped int) {
 	n.mu.Lock()
-	credits, resets, n.credits, n.resets = n.credits, n.resets, nil, nil
-	n.mu.Unlock()
+	defer n.mu.Unlock()
+	resets, credits, dropped = n.resets, n.credits, n.dropped
+	n.resets, n.credits, n.dropped = nil, nil, 0
+	return resets, credits, dropped
+}
+
+// takeAll returns the windows that wait, which wait no more.
+func (n *notes) takeAll() (windows []Window, dropped int) {
 	for i := range n.shards {
 		sh := &n.shards[i]
-		sh.mu.Lock()
 		var taken map[string][]Window
+		sh.mu.Lock()
 		dropped, sh.dropped = dropped+sh.dropped, 0
 		if n := len(sh.windows); n > 0 {
 			taken, sh.windows = sh.windows, make(map[string][]Window, n)
 		}
 		sh.mu.Unlock()
 		for subject, list := range taken {
-			for _, w := range list {
-				w.Subject = subject
-				windows = append(windows, w)
-			}
+			windows = appendWindows(windows, subject, list)
 		}
 	}
-	return windows, credits, resets, dropped
+	return windows, dropped
+}
+
+// takeOf returns those of some subjects.
+func (n *notes) takeOf(subjects []string) (windows []Window) {
+	for _, subject := range subjects {
+		sh := n.shard(subject)
+		sh.mu.Lock()
+		list := sh.windows[subject]
+		delete(sh.windows, subject)
+		sh.mu.Unlock()
+		windows = appendWindows(windows, subject, list)
+	}
+	return windows
+}
+
+func appendWindows(windows []Window, subject string, list []Window) []Window {
+	for _, w := range list {
+		w.Subject = subject
+		windows = append(windows, w)
+	}
+	return windows
 }
 
 // What ended is forgotten late: clocks differ.
@@ -137,46 +187,53 @@ func (s *Store) write(ctx context.Context) {
 
 // flush writes what waits. What could not be written waits on.
 func (s *Store) flush(ctx context.Context) error {
-	windows, credits, resets, dropped := s.notes.takeAll()
+	if err := s.flushRare(ctx); err != nil {
+		return err
+	}
+	windows, dropped := s.notes.takeAll()
 	if dropped > 0 {
 		s.cfg.Logger.Warn("durable: more subjects were charged than can wait to be written", "charges", dropped, "subjects", s.cfg.Subjects)
 	}
-	var errs []error
-	if len(resets) > 0 {
-		if err := s.ledger.NoteResets(ctx, resets); err != nil {
-			errs = append(errs, err)
-			for _, r := range resets {
-				s.notes.forget(r)
-			}
-		}
+	return s.writeWindows(ctx, s.worthwhile(windows))
+}
+
+// flushRare writes resets and then credits, which what was charged since comes after.
+func (s *Store) flushRare(ctx context.Context) error {
+	resets, credits, dropped := s.notes.takeRare()
+	if dropped > 0 {
+		s.cfg.Logger.Error("durable: more resets and refunds wait to be written than there is room for: the last ones are not known after a loss", "dropped", dropped)
 	}
-	for batch := range slices.Chunk(s.worthwhile(windows), s.cfg.Batch) {
-		if len(errs) == 0 {
-			err := s.ledger.NoteWindows(ctx, batch)
-			if err == nil {
-				continue
-			}
-			errs = append(errs, err)
-		}
-		for _, w := range batch {
-			subject := w.Subject
-			w.Subject = ""
-			s.notes.add(subject, w)
-		}
-	}
-	for batch := range slices.Chunk(credits, s.cfg.Batch) {
-		if len(errs) == 0 {
-			err := s.ledger.NoteCredits(ctx, batch)
-			if err == nil {
-				continue
-			}
-			errs = append(errs, err)
-		}
-		for _, c := range batch {
+	err := inBatches(resets, s.cfg.Batch, func(batch []Reset) error { return s.ledger.NoteResets(ctx, batch) }, s.notes.reset)
+	if err != nil {
+		for _, c := range credits {
 			s.notes.credit(c)
 		}
+		return err
 	}
-	return errors.Join(errs...)
+	return inBatches(credits, s.cfg.Batch, func(batch []Credit) error { return s.ledger.NoteCredits(ctx, batch) }, s.notes.credit)
+}
+
+func (s *Store) writeWindows(ctx context.Context, windows []Window) error {
+	return inBatches(windows, s.cfg.Batch, func(batch []Window) error { return s.ledger.NoteWindows(ctx, batch) }, func(w Window) {
+		subject := w.Subject
+		w.Subject = ""
+		s.notes.add(subject, w)
+	})
+}
+
+// inBatches writes a list until that fails, and keeps the rest.
+func inBatches[T any](list []T, size int, write func([]T) error, keep func(T)) (err error) {
+	for batch := range slices.Chunk(list, size) {
+		if err == nil {
+			if err = write(batch); err == nil {
+				continue
+			}
+		}
+		for _, one := range batch {
+			keep(one)
+		}
+	}
+	return err
 }
 
 // worthwhile leaves out the unknown beyond those who use most.

@@ -183,16 +183,21 @@ func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
 }
 
 // Restore implements durable.Restorer. Sent again it does nothing.
-func (s *Store) Restore(ctx context.Context, subject string, seen int64, list []durable.Window) error {
-	args := []any{seen}
-	for _, w := range list {
-		args = append(args, w.Limit, w.Used, w.End, w.At)
+func (s *Store) Restore(ctx context.Context, list []durable.Loss) (int, error) {
+	var args []any
+	for _, l := range list {
+		args = append(args, l.Limit, l.Used, l.End, l.At, l.Begun, l.BegunAt)
 	}
-	key := Key(subject)
-	if _, err := s.run(ctx, scripts.Restore, []string{key, resetsKey(key), key + ":restored"}, args); err != nil {
-		return fmt.Errorf("restore of %s: %w", key, err)
+	key := Key(list[0].Subject)
+	reply, err := s.run(ctx, scripts.Restore, []string{key, resetsKey(key), key + ":restored"}, args)
+	if err != nil {
+		return 0, fmt.Errorf("restore of %s: %w", key, err)
 	}
-	return nil
+	n, ok := reply.(int64)
+	if !ok {
+		return 0, fmt.Errorf("restore of %s: %w", key, errReply)
+	}
+	return int(n), nil
 }
 
 // Ping reports whether Redis answers within ctx's deadline and lets this user

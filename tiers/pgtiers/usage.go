@@ -27,11 +27,14 @@ func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) erro
 	}
 	_, err := c.pool.Exec(ctx, `
 		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at)
-		SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS n (subject, limit_name, used, ends_at, at)
+		SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS n (subject, limit_name, used, ends_at, at)
+		WHERE NOT EXISTS (SELECT FROM tierlimit.usage r WHERE r.subject = n.subject AND r.limit_name = '' AND r.reset_at >= n.at)
 		ORDER BY n.subject COLLATE "C", n.limit_name COLLATE "C"
 		ON CONFLICT (subject, limit_name) DO UPDATE SET used = excluded.used, ends_at = excluded.ends_at, at = greatest(u.at, excluded.at)
 		WHERE excluded.at > u.reset_at
-			AND (u.ends_at <= excluded.at OR excluded.ends_at <= u.ends_at AND excluded.used >= u.used)`,
+			AND (u.ends_at <= excluded.at -- the next window; or the same, further on or shortened
+				OR excluded.ends_at > u.at AND excluded.ends_at <= u.ends_at AND excluded.used >= u.used)
+			AND (excluded.used, excluded.ends_at) IS DISTINCT FROM (u.used, u.ends_at)`,
 		subjects, limits, used, ends, at)
 	if err != nil {
 		return fmt.Errorf("note %d windows: %w", n, unavailable(err))
@@ -54,14 +57,28 @@ func (c *Catalogue) NoteCredits(ctx context.Context, list []durable.Credit) erro
 	return c.note(ctx, batch)
 }
 
-// NoteResets implements durable.Ledger.
+// allLimits is the name under which it stands that all of a subject was reset.
+const allLimits = ""
+
+// NoteResets implements durable.Ledger. That something was reset is a row, so that
+// it holds for what is noted later.
 func (c *Catalogue) NoteResets(ctx context.Context, list []durable.Reset) error {
+	slices.SortFunc(list, func(a, b durable.Reset) int { return strings.Compare(a.Subject, b.Subject) })
 	batch := &pgx.Batch{}
 	for _, r := range list {
+		names := slices.Sorted(slices.Values(r.Limits))
+		if len(names) == 0 {
+			names = []string{allLimits}
+			batch.Queue(`
+				UPDATE tierlimit.usage SET used = 0, ends_at = $2, reset_at = greatest(reset_at, $2)
+				WHERE subject = $1 AND limit_name <> '' AND at <= $2`, r.Subject, r.At)
+		}
 		batch.Queue(`
-			UPDATE tierlimit.usage SET used = 0, ends_at = 0, reset_at = greatest(reset_at, $3)
-			WHERE subject = $1 AND (cardinality($2::text[]) = 0 OR limit_name = ANY ($2)) AND at <= $3`,
-			r.Subject, append([]string{}, r.Limits...), r.At)
+			INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at, reset_at)
+			SELECT $1, name, 0, $3, $3, $3 FROM unnest($2::text[]) AS name
+			ON CONFLICT (subject, limit_name) DO UPDATE SET
+				used = CASE WHEN u.at <= $3 THEN 0 ELSE u.used END, ends_at = CASE WHEN u.at <= $3 THEN $3 ELSE u.ends_at END,
+				reset_at = greatest(u.reset_at, $3)`, r.Subject, names, r.At)
 	}
 	return c.note(ctx, batch)
 }
@@ -92,15 +109,26 @@ func (c *Catalogue) RunningWindows(ctx context.Context, subjects []string, now i
 	return list, nil
 }
 
-// ForgetEnded implements durable.Ledger.
+// ForgetEnded implements durable.Ledger, some at a time.
 func (c *Catalogue) ForgetEnded(ctx context.Context, before int64) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	_, err := c.pool.Exec(ctx, `
-		DELETE FROM tierlimit.usage WHERE (subject, limit_name) IN (
-			SELECT subject, limit_name FROM tierlimit.usage WHERE ends_at < $1 LIMIT 10000 FOR UPDATE SKIP LOCKED)`, before)
-	if err != nil {
-		return fmt.Errorf("forget usage that has ended: %w", unavailable(err))
+	const some, rounds = 10_000, 20
+	for range rounds {
+		done, err := c.forgetSome(ctx, before, some)
+		if err != nil || done < some {
+			return err
+		}
 	}
 	return nil
+}
+
+func (c *Catalogue) forgetSome(ctx context.Context, before int64, most int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	done, err := c.pool.Exec(ctx, `
+		DELETE FROM tierlimit.usage WHERE (subject, limit_name) IN (
+			SELECT subject, limit_name FROM tierlimit.usage WHERE ends_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`, before, most)
+	if err != nil {
+		return 0, fmt.Errorf("forget usage that has ended: %w", unavailable(err))
+	}
+	return done.RowsAffected(), nil
 }
