@@ -305,6 +305,44 @@ func TestWithoutRedisThePolicyAnswers(t *testing.T) {
 	}
 }
 
+// Without Redis the replicas that are alive share each max, and answer in no time.
+func TestReplicasShareTheMaxWithoutRedis(t *testing.T) {
+	own, err := servers.Redis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := sync.OnceFunc(own.Stop)
+	defer stop()
+	url := newDatabase(t)
+	replicas := []*replica{startReplica(t, own.URL, url), startReplica(t, own.URL, url)}
+	eventually(t, 5*time.Second, "two are alive", func() bool { return strings.Contains(replicas[0].log(), `"msg":"replicas alive","now":2`) })
+	a := replicas[0]
+	a.want(201, "POST", a.admin+"/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`)
+	for _, r := range replicas {
+		eventually(t, time.Second, "pro", func() bool { return r.must("peek", "acct_42").Tier == "pro" })
+	}
+	stop()
+	for _, r := range replicas { // until its breaker opens
+		for range 10 {
+			r.must("peek", "acct_42")
+		}
+	}
+	allowed, began := 0, time.Now()
+	for _, r := range replicas {
+		for range 60 {
+			if d := r.must("take", "acct_42"); d.Allowed {
+				allowed++
+			}
+		}
+	}
+	if allowed != 100 {
+		t.Errorf("two replicas alone admitted %d of 100", allowed)
+	}
+	t.Logf("120 decisions without Redis in %s", time.Since(began))
+	replicas[1].process.Signal(syscall.SIGTERM)
+	eventually(t, 5*time.Second, "one is left", func() bool { return strings.Contains(a.log(), `"msg":"replicas alive","now":1`) })
+}
+
 func TestServeStartsWithoutRedis(t *testing.T) {
 	r := startReplica(t, "redis://127.0.0.1:1", newDatabase(t), "--budget", "100ms")
 	if d := r.must("take", "acct_42"); !d.Allowed || !d.Degraded {

@@ -14,6 +14,7 @@ import (
 	"github.com/tierlimit/tierlimit/api"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/migrations"
+	"github.com/tierlimit/tierlimit/store/breaker"
 	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
@@ -58,7 +59,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	defer giveBack(redisStore, log)
 	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: cache.Known, Logger: log})
 	defer writeUsage(durableStore, log)
-	store := &watchedStore{Store: durableStore, log: log}
+	store := &watchedStore{Store: breaker.New(durableStore, breaker.Config{}), log: log}
 	if err := checkRedis(ctx, redisStore, store); err != nil {
 		return err
 	}
@@ -67,8 +68,11 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer cpu.Close()
+	alive := countReplicas(ctx, catalogue, log)
+	defer alive.close()
 	lim, err := tierlimit.New(tierlimit.Config{
-		Store: store, Tiers: cache, Load: cpu, Budget: set.budget, Local: memstore.New(memstore.Config{}),
+		Store: store, Tiers: cache, Load: cpu, Budget: set.budget,
+		Local: memstore.New(memstore.Config{}), Replicas: alive.count,
 	})
 	if err != nil {
 		return err

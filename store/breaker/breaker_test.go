@@ -1,0 +1,170 @@
+package breaker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/store/breaker"
+	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/store/storetest"
+)
+
+// A wrapped store is a store like the others.
+func TestConformance(t *testing.T) {
+	storetest.Run(t, func(*testing.T) storetest.Harness {
+		return storetest.Harness{Store: breaker.New(memstore.New(memstore.Config{}), breaker.Config{}), Advance: time.Sleep, Now: time.Now}
+	})
+}
+
+var errDown = fmt.Errorf("%w: connection refused", tierlimit.ErrStoreUnavailable)
+
+// A server is a store that takes its time, and fails if it should.
+type server struct {
+	tierlimit.Store
+	delay time.Duration
+	err   atomic.Pointer[error]
+	asked atomic.Int64
+}
+
+func (s *server) fail(err error) { s.err.Store(&err) }
+
+func (s *server) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	s.asked.Add(1)
+	time.Sleep(s.delay)
+	if err := s.err.Load(); err != nil && *err != nil {
+		return tierlimit.Outcome{}, *err
+	}
+	return s.Store.Take(ctx, c)
+}
+
+var charge = tierlimit.Charge{
+	Subject: "acct_42", Cost: 1,
+	Ceilings: []tierlimit.Ceiling{{Name: "per_minute", Max: tierlimit.Unlimited, Window: tierlimit.Window{Length: time.Minute}}},
+}
+
+func start(cfg breaker.Config) (*server, *breaker.Store, *[]bool) {
+	changes := new([]bool)
+	var mu sync.Mutex
+	cfg.OnChange = func(open bool) { mu.Lock(); defer mu.Unlock(); *changes = append(*changes, open) }
+	srv := &server{Store: memstore.New(memstore.Config{}), delay: 50 * time.Millisecond}
+	return srv, breaker.New(srv, cfg), changes
+}
+
+func TestAStoreThatDoesNotAnswerIsNotAskedAndTriedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, s, changes := start(breaker.Config{})
+		srv.fail(errDown)
+		for range 5 {
+			if _, err := s.Take(t.Context(), charge); !errors.Is(err, tierlimit.ErrStoreUnavailable) || errors.Is(err, breaker.ErrOpen) {
+				t.Fatalf("before it opens: %v", err)
+			}
+		}
+		began := time.Now()
+		for range 1000 {
+			if _, err := s.Take(t.Context(), charge); !errors.Is(err, tierlimit.ErrStoreUnavailable) || !errors.Is(err, breaker.ErrOpen) {
+				t.Fatalf("while it is open: %v", err)
+			}
+		}
+		if took := time.Since(began); took != 0 || srv.asked.Load() != 5 {
+			t.Errorf("a thousand charges took %s, and %d were asked", took, srv.asked.Load())
+		}
+		for range 100 { // ten seconds: one tries every 250 ms
+			s.Take(t.Context(), charge)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := srv.asked.Load(); n < 5+25 || n > 5+45 {
+			t.Errorf("%d were asked in ten seconds", n-5)
+		}
+		srv.fail(nil)
+		time.Sleep(300 * time.Millisecond)
+		for range 3 {
+			if o, err := s.Take(t.Context(), charge); err != nil || !o.Allowed {
+				t.Fatalf("when it is back: %+v, %v", o, err)
+			}
+		}
+		if len(*changes) != 2 || !(*changes)[0] || (*changes)[1] {
+			t.Errorf("changes of state: %v", *changes)
+		}
+	})
+}
+
+func TestOneTriesAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, s, _ := start(breaker.Config{})
+		srv.fail(errDown)
+		for range 5 {
+			s.Take(t.Context(), charge)
+		}
+		time.Sleep(300 * time.Millisecond)
+		before := srv.asked.Load()
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() { s.Take(t.Context(), charge) })
+		}
+		wg.Wait()
+		if n := srv.asked.Load() - before; n != 1 {
+			t.Errorf("%d tried", n)
+		}
+	})
+}
+
+func TestHalfOfManyFailuresOpensItToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, s, changes := start(breaker.Config{})
+		srv.delay = time.Millisecond
+		for i := range 40 {
+			if i%2 == 0 {
+				srv.fail(errDown)
+			} else {
+				srv.fail(nil)
+			}
+			s.Take(t.Context(), charge)
+		}
+		if len(*changes) != 1 {
+			t.Errorf("changes of state: %v", *changes)
+		}
+	})
+}
+
+// A failure now and then, a refusal, and whoever gives up open nothing.
+func TestWhatIsNotTheStoresFaultOpensNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, s, changes := start(breaker.Config{})
+		srv.delay = time.Millisecond
+		for _, err := range []error{errors.New("WRONGTYPE"), fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, context.Canceled)} {
+			srv.fail(err)
+			for range 50 {
+				s.Take(t.Context(), charge)
+			}
+		}
+		for range 20 {
+			srv.fail(errDown)
+			s.Take(t.Context(), charge)
+			srv.fail(nil)
+			for range 30 {
+				s.Take(t.Context(), charge)
+			}
+			time.Sleep(window)
+		}
+		if len(*changes) != 0 {
+			t.Errorf("changes of state: %v", *changes)
+		}
+	})
+}
+
+const window = time.Second
+
+func BenchmarkNoTrouble(b *testing.B) {
+	s := breaker.New(memstore.New(memstore.Config{}), breaker.Config{})
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Take(b.Context(), charge)
+	}
+}
