@@ -148,19 +148,36 @@ func (l *Limiter) Usage(ctx context.Context, subject string) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
+	return l.usageOf(b, req, plan)
+}
+
+// UsageUnder is Usage as it would be if the subject were on plan: a limit that both
+// plans have keeps what was used of it.
+func (l *Limiter) UsageUnder(ctx context.Context, subject string, plan *Plan) (Usage, error) {
+	b := newBudget(ctx, time.Now(), l.budget)
+	defer b.end()
+	req := Request{Subject: subject}
+	if err := req.normalize(); err != nil {
+		return Usage{}, err
+	}
+	return l.usageOf(b, req, plan)
+}
+
+func (l *Limiter) usageOf(ctx context.Context, req Request, plan *Plan) (Usage, error) {
 	q := question{Request: req, plan: plan, terms: newTerms(plan.Limits, "", 1)}
 	if q.terms.adaptive {
 		q.terms = newTerms(plan.Limits, "", l.multiplier(plan))
 	}
 	outcome := Outcome{Source: SourcePolicy}
 	if len(plan.Limits) > 0 {
-		if outcome, err = l.store.Take(b, q.charge(false, nil)); err != nil {
-			return Usage{}, fmt.Errorf("usage of subject %q: %w", subject, ours(err))
+		var err error
+		if outcome, err = l.store.Take(ctx, q.charge(false, nil)); err != nil {
+			return Usage{}, fmt.Errorf("usage of subject %q: %w", req.Subject, ours(err))
 		}
 	}
 	d := q.answer(outcome, false)
 	return Usage{
-		Subject: subject, Tier: d.Tier, Multiplier: d.Multiplier,
+		Subject: req.Subject, Tier: d.Tier, Multiplier: d.Multiplier,
 		Degraded: d.Degraded, Source: d.Source, Windows: d.Windows,
 	}, nil
 }

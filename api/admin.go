@@ -26,6 +26,8 @@ func Admin(cfg Config) http.Handler {
 	return r
 }
 
+const adminRoot = "/admin/v1"
+
 type admin struct {
 	catalogue tiers.Catalogue
 	lim       *tierlimit.Limiter
@@ -35,7 +37,7 @@ type admin struct {
 // operations are all that the admin listener does.
 func (a *admin) operations() []operation {
 	const (
-		root      = "/admin/v1"
+		root      = adminRoot
 		subjects  = root + "/subjects"
 		overrides = subjects + "/{id}/overrides"
 		usage     = subjects + "/{id}/usage"
@@ -76,7 +78,7 @@ func (a *admin) operations() []operation {
 		a.credential(access.Token, "token", "Token", access.Govern).operations(root+"/tokens"),
 		a.loadControl().operations(root+"/load"),
 		[]operation{list(root+"/audit", "list-events", "List what administrators did, the newest first", "Audit", "EventPage", append([]parameter{
-			{name: "kind", description: "only changes of this kind of thing", schema: oneOf("tier", "subject", "override", "usage", "key", "token", "load")},
+			{name: "kind", description: "only changes of this kind of thing", schema: oneOf(eventKinds...)},
 			{name: "object", description: "only of this one", schema: ofText},
 			{name: "actor", description: "only by this one", schema: ofText},
 		}, pages...), a.listEvents)},
@@ -88,6 +90,8 @@ var pages = []parameter{
 	{name: "limit", description: "how many at most", schema: map[string]any{"type": "integer", "minimum": 1, "maximum": 500, "default": 50}},
 	{name: "cursor", description: "the next_cursor of the page before", schema: ofText},
 }
+
+var eventKinds = []string{tiers.KindTier, tiers.KindSubject, tiers.KindOverride, tiers.KindUsage, string(access.Key), string(access.Token), tiers.KindLoad}
 
 var conflict = []int{http.StatusConflict}
 
@@ -163,6 +167,13 @@ func (a *admin) credential(kind access.Kind, noun, schema string, change access.
 		},
 		replace: func(r *http.Request, c access.Credential, version int64) (access.Credential, error) {
 			c.Kind = kind
+			if c.Subject == "" && kind == access.Key { // it stays its subject's
+				old, err := a.catalogue.Credential(r.Context(), kind, c.ID)
+				if err != nil {
+					return c, err
+				}
+				c.Subject = old.Subject
+			}
 			return a.catalogue.ReplaceCredential(r.Context(), c, version)
 		},
 		remove: func(r *http.Request, id string, version int64) error {
@@ -289,8 +300,13 @@ func (a *admin) listEvents(w http.ResponseWriter, r *http.Request) error {
 			return &tierlimit.FieldError{Field: "cursor", Value: cursor, Want: "a next_cursor as it was sent"}
 		}
 	}
-	if strings.ContainsRune(f.Kind+f.Object+f.Actor, 0) {
-		return &tierlimit.FieldError{Field: "query", Want: "without NUL"}
+	if err := checkFilter(q, "kind", f.Kind == "" || slices.Contains(eventKinds, f.Kind), strings.Join(eventKinds, ", ")); err != nil {
+		return err
+	}
+	for _, name := range []string{"object", "actor"} {
+		if err := checkFilter(q, name, q.Get(name) == "" || tierlimit.ValidSubject(q.Get(name)), tierlimit.SubjectRule); err != nil {
+			return err
+		}
 	}
 	list, err := a.catalogue.Events(r.Context(), f)
 	if err != nil {

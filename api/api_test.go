@@ -179,7 +179,7 @@ func TestBadInputIsNamedAndChargesNothing(t *testing.T) {
 		`{"subject":}`:                   "malformed at byte",
 		`[]`:                             "body",
 		`"x"`:                            "body",
-		`null`:                           "subject",
+		`null`:                           "body",
 		`{"subject":"a"}{"subject":"b"}`: "nothing behind it",
 		`{"` + long + `":1}`:             "must be left out",
 		`{"subject":"a","extra":1}`:      "extra: must be left out",

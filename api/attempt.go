@@ -36,12 +36,12 @@ func attempt(w http.ResponseWriter, r *http.Request) (tiers.Attempt, error) {
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s\n%s", r.Method, r.URL.RequestURI(), body))
-	return tiers.Attempt{Key: key, Fingerprint: hex.EncodeToString(sum[:])}, nil
+	return tiers.Attempt{Key: callerOf(r) + " " + key, Fingerprint: hex.EncodeToString(sum[:])}, nil
 }
 
 // made returns the event of an attempt, nil if it has not been made.
 func (a *admin) made(r *http.Request, attempt tiers.Attempt) (*tiers.Event, error) {
-	events, err := a.catalogue.Events(r.Context(), tiers.EventFilter{Actor: tiers.ActorOf(r.Context()), Attempt: attempt.Key, Most: 1})
+	events, err := a.catalogue.Events(r.Context(), tiers.EventFilter{Attempt: attempt.Key, Most: 1})
 	if err != nil || len(events) == 0 {
 		return nil, err
 	}

@@ -61,6 +61,9 @@ func decodeJSON(data []byte, into any) error {
 	if err := exactNames(data); err != nil {
 		return err
 	}
+	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
+		return bodyError("a JSON object")
+	}
 	if err := input.Strict(data, into); err != nil {
 		return decodeError(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/internal/jsondiff"
+	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -26,7 +27,7 @@ type effect struct {
 
 // affected is who a change concerns, and how.
 type affected struct {
-	Subjects int           `json:"subjects"`         // how many of those that are known
+	Subjects int           `json:"subjects"`         // how many of those that are known; once for each tier where pins of several change
 	Sample   []string      `json:"sample"`           // the first of them
 	Unknown  bool          `json:"unknown"`          // also whoever is not known, and so on the default tier
 	Limits   []limitEffect `json:"limits,omitempty"` // of a change to one subject: what it does to its limits
@@ -39,8 +40,8 @@ type limitEffect struct {
 	Limit  string `json:"limit"`
 	Before *most  `json:"before"` // null: there was none
 	After  *most  `json:"after"`  // null: there will be none
-	Used   int64  `json:"used"`
-	Denies bool   `json:"denies"` // it would deny the next request, and does not now
+	Used   *int64 `json:"used"`   // null: the store does not answer
+	Denies *bool  `json:"denies"` // it would deny the next request, and does not now; null likewise
 }
 
 // A most is a limit's max; null is unlimited.
@@ -123,7 +124,9 @@ func (a *admin) count(r *http.Request, out *affected, f tiers.SubjectFilter) err
 	f.Most = sampled - len(out.Sample)
 	first, err := a.catalogue.Subjects(r.Context(), f)
 	for _, s := range first {
-		out.Sample = append(out.Sample, s.ID)
+		if !slices.Contains(out.Sample, s.ID) {
+			out.Sample = append(out.Sample, s.ID)
+		}
 	}
 	return err
 }
@@ -133,12 +136,16 @@ func (a *admin) affectedByLoad(r *http.Request, e *tiers.Event) (out affected, e
 	if err := errors.Join(decodeIfAny(e.Before, &before), decodeIfAny(e.After, &after)); err != nil {
 		return out, err
 	}
+	if before.Mode != after.Mode {
+		out.Unknown = true
+		return out, a.count(r, &out, tiers.SubjectFilter{})
+	}
 	list, err := a.catalogue.Tiers(r.Context())
 	if err != nil {
 		return out, err
 	}
 	for _, t := range list {
-		if before.Mode == after.Mode && reflect.DeepEqual(before.Pins[t.Key], after.Pins[t.Key]) {
+		if after.Mode == string(load.Off) || reflect.DeepEqual(before.Pins[t.Key], after.Pins[t.Key]) {
 			continue
 		}
 		out.Unknown = out.Unknown || t.Default
@@ -177,16 +184,19 @@ func (a *admin) affectedSubject(r *http.Request, e *tiers.Event) (affected, erro
 		return out, err
 	}
 	out.Refused = next.Refusal
-	used := make(map[string]int64)
-	if usage, err := a.lim.Usage(r.Context(), e.Object); err == nil { // else nobody knows, and the rest is known
-		for _, w := range usage.Windows {
-			used[w.Limit] = w.Used
-		}
-	}
+	out.Limits = a.limitEffects(r, e.Object, old, next)
+	return out, nil
+}
+
+// limitEffects compares two plans of a subject, by what it has used and what load
+// leaves of each max now.
+func (a *admin) limitEffects(r *http.Request, subject string, old, next *tierlimit.Plan) []limitEffect {
+	before, errBefore := a.lim.UsageUnder(r.Context(), subject, old)
+	after, errAfter := a.lim.UsageUnder(r.Context(), subject, next)
 	limits := make(map[string]*limitEffect)
 	of := func(name string) *limitEffect {
 		if limits[name] == nil {
-			limits[name] = &limitEffect{Limit: name, Used: used[name]}
+			limits[name] = &limitEffect{Limit: name}
 		}
 		return limits[name]
 	}
@@ -194,14 +204,26 @@ func (a *admin) affectedSubject(r *http.Request, e *tiers.Event) (affected, erro
 		of(l.Name).Before = mostOfLimit(l)
 	}
 	for _, l := range next.Limits {
-		one := of(l.Name)
-		one.After = mostOfLimit(l)
-		one.Denies = full(one.After, one.Used) && !l.Shadow && (one.Before == nil || !full(one.Before, one.Used))
+		of(l.Name).After = mostOfLimit(l)
 	}
+	if errBefore == nil && errAfter == nil { // else nobody knows
+		denied := make(map[string]bool)
+		for i := range before.Windows {
+			w := &before.Windows[i]
+			denied[w.Limit] = denies(w)
+			of(w.Limit).Used, of(w.Limit).Denies = &w.Used, new(bool)
+		}
+		for i := range after.Windows {
+			w := &after.Windows[i]
+			newly := denies(w) && !denied[w.Limit]
+			of(w.Limit).Used, of(w.Limit).Denies = &w.Used, &newly
+		}
+	}
+	var list []limitEffect
 	for _, name := range slices.Sorted(maps.Keys(limits)) {
-		out.Limits = append(out.Limits, *limits[name])
+		list = append(list, *limits[name])
 	}
-	return out, nil
+	return list
 }
 
 func mostOfLimit(l tierlimit.Limit) *most {
@@ -212,7 +234,10 @@ func mostOfLimit(l tierlimit.Limit) *most {
 	return m
 }
 
-func full(m *most, used int64) bool { return m.Max != nil && used >= *m.Max }
+// denies reports whether a window would deny a request at a cost of 1.
+func denies(w *tierlimit.WindowState) bool {
+	return !w.Shadow && w.EffectiveMax != tierlimit.Unlimited && w.Used >= w.EffectiveMax
+}
 
 // subjectsOf returns the subject that e is of before and after, nil for nobody
 // known.

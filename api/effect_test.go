@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/tierlimit/tierlimit"
 )
 
 // An effectJSON is what a client reads of a dry run.
@@ -117,6 +119,50 @@ func TestADryRunSaysThatADowngradeWouldDeny(t *testing.T) {
 			t.Errorf("deleted: %+v", l.After)
 		}
 	}
+}
+
+// What was used of a limit that the plan of today does not have is not forgotten, and
+// load and shadow are reckoned in.
+func TestADryRunKnowsWhatWouldDeny(t *testing.T) {
+	s := newSite(t, 0.95) // free is scaled to a tenth
+	for key, limits := range map[string]string{
+		"small": `{"per_day":{"max":3,"period":"day"}}`, "big": `{"wide":{"max":100,"window":"60s"}}`,
+		"shadow": `{"per_day":{"max":3,"period":"day","shadow":true}}`, "minute": `{"per_minute":{"max":100,"window":"60s"}}`,
+	} {
+		s.ask(s.admin, "POST", "/admin/v1/tiers", fmt.Sprintf(`{"key":%q,"limits":%s}`, key, limits)).want(201)
+	}
+	for _, c := range []struct {
+		from, by, to, limit string
+		cost                int
+		denies              bool
+	}{
+		{"small", "big", "small", "per_day", 3, true},
+		{"shadow", "shadow", "small", "per_day", 4, true},
+		{"minute", "minute", "free", "per_minute", 2, true}, // of 5, and a tenth of that
+		{"minute", "minute", "pro", "per_minute", 2, false},
+		{"small", "small", "shadow", "per_day", 3, false},
+	} {
+		id := c.from + "_" + c.by + "_" + c.to
+		tag := s.ask(s.admin, "POST", "/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":%q}`, id, c.from)).want(201).header.Get("Etag")
+		s.take(fmt.Sprintf(`{"subject":%q,"cost":%d}`, id, c.cost)).want(200, `"allowed":true`)
+		tag = s.ask(s.admin, "PATCH", "/admin/v1/subjects/"+id, fmt.Sprintf(`{"tier":%q}`, c.by), "If-Match", tag).want(200).header.Get("Etag")
+		e := s.ask(s.admin, "PATCH", "/admin/v1/subjects/"+id+"?dry_run=true", fmt.Sprintf(`{"tier":%q}`, c.to), "If-Match", tag).want(200).effect()
+		found := false
+		for _, l := range e.Affected.Limits {
+			if l.Limit == c.limit {
+				found = true
+				if l.Used != int64(c.cost) || l.Denies != c.denies {
+					t.Errorf("%s: used %d, denies %v; want %d, %v", id, l.Used, l.Denies, c.cost, c.denies)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("%s: no %s in %+v", id, c.limit, e.Affected)
+		}
+	}
+	tag := s.ask(s.admin, "GET", "/admin/v1/subjects/small_big_small", "").want(200).header.Get("Etag")
+	s.store.err = tierlimit.ErrStoreUnavailable
+	s.ask(s.admin, "PATCH", "/admin/v1/subjects/small_big_small?dry_run=true", `{"tier":"small"}`, "If-Match", tag).want(200, `"used":null,"denies":null`)
 }
 
 func TestACreationAskedForAgainIsMadeOnce(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 
@@ -68,7 +69,7 @@ func mount(r chi.Router, log *slog.Logger, allow func(...access.Right) func(http
 func (o *operation) failures() []int {
 	all := slices.Clone(o.fails)
 	if len(o.rights) > 0 {
-		all = append(all, http.StatusUnauthorized)
+		all = append(all, http.StatusUnauthorized, http.StatusServiceUnavailable) // a token may have to be looked up
 	}
 	if len(o.rights) > 0 && len(o.roles()) < len(access.Roles) {
 		all = append(all, http.StatusForbidden)
@@ -76,7 +77,7 @@ func (o *operation) failures() []int {
 	if o.body != "" {
 		all = append(all, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)
 	}
-	if len(o.query) > 0 || o.dryRun {
+	if o.method == http.MethodGet && strings.HasPrefix(o.path, adminRoot) || len(o.query) > 0 || o.dryRun { // a parameter that there is not
 		all = append(all, http.StatusBadRequest)
 	}
 	if o.ifMatch {

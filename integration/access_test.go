@@ -92,6 +92,52 @@ func TestAKeyIsKnownAndRevokedWithinASecondAndItsUseIsTold(t *testing.T) {
 	eventually(t, time.Second, "gone with its subject", is(""))
 }
 
+// A load control that somebody wrote by hand, or took away, holds up nothing else:
+// every replica went on with the tokens of yesterday.
+func TestALoadControlByHandHoldsUpNothing(t *testing.T) {
+	url := newDatabase(t)
+	admin, replica := openCatalogue(t, url), follow(t, url)
+	for _, sql := range []string{
+		`UPDATE tierlimit.load_control SET pins = '{"free":{"multiplier":0.5,"expires_at":"2026-12-01 00:00:00+00"}}'`,
+		`UPDATE tierlimit.load_control SET pins = '{"free":{"multiplier":0.5,"note":"x"}}'`,
+		`UPDATE tierlimit.load_control SET pins = '{"free":{"multiplier":0}}'`,
+	} {
+		if err := execute(t.Context(), url, sql); err == nil {
+			t.Errorf("%s: done", sql)
+		}
+	}
+	for i, sql := range []string{
+		`UPDATE tierlimit.load_control SET pins = '{"free":{"multiplier":0.5,"expires_at":"2926-12-01T00:00:00Z"}}'`,
+		`DELETE FROM tierlimit.load_control`, `INSERT INTO tierlimit.load_control DEFAULT VALUES`, `TRUNCATE tierlimit.load_control`,
+		`INSERT INTO tierlimit.load_control DEFAULT VALUES; ALTER TABLE tierlimit.load_control DISABLE TRIGGER load_control_changes; UPDATE tierlimit.load_control SET pins = '{"free":5}'`,
+	} {
+		if err := execute(t.Context(), url, sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+		s, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: fmt.Sprint("acct_", i), Tier: "pro"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Second, "followed", func() bool { return replica.Version() >= s.Version })
+		pinned := replica.LoadControl().Pins["free"].Multiplier == 0.5
+		if pinned != (i == 0) {
+			t.Errorf("%s: pinned %v", sql, pinned)
+		}
+		l, err := admin.LoadControl(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+		if i == 1 || i == 4 { // it can be mended
+			if _, err := admin.SetLoadControl(t.Context(), tiers.LoadControl{Mode: "observe"}, l.Version); err != nil {
+				t.Errorf("%s: %v", sql, err)
+			}
+			if err := execute(t.Context(), url, `DELETE FROM tierlimit.load_control`); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // What an administrator says of load reaches every replica.
 func TestAPinActsEverywhere(t *testing.T) {
 	url := newDatabase(t)

@@ -463,6 +463,9 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 				list = append(list, wrong)
 			}
 		}
+		if len(list) == 0 && strings.HasPrefix(c.path, "/admin/") {
+			list = append(list, c.query("nope=1"))
+		}
 		if len(list) == 0 {
 			list = append(list, unknown("acct_42", strings.Repeat("x", 257)))
 		}
@@ -544,6 +547,9 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 			return []call{c}
 		}
 		c.ctx = dead
+		if id == "take" || id == "peek" { // which the policy answers; but a token may have to be looked up
+			c = c.with("Authorization", "Bearer "+s.credential(access.Token, access.Service).Secret)
+		}
 		return []call{c}
 	}
 	s.Fatalf("%s answers %d, of which the tests know nothing", id, status)

@@ -40,12 +40,11 @@ CREATE TRIGGER credentials_truncated AFTER TRUNCATE ON tierlimit.credentials
     FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.subjects_truncated();
 
 -- What is removed may be a credential too.
-ALTER TABLE tierlimit.removals RENAME COLUMN subject TO id;
 ALTER TABLE tierlimit.removals ADD COLUMN kind text NOT NULL DEFAULT 'subject';
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION tierlimit.subject_removed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO tierlimit.removals (version, kind, id)
+    INSERT INTO tierlimit.removals (version, kind, subject) -- whatever its kind: replicas of the version before read it too
         VALUES (tierlimit.next_version(), coalesce(to_jsonb(OLD) ->> 'kind', 'subject'), OLD.id);
     WITH old AS (DELETE FROM tierlimit.removals WHERE removed_at < now() - interval '1 day' RETURNING version)
     UPDATE tierlimit.catalogue SET forgotten = greatest(forgotten, (SELECT max(version) FROM old))
@@ -66,22 +65,30 @@ INSERT INTO tierlimit.load_control DEFAULT VALUES;
 -- +goose StatementBegin
 CREATE FUNCTION tierlimit.load_control_changes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM tierlimit.next_version();
+        RETURN OLD;
+    END IF;
     IF EXISTS (SELECT FROM jsonb_each(NEW.pins) WHERE jsonb_typeof(value -> 'multiplier') IS DISTINCT FROM 'number'
-        OR NOT (value ->> 'multiplier')::numeric BETWEEN 0.05 AND 1 OR NOT tierlimit.dated((value ->> 'expires_at')::timestamptz)) THEN
+        OR NOT (value ->> 'multiplier')::numeric BETWEEN 0.05 AND 1 OR value - 'multiplier' - 'expires_at' <> '{}'
+        OR value ? 'expires_at' AND (value ->> 'expires_at' !~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$'
+            OR NOT tierlimit.dated((value ->> 'expires_at')::timestamptz))) THEN
         RAISE EXCEPTION 'a pin is a multiplier from 0.05 to 1, and perhaps an expires_at' USING ERRCODE = 'check_violation';
     END IF;
     NEW.version := tierlimit.next_version();
     RETURN NEW;
 END $$;
 -- +goose StatementEnd
-CREATE TRIGGER load_control_changes BEFORE UPDATE ON tierlimit.load_control
+CREATE TRIGGER load_control_changes BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.load_control
     FOR EACH ROW EXECUTE FUNCTION tierlimit.load_control_changes();
-CREATE TRIGGER a_queue_up BEFORE UPDATE ON tierlimit.load_control FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.queue_up();
+CREATE TRIGGER a_queue_up BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.load_control FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.queue_up();
+CREATE TRIGGER load_control_truncated AFTER TRUNCATE ON tierlimit.load_control
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.subjects_truncated();
 
 ALTER TABLE tierlimit.audit
     ADD COLUMN attempt_key text, -- of the Idempotency-Key it was asked for with
     ADD COLUMN attempt_fingerprint text;
-CREATE UNIQUE INDEX audit_by_attempt ON tierlimit.audit (actor, attempt_key) WHERE attempt_key IS NOT NULL;
+CREATE UNIQUE INDEX audit_by_attempt ON tierlimit.audit (attempt_key) WHERE attempt_key IS NOT NULL;
 
 -- +goose Down
 DROP INDEX tierlimit.audit_by_attempt;
@@ -92,7 +99,6 @@ DROP TABLE tierlimit.credentials;
 DROP FUNCTION tierlimit.credential_changes;
 DELETE FROM tierlimit.removals WHERE kind <> 'subject';
 ALTER TABLE tierlimit.removals DROP COLUMN kind;
-ALTER TABLE tierlimit.removals RENAME COLUMN id TO subject;
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION tierlimit.subject_removed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -47,7 +47,8 @@ func (f *EventFilter) chooses(e *Event) bool {
 }
 
 // An Attempt marks a change whose answer may be lost and which may be asked for
-// again: there is one change of an actor with one Key.
+// again: there is one change with one Key. A Memory remembers the last thousand
+// changes.
 type Attempt struct {
 	Key         string `json:"key"`
 	Fingerprint string `json:"fingerprint"` // of what was asked for

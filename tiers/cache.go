@@ -81,6 +81,7 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 	c.credentials.begin(ctx, c, c.lookupCredentials)
 	c.running.Go(func() { c.follow(ctx) })
 	c.running.Go(func() { c.listen(ctx) })
+	c.running.Go(func() { c.tellUses(ctx) })
 	return c, nil
 }
 

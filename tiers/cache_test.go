@@ -32,6 +32,7 @@ type fakeSource struct {
 	deaf     bool
 	wake     func()
 	lookups  [][]string
+	slow     time.Duration // how long changes are on their way
 }
 
 func newFakeSource() *fakeSource {
@@ -40,7 +41,11 @@ func newFakeSource() *fakeSource {
 
 func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	defer func() {
+		slow := f.slow
+		f.mu.Unlock()
+		time.Sleep(slow)
+	}()
 	if f.err != nil {
 		return tiers.Changes{}, f.err
 	}

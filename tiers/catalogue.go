@@ -26,6 +26,8 @@ var (
 // version the writer saw and answers ErrStale when it is no longer the one in
 // force; what it returns carries the new version. Each is written with its event
 // in the audit log, or not at all; see [WithActor], [WithDryRun] and [WithAttempt].
+// What goes along with it, such as the keys of a subject that is deleted, has no
+// event of its own.
 //
 // Implementations are safe for concurrent use.
 type Catalogue interface {
@@ -112,6 +114,9 @@ func OverrideError(subject, limit string, err error) error {
 
 // CredentialError says what was refused about which credential.
 func CredentialError(kind access.Kind, id string, err error) error {
+	if !access.ValidID(id) { // perhaps a whole secret, by mistake: it is not repeated
+		return fmt.Errorf("%s %w", kind, err)
+	}
 	return fmt.Errorf("%s %.80q %w", kind, id, err)
 }
 
@@ -132,6 +137,11 @@ func TokenNameError(name string) error {
 
 // LoadControlError says what was refused about load control.
 func LoadControlError(err error) error { return fmt.Errorf("load control %w", err) }
+
+// OtherSubjectError is the answer to a key that should become another subject's.
+func OtherSubjectError(id string) error {
+	return &tierlimit.FieldError{Field: "subject", Value: id, Want: "left out, or as it is: create a key for another subject"}
+}
 
 // An InUseError is the answer to a tier that cannot go while subjects name it.
 // It is an ErrInUse.

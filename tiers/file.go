@@ -63,10 +63,13 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 		}
 		m.subjects[id] = &resident{Subject: subject}
 	}
+	if err := m.control.Validate(); err != nil {
+		return nil, fmt.Errorf("read %s: load: %w", file, err)
+	}
 	for id, kept := range s.Credentials {
 		c := &credential{kept.Of}
 		c.Kind = kept.Kind
-		if copy(c.Hash[:], kept.Hash) != len(c.Hash) || c.ID != id || !access.ValidID(id) || c.Validate() != nil {
+		if copy(c.Hash[:], kept.Hash) != len(c.Hash) || c.ID != id || !access.ValidID(id) || c.Validate() != nil || c.Kind == access.Key && m.subjects[c.Subject] == nil {
 			return nil, fmt.Errorf("read %s: credential %q is not valid", file, id)
 		}
 		m.credentials[id] = c

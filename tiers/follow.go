@@ -24,7 +24,6 @@ func (c *Cache) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.uses.tell(ctx, c.source, tellUsesEvery)
 		c.report(err, failing)
 		failing = err
 		select {

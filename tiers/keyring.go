@@ -111,6 +111,20 @@ func (u *uses) note(id string, now time.Time) {
 	}
 }
 
+// tellUses is apart from following the source: a change must not wait for it.
+func (c *Cache) tellUses(ctx context.Context) {
+	tick := time.NewTicker(c.cfg.Poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			c.uses.tell(ctx, c.source, tellUsesEvery)
+		}
+	}
+}
+
 // tell passes on what was noted, unless it did so a while ago; what could not be told is
 // noted still.
 func (u *uses) tell(ctx context.Context, s Source, every time.Duration) {

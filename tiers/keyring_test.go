@@ -50,6 +50,23 @@ func TestAKeyNamesItsSubjectUntilItIsRevoked(t *testing.T) {
 	})
 }
 
+// What a look-up has learned is not unlearned by changes that were read before.
+func TestAnOlderAnswerDoesNotUndoARevocation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		c := newCache(t, f, tiers.CacheConfig{})
+		settle()
+		f.set(func() { f.slow = time.Second })
+		k := f.issue("acct_42", nil) // read, and on its way for a second
+		time.Sleep(100 * time.Millisecond)
+		f.set(func() { f.version++; delete(f.keys, k.ID) }) // gone, and nobody has heard
+		wantSubject(t, c, k.Secret, "")
+		time.Sleep(1500 * time.Millisecond)
+		f.set(func() { f.slow = 0 })
+		wantSubject(t, c, k.Secret, "")
+	})
+}
+
 func TestAKeyEndsAtItsInstant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()

@@ -70,7 +70,8 @@ func (l *LoadControl) Validate() error {
 	return errors.Join(errs...)
 }
 
-// KnownTo reports each pin of a tier that is not there.
+// KnownTo reports each pin of a tier that is not there. A tier that was deleted may
+// have left one behind.
 func (l *LoadControl) KnownTo(has func(key string) bool) error {
 	var errs []error
 	for _, tier := range slices.Sorted(maps.Keys(l.Pins)) {

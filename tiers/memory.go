@@ -139,7 +139,7 @@ func (m *Memory) log(e Event) {
 // attempted reports whether there is an event of e's attempt.
 func (m *Memory) attempted(e *Event) bool {
 	return e.Attempt.Key != "" && slices.ContainsFunc(m.events, func(old Event) bool {
-		return old.Actor == e.Actor && old.Attempt.Key == e.Attempt.Key
+		return old.Attempt.Key == e.Attempt.Key
 	})
 }
 
@@ -183,7 +183,7 @@ func (m *Memory) SetLoadControl(ctx context.Context, l LoadControl, version int6
 	if old.Version != version {
 		return LoadControl{}, LoadControlError(ErrStale)
 	}
-	if err := l.KnownTo(m.set.has); err != nil {
+	if err := l.KnownTo(func(key string) bool { _, was := old.Pins[key]; return was || m.set.has(key) }); err != nil {
 		return LoadControl{}, err
 	}
 	l.Version = m.version + 1

@@ -75,7 +75,10 @@ func (m *Memory) ReplaceCredential(ctx context.Context, c access.Credential, ver
 	if err != nil {
 		return access.Credential{}, err
 	}
-	c.Subject, c.CreatedAt, c.LastUsedAt, c.Hash = old.Subject, old.CreatedAt, old.LastUsedAt, old.Hash
+	if c.Subject != old.Subject {
+		return access.Credential{}, OtherSubjectError(c.Subject)
+	}
+	c.CreatedAt, c.LastUsedAt, c.Hash = old.CreatedAt, old.LastUsedAt, old.Hash
 	return m.putCredential(ctx, c, old)
 }
 

@@ -11,7 +11,7 @@ import (
 // whoever has no lock.
 type shelf[T item] struct {
 	known  *simplelru.LRU[string, T]
-	nobody *simplelru.LRU[string, struct{}] // apart, so that made-up ids evict nothing real
+	nobody *simplelru.LRU[string, int64] // and as of which version; apart, so that made-up ids evict nothing real
 	lookups[T]
 }
 
@@ -27,7 +27,7 @@ func newShelf[T item](size int) (*shelf[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	nobody, err := simplelru.NewLRU[string, struct{}](size, nil)
+	nobody, err := simplelru.NewLRU[string, int64](size, nil)
 	return &shelf[T]{known: known, nobody: nobody}, err
 }
 
@@ -40,14 +40,14 @@ func (s *shelf[T]) get(id string) (one T, ok bool) {
 	return one, ok
 }
 
-// keep holds what was found for ids.
-func (s *shelf[T]) keep(ids []string, found map[string]T) {
+// keep holds what was found for ids at a version.
+func (s *shelf[T]) keep(ids []string, found map[string]T, version int64) {
 	for _, id := range ids {
 		if one, ok := found[id]; ok {
 			s.known.Add(id, one)
 			s.nobody.Remove(id)
 		} else {
-			s.nobody.Add(id, struct{}{})
+			s.nobody.Add(id, version)
 			s.known.Remove(id)
 		}
 	}
@@ -55,8 +55,11 @@ func (s *shelf[T]) keep(ids []string, found map[string]T) {
 
 // replace takes a newer one. What nobody asked for is not worth a place.
 func (s *shelf[T]) replace(one T) {
-	if s.nobody.Remove(one.key()) {
-		s.known.Add(one.key(), one)
+	if gone, ok := s.nobody.Peek(one.key()); ok {
+		if gone < one.version() { // else it is from before it went
+			s.nobody.Remove(one.key())
+			s.known.Add(one.key(), one)
+		}
 	} else if old, ok := s.known.Peek(one.key()); ok && old.version() < one.version() {
 		s.known.Add(one.key(), one)
 	}
@@ -66,7 +69,7 @@ func (s *shelf[T]) replace(one T) {
 func (s *shelf[T]) remove(id string, version int64) {
 	if old, ok := s.known.Peek(id); ok && old.version() < version {
 		s.known.Remove(id)
-		s.nobody.Add(id, struct{}{})
+		s.nobody.Add(id, version)
 	}
 }
 
@@ -91,7 +94,7 @@ func (s *shelf[T]) begin(ctx context.Context, c *Cache, query func(context.Conte
 			for _, one := range list {
 				found[one.key()] = one
 			}
-			if c.unlessChanged(version, history, func() { s.keep(ids, found) }) {
+			if c.unlessChanged(version, history, func() { s.keep(ids, found, version) }) {
 				break
 			}
 		}

@@ -1,6 +1,7 @@
 package tiers
 
 import (
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -68,9 +69,10 @@ func (s *set) stand(subject *Subject, now time.Time) *standing {
 // PlanOf returns the plan that list would give a subject at now, nil for one that
 // nobody knows. It is for those who ask what a change would do.
 func PlanOf(list []Tier, subject *Subject, now time.Time) (*tierlimit.Plan, error) {
-	s, err := newSet(list)
+	valid := slices.DeleteFunc(slices.Clone(list), func(t Tier) bool { return t.Validate() != nil }) // as whoever follows the catalogue leaves it out
+	s, err := newSet(valid)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("no plan can be made of the tiers: %v", err) //nolint:errorlint // whoever asks has done nothing wrong
 	}
 	if subject == nil {
 		return s.plan(""), nil

@@ -34,6 +34,9 @@ const startTimeout = 30 * time.Second
 
 // serve builds everything from the outside in and takes it down in reverse.
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
+	if set.serviceToken == set.adminToken {
+		return usage(&tierlimit.FieldError{Field: "TIERLIMIT_SERVICE_TOKEN", Want: "another than TIERLIMIT_ADMIN_TOKEN: applications are no owners"})
+	}
 	slog.SetDefault(log)
 	redis.SetLogger(clientLog{log})
 	catalogue, err := openCatalogue(ctx, set.databaseURL, log)

@@ -215,8 +215,8 @@ func printEffect(w io.Writer, body []byte) {
 					Max  *int64
 					From string
 				}
-				Used   int64
-				Denies bool
+				Used   *int64
+				Denies *bool
 			}
 		}
 	}
@@ -229,7 +229,7 @@ func printEffect(w io.Writer, body []byte) {
 	}
 	for _, l := range effect.Affected.Limits {
 		note := ""
-		if l.Denies {
+		if l.Denies != nil && *l.Denies {
 			note = "\twould be denied at once"
 		}
 		most := func(m *struct {
@@ -246,7 +246,11 @@ func printEffect(w io.Writer, body []byte) {
 				return count(*m.Max)
 			}
 		}
-		fmt.Fprintf(w, "%s\t%s -> %s\tused %d%s\n", l.Limit, most(l.Before), most(l.After), l.Used, note)
+		used := "unknown"
+		if l.Used != nil {
+			used = count(*l.Used)
+		}
+		fmt.Fprintf(w, "%s\t%s -> %s\tused %s%s\n", l.Limit, most(l.Before), most(l.After), used, note)
 	}
 	if effect.Affected.Refused != "" {
 		fmt.Fprintf(w, "every request would be denied\t%s\n", effect.Affected.Refused)

@@ -43,8 +43,7 @@ func attempted(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	var made bool
-	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tierlimit.audit WHERE actor = $1 AND attempt_key = $2)`,
-		tiers.ActorOf(ctx), attempt.Key).Scan(&made)
+	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM tierlimit.audit WHERE attempt_key = $1)`, attempt.Key).Scan(&made)
 	if err == nil && made {
 		err = tiers.ErrRepeated
 	}

@@ -104,8 +104,11 @@ func (c *Catalogue) ReplaceCredential(ctx context.Context, one access.Credential
 	return c.putCredential(ctx, one, `
 		UPDATE tierlimit.credentials SET name = $3, role = $4, expires_at = $5 WHERE id = $1 AND kind = $2`,
 		func(ctx context.Context, tx pgx.Tx) (before any, rest []any, err error) {
-			before, err = credentialAt(ctx, tx, one.Kind, one.ID, version)
-			return before, nil, err
+			old, err := credentialAt(ctx, tx, one.Kind, one.ID, version)
+			if err == nil && old.Subject != one.Subject {
+				err = tiers.OtherSubjectError(one.Subject)
+			}
+			return old, nil, err
 		})
 }
 

@@ -2,6 +2,7 @@ package pgtiers
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -19,7 +20,17 @@ func (c *Catalogue) LoadControl(ctx context.Context) (l tiers.LoadControl, err e
 
 func selectLoadControl(ctx context.Context, q querier) (l tiers.LoadControl, err error) {
 	rows, _ := q.Query(ctx, `SELECT mode, pins, version FROM tierlimit.load_control`)
-	l, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[tiers.LoadControl])
+	var pins map[string]json.RawMessage
+	_, err = pgx.ForEachRow(rows, []any{&l.Mode, &pins, &l.Version}, func() error {
+		l.Pins = make(tiers.Pins)
+		for tier, text := range pins {
+			var p tiers.Pin
+			if json.Unmarshal(text, &p) == nil { // one that nobody can read must not hold up the rest
+				l.Pins[tier] = p
+			}
+		}
+		return nil
+	})
 	l.Normalize()
 	return l, err
 }
@@ -43,10 +54,11 @@ func (c *Catalogue) SetLoadControl(ctx context.Context, l tiers.LoadControl, ver
 		if err != nil {
 			return err
 		}
-		if err := l.KnownTo(func(key string) bool { return slices.Contains(keys, key) }); err != nil {
+		if err := l.KnownTo(func(key string) bool { _, was := old.Pins[key]; return was || slices.Contains(keys, key) }); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `UPDATE tierlimit.load_control SET mode = $1, pins = $2`, l.Mode, l.Pins); err != nil {
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO tierlimit.load_control (mode, pins) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE SET mode = $1, pins = $2`, l.Mode, l.Pins); err != nil {
 			return err
 		}
 		if written, err = selectLoadControl(ctx, tx); err != nil {

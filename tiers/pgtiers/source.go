@@ -43,9 +43,7 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 	if err != nil {
 		return ch, err
 	}
-	if control.Version > since || since == 0 {
-		ch.Load = &control
-	}
+	ch.Load = &control // whatever changed: a row, and one that was deleted draws no version of its own
 	if since == 0 || since < forgotten {
 		ch.Forget = true
 		return ch, nil
@@ -68,7 +66,7 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 		ch.Version, ch.More = ch.Credentials[changesPage-1].Version, true
 	}
 	rows, _ := tx.Query(ctx, `
-		SELECT kind, id, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
+		SELECT kind, subject AS id, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
 	ch.Removed, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Removal])
 	return ch, err
 }

@@ -150,8 +150,9 @@ func attempts(t *testing.T, c tiers.Catalogue) {
 	if len(e) != 1 || e[0].Action != "token.create" || e[0].Attempt.Fingerprint != "f1" {
 		t.Errorf("the log has %+v", e)
 	}
-	other := tiers.WithAttempt(tiers.WithActor(t.Context(), "bob"), tiers.Attempt{Key: "k1"})
-	must(c.CreateCredential(other, token("bob's", access.Viewer)))(t) // another's key is another key
+	renamed := tiers.WithAttempt(tiers.WithActor(t.Context(), "bob"), tiers.Attempt{Key: "k1"})
+	_, err := c.CreateCredential(renamed, token("bob's", access.Viewer))
+	wantErr(t, err, tiers.ErrRepeated) // whatever the actor is called by then
 }
 
 func loadControl(t *testing.T, c tiers.Catalogue) {
@@ -175,4 +176,14 @@ func loadControl(t *testing.T, c tiers.Catalogue) {
 	}
 	_, err = c.SetLoadControl(ctx, tiers.LoadControl{}, 0)
 	wantErr(t, err, tiers.ErrStale)
+
+	// The pin of a tier that was deleted is in nobody's way.
+	g := must(c.CreateTier(ctx, gold()))(t)
+	set.Pins["gold"] = tiers.Pin{Multiplier: 0.5}
+	set = must(c.SetLoadControl(ctx, set, set.Version))(t)
+	if err := c.DeleteTier(ctx, "gold", g.Version); err != nil {
+		t.Fatal(err)
+	}
+	set.Mode = "off"
+	must(c.SetLoadControl(ctx, set, set.Version))(t)
 }

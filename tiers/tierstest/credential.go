@@ -53,6 +53,11 @@ func credentialLife(t *testing.T, c tiers.Catalogue) {
 	if renamed.Version <= first.Version || renamed.Name != "staging" || renamed.ExpiresAt != nil || renamed.Hash != first.Hash {
 		t.Fatalf("replaced %+v by %+v", first, renamed)
 	}
+	moved := renamed
+	moved.Subject = "acct_2"
+	if _, err := c.ReplaceCredential(ctx, moved, renamed.Version); err == nil || !strings.Contains(err.Error(), "subject ") {
+		t.Errorf("a key became another subject's: %v", err)
+	}
 	other := must(c.CreateCredential(ctx, token("ci", access.Service)))(t)
 	_, err = c.CreateCredential(ctx, token("ci", access.Owner))
 	wantErr(t, err, tiers.ErrExists)
