@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/integration/servers"
 	"github.com/tierlimit/tierlimit/scripts"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 	"github.com/tierlimit/tierlimit/store/storetest"
@@ -392,6 +393,37 @@ func TestTheLeastRightsAreEnough(t *testing.T) {
 // The slack is the machine's: what is shown is that nothing waits for seconds.
 // With every call stuck, a charge that is given up in the queue must not turn
 // up later.
+// An operator is told at the start, not when a customer has a second quota.
+func TestAServerThatEvictsIsWarnedOf(t *testing.T) {
+	own, err := servers.Redis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Stop()
+	client := newClient(t, own.URL, time.Second)
+	s := newStore(t, client)
+	if warnings, err := s.Check(t.Context()); err != nil || len(warnings) != 0 {
+		t.Errorf("a server as it should be: %q, %v", warnings, err)
+	}
+	if err := client.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if warnings, err := s.Check(t.Context()); err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "allkeys-lru") {
+		t.Errorf("one that evicts: %q, %v", warnings, err)
+	}
+	r := startReplica(t, own.URL, newDatabase(t))
+	if !strings.Contains(r.log(), "maxmemory-policy is allkeys-lru") {
+		t.Errorf("the log says %s", r.log())
+	}
+	if err := client.Do(t.Context(), "ACL", "SETUSER", "lesser", "on", ">hunter2", "~tl:*", "-@all", "+ping", "+hello").Err(); err != nil {
+		t.Fatal(err)
+	}
+	lesser := newStore(t, newClient(t, strings.Replace(own.URL, "redis://", "redis://lesser:hunter2@", 1), time.Second))
+	if warnings, err := lesser.Check(t.Context()); err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "+info") {
+		t.Errorf("without the right to ask: %q, %v", warnings, err)
+	}
+}
+
 func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer client.Close()

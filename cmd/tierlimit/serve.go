@@ -63,7 +63,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: cache.Known, Logger: log})
 	defer writeUsage(durableStore, log)
 	store := &watchedStore{Store: breaker.New(durableStore, breaker.Config{}), log: log}
-	if err := checkRedis(ctx, redisStore, store); err != nil {
+	if err := checkRedis(ctx, redisStore, store, log); err != nil {
 		return err
 	}
 	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Control: cache.LoadControl, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
@@ -117,7 +117,7 @@ func writeUsage(store *durable.Store, log *slog.Logger) {
 
 // checkRedis refuses to start on a Redis that refuses: a wrong password or
 // missing rights would deny every request. One that is only away is waited for.
-func checkRedis(ctx context.Context, store *redisstore.Store, watched *watchedStore) error {
+func checkRedis(ctx context.Context, store *redisstore.Store, watched *watchedStore, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	err := store.Ping(ctx)
@@ -125,6 +125,16 @@ func checkRedis(ctx context.Context, store *redisstore.Store, watched *watchedSt
 		return fmt.Errorf("redis refuses: %w", err)
 	}
 	watched.saw(err)
+	if err != nil {
+		return nil
+	}
+	warnings, err := store.Check(ctx)
+	if err != nil {
+		warnings = append(warnings, err.Error())
+	}
+	for _, warning := range warnings {
+		log.Warn("redis: " + warning)
+	}
 	return nil
 }
 

@@ -1,0 +1,55 @@
+package redisstore
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// The oldest Redis whose commands the scripts use.
+const (
+	oldestMajor = 6
+	oldestMinor = 2
+)
+
+// Check returns what an operator should know of the server before it is trusted with
+// quotas: a version that is too old, a policy that evicts counters. An error says that
+// it could not be asked. The right to do so (+info) is not needed for anything else;
+// that it is missing is a warning too.
+func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
+	text, err := s.client.Info(ctx, "server", "memory").Result()
+	if redis.HasErrorPrefix(err, "NOPERM") {
+		return []string{"this user may not ask for INFO (+info): whether the server evicts counters is not known"}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("check the server: %w", classify(err))
+	}
+	info := make(map[string]string)
+	for lines := bufio.NewScanner(strings.NewReader(text)); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), ":"); ok {
+			info[name] = strings.TrimSpace(value)
+		}
+	}
+	if version := info["redis_version"]; tooOld(version) {
+		warnings = append(warnings, fmt.Sprintf("the server is version %s: %d.%d or newer is needed", version, oldestMajor, oldestMinor))
+	}
+	if policy := info["maxmemory_policy"]; policy != "" && policy != "noeviction" {
+		warnings = append(warnings, fmt.Sprintf("maxmemory-policy is %s: under memory pressure counters are evicted, and an evicted counter is a fresh quota; set noeviction", policy))
+	}
+	return warnings, nil
+}
+
+// tooOld is no for what is not a version: other servers number theirs as they like.
+func tooOld(version string) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	major, err := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(parts[1])
+	return err == nil && err2 == nil && (major < oldestMajor || major == oldestMajor && minor < oldestMinor)
+}
