@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit integration lint format bench microbench clean
+.PHONY: help run build test unit integration canaries lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ unit: ## pass the tests that need no server
 
 integration: ## pass the tests on real servers: Docker where it answers, else local processes
 	env="$$(integration/prepare)" && eval "$$env" && $(GO) test $(RACE) -count=1 ./integration/...
+
+canaries: ## put known defects in, one by one, and show the test that sees each
+	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && integration/canary
 
 lint: ## pass the linters
 	$(GO) vet ./... ./integration/...

@@ -379,3 +379,26 @@ func TestLateNotesChangeNothing(t *testing.T) {
 		}
 	}
 }
+
+// A restore whose answer was lost is asked for again.
+func TestARepeatedRestoreAddsOnce(t *testing.T) {
+	client := newClient(t, redisServer.URL, 5*time.Second)
+	s, id := newStore(t, client), newSubject(t)
+	was := take(t, s, id, 30, perMonth(1000))
+	if err := client.Del(t.Context(), redisstore.Key(id)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Millisecond)
+	now := take(t, s, id, 7, perMonth(1000))
+	loss := durable.Loss{
+		Window: durable.Window{Subject: id, Limit: "per_month", Used: 30, End: was.Counts[0].End, At: was.At},
+		Begun:  now.Counts[0].End, BegunAt: now.At,
+	}
+	for i, want := range []int{1, 0, 0} {
+		time.Sleep(2 * time.Millisecond)
+		if n, err := s.Restore(t.Context(), []durable.Loss{loss}); err != nil || n != want {
+			t.Errorf("asked %d times: %d, %v; want %d", i+1, n, err, want)
+		}
+	}
+	wantUsed(t, s, id, []int64{37}, perMonth(1000))
+}

@@ -296,3 +296,23 @@ func TestTheDatabaseItselfRefusesWhatGoWouldNotWrite(t *testing.T) {
 		}
 	}
 }
+
+// Whoever listens looks once when it does: what is changed from then on is heard.
+func TestWhoListensLooksOnceItListens(t *testing.T) {
+	c := openCatalogue(t, newDatabase(t))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	woken := 0
+	err := c.Listen(ctx, func() {
+		if woken++; woken == 2 {
+			cancel()
+			return
+		}
+		if _, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+			t.Error(err)
+		}
+	})
+	if woken != 2 {
+		t.Errorf("woken %d times, then %v", woken, err)
+	}
+}

@@ -40,6 +40,25 @@ func TestALostReplyIsChargedAtMostOnce(t *testing.T) {
 	}
 }
 
+// A connection that is cut leaves time to ask again: nobody does, as the charge may
+// have been made.
+func TestAChargeWhoseConnectionIsCutIsNotSentAgain(t *testing.T) {
+	direct := newClient(t, redisServer.URL, testBudget)
+	proxy := newReplyEater(t, direct.Options().Addr)
+	store, subject := newStore(t, newClient(t, "redis://"+proxy.addr, testBudget)), newSubject(t)
+	if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(100))); err != nil {
+		t.Fatal(err)
+	}
+	proxy.once.Store(true)
+	if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(100))); !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		t.Errorf("a connection that was cut gave %v, want store unavailable", err)
+	}
+	o, err := newStore(t, direct).Take(t.Context(), charge(subject, 0, perMinute(100)))
+	if err != nil || o.Counts[0].Used != 2 {
+		t.Errorf("after one charge and one whose connection was cut: %+v, %v; want 2 used", o, err)
+	}
+}
+
 func TestADecisionKeepsItsBudget(t *testing.T) {
 	const budget, slack = 50 * time.Millisecond, 450 * time.Millisecond
 	deaf, err := net.Listen("tcp", "127.0.0.1:0")
@@ -147,10 +166,12 @@ func TestOneSubjectsFaultLeavesThoseInItsBatchAlone(t *testing.T) {
 	wg.Wait()
 }
 
+// A replyEater passes everything on to Redis, and while told to, nothing back.
 type replyEater struct {
 	addr string
 	eat  atomic.Bool
 	cut  atomic.Bool // cuts the connection instead of a reply
+	once atomic.Bool // cuts the connection instead of the next reply alone
 }
 
 func newReplyEater(t *testing.T, upstream string) *replyEater {
@@ -186,7 +207,7 @@ func (p *replyEater) copyReplies(client, server net.Conn) {
 		if err != nil {
 			return
 		}
-		if p.cut.Load() {
+		if p.cut.Load() || p.once.CompareAndSwap(true, false) {
 			return
 		}
 		if p.eat.Load() {

@@ -431,5 +431,3 @@ func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
-
-// A replyEater passes everything on to Redis, and while told to, nothing back.
