@@ -83,21 +83,15 @@ func (r *Reset) forgives(limit string) bool {
 	return len(r.Limits) == 0 || slices.Contains(r.Limits, limit)
 }
 
-func (n *notes) credit(c Credit) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.credits) < maxRare {
-		n.credits = append(n.credits, c)
-	} else {
-		n.dropped++
-	}
-}
+func (n *notes) credit(c Credit) { keepRare(n, &n.credits, c) }
 
-func (n *notes) reset(r Reset) {
+func (n *notes) reset(r Reset) { keepRare(n, &n.resets, r) }
+
+func keepRare[T any](n *notes, list *[]T, one T) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.resets) < maxRare {
-		n.resets = append(n.resets, r)
+	if len(*list) < maxRare {
+		*list = append(*list, one)
 	} else {
 		n.dropped++
 	}

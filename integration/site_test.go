@@ -1,0 +1,416 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/load"
+	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/pgtiers"
+)
+
+// A site is both listeners in this process, on real Postgres and Redis, and the
+// document they serve.
+type site struct {
+	*testing.T
+	public, admin http.Handler
+	catalogue     *pgtiers.Catalogue
+	draining      atomic.Bool
+	document      document
+	validator     validator.Validator
+	seen          map[string]map[int]bool // by operation: the statuses that were answered
+	made          int
+}
+
+// A document is what of OpenAPI the tests look at themselves.
+type document struct {
+	Paths map[string]map[string]json.RawMessage
+}
+
+type documentedOperation struct {
+	OperationID string `json:"operationId"`
+	Responses   map[string]any
+	Parameters  []struct{ Name, In string }
+	RequestBody *struct{}
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	url := newDatabase(t)
+	s := &site{T: t, catalogue: openCatalogue(t, url), seen: make(map[string]map[int]bool)}
+	cache := follow(t, url)
+	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Control: cache.LoadControl, Meter: load.Fixed(0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cpu.Close)
+	lim, err := tierlimit.New(tierlimit.Config{
+		Store: newStore(t, newClient(t, redisServer.URL, 2*time.Second)), Tiers: cache, Load: cpu, Budget: 2 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := api.Config{
+		Limiter: lim, Catalogue: s.catalogue, Keyring: cache, Load: cpu, AdminToken: adminToken,
+		Health: api.Health{Draining: &s.draining}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	}
+	if s.public, err = api.Public(cfg); err != nil {
+		t.Fatal(err)
+	}
+	s.admin = api.Admin(cfg)
+	text := s.serve(s.public, "GET", "/openapi.json", "").Body.Bytes()
+	if err := json.Unmarshal(text, &s.document); err != nil {
+		t.Fatal(err)
+	}
+	doc, err := libopenapi.NewDocument(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs []error
+	if s.validator, errs = validator.NewValidator(doc); len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	return s
+}
+
+func (s *site) serve(h http.Handler, method, path, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// A call is one request to an operation.
+type call struct {
+	method, path, body string
+	tag                string // of what it changes
+	header             map[string]string
+	reader             io.Reader       // in place of the body
+	ctx                context.Context //nolint:containedctx // to be a dead one
+}
+
+func (c call) with(name, value string) call {
+	header := map[string]string{name: value}
+	for n, v := range c.header {
+		if n != name {
+			header[n] = v
+		}
+	}
+	c.header = header
+	return c
+}
+
+func (c call) without(name string) call {
+	c = c.with(name, "")
+	delete(c.header, name)
+	return c
+}
+
+func (c call) query(q string) call {
+	c.path += "?" + q
+	return c
+}
+
+func (s *site) handler(path string) http.Handler {
+	if strings.HasPrefix(path, "/admin/") {
+		return s.admin
+	}
+	return s.public
+}
+
+// do makes a call and holds what is answered against the document; what is sent
+// too, where it was accepted.
+func (s *site) do(id string, c call) *httptest.ResponseRecorder {
+	s.Helper()
+	send := func() *http.Request {
+		var body io.Reader = strings.NewReader(c.body)
+		if c.reader != nil {
+			body = c.reader
+		}
+		r := httptest.NewRequest(c.method, "http://127.0.0.1:8080"+c.path, body)
+		if strings.HasPrefix(c.path, "/admin/") {
+			r = httptest.NewRequest(c.method, "http://127.0.0.1:8081"+c.path, body)
+		}
+		if c.ctx != nil {
+			r = r.WithContext(c.ctx)
+		}
+		if c.body != "" {
+			r.Header.Set("Content-Type", "application/json")
+			if c.method == http.MethodPatch {
+				r.Header.Set("Content-Type", "application/merge-patch+json")
+			}
+		}
+		for name, value := range c.header {
+			r.Header.Set(name, value)
+		}
+		return r
+	}
+	w := httptest.NewRecorder()
+	s.handler(c.path).ServeHTTP(w, send())
+	if s.seen[id] == nil {
+		s.seen[id] = make(map[int]bool)
+	}
+	s.seen[id][w.Code] = true
+	if c.method != http.MethodHead { // which has no content to hold against it
+		result := w.Result()
+		result.Body = io.NopCloser(bytes.NewReader(w.Body.Bytes()))
+		c.reader = nil
+		if ok, errs := s.validator.ValidateHttpResponse(send(), result); !ok {
+			s.Errorf("%s %s answers %d, which is not as documented: %v\n%s", c.method, c.path, w.Code, errs, w.Body)
+		}
+	}
+	if w.Code < 300 {
+		if ok, errs := s.validator.ValidateHttpRequest(send()); !ok {
+			s.Errorf("%s %s is accepted, which is not as documented: %v\n%s", c.method, c.path, errs, c.body)
+		}
+	}
+	return w
+}
+
+// operations calls each with every operation of the document.
+func (s *site) operations(each func(method, path string, o documentedOperation)) {
+	s.Helper()
+	for path, item := range s.document.Paths {
+		for method, text := range item {
+			if method == "servers" || method == "parameters" {
+				continue
+			}
+			var o documentedOperation
+			if err := json.Unmarshal(text, &o); err != nil {
+				s.Fatal(err)
+			}
+			each(strings.ToUpper(method), path, o)
+		}
+	}
+}
+
+func (s *site) name(kind string) string {
+	s.made++
+	return fmt.Sprintf("%s_%d", kind, s.made)
+}
+
+// fixtures make what the calls are about.
+
+func (s *site) subject() (id, version string) {
+	s.Helper()
+	made, err := s.catalogue.CreateSubject(s.Context(), tiers.Subject{ID: s.name("acct"), Tier: "free"})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return made.ID, tag(made.Version)
+}
+
+func (s *site) tier() (key, version string) {
+	s.Helper()
+	t := tiers.Builtin()[0]
+	t.Key, t.Default = s.name("tier"), false
+	made, err := s.catalogue.CreateTier(s.Context(), t)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return made.Key, tag(made.Version)
+}
+
+func (s *site) override() (path, version string) {
+	s.Helper()
+	id, _ := s.subject()
+	made, err := s.catalogue.CreateOverride(s.Context(), id, tiers.Override{
+		Limit: "per_minute", Max: 9, StartsAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour), Reason: "a test",
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	return "/admin/v1/subjects/" + id + "/overrides/per_minute", tag(made.Version)
+}
+
+func (s *site) credential(kind access.Kind, role access.Role) (c access.Credential) {
+	s.Helper()
+	c = access.Credential{Kind: kind, Name: s.name("name"), Role: role}
+	if kind == access.Key {
+		c.Subject, _ = s.subject()
+	}
+	c = c.WithSecret()
+	made, err := s.catalogue.CreateCredential(s.Context(), c)
+	if err != nil {
+		s.Fatal(err)
+	}
+	c.Version = made.Version
+	return c
+}
+
+func (s *site) loadVersion() string {
+	s.Helper()
+	l, err := s.catalogue.LoadControl(s.Context())
+	if err != nil {
+		s.Fatal(err)
+	}
+	return tag(l.Version)
+}
+
+func tag(version int64) string { return strconv.Quote(strconv.FormatInt(version, 10)) }
+
+const limitsJSON = `"limits":{"per_minute":{"max":5,"window":"60s","adaptive":true},"per_month":{"max":null,"period":"month","anchor":"billing"}}`
+
+// good makes a call that each operation does as it is asked. It is new each time.
+func (s *site) good(id string) call {
+	s.Helper()
+	c := s.goodAs(id)
+	c.header = map[string]string{"Authorization": "Bearer " + adminToken}
+	if c.tag != "" {
+		c.header["If-Match"] = c.tag
+	}
+	return c
+}
+
+func change(method, path, tag, body string) call {
+	return call{method: method, path: path, tag: tag, body: body}
+}
+
+func (s *site) goodAs(id string) call {
+	s.Helper()
+	const v1 = "/admin/v1"
+	switch id {
+	case "take", "peek":
+		return call{method: "POST", path: "/v1/" + id, body: fmt.Sprintf(`{"subject":%q,"scope":"search","cost":1}`, s.name("acct"))}
+	case "refund":
+		w := s.serve(s.public, "POST", "/v1/take", fmt.Sprintf(`{"subject":%q}`, s.name("acct")), "Authorization", "Bearer "+adminToken)
+		var d struct{ ID string }
+		if err := json.Unmarshal(w.Body.Bytes(), &d); err != nil || d.ID == "" {
+			s.Fatalf("take answers %s", w.Body)
+		}
+		return call{method: "POST", path: "/v1/refund", body: fmt.Sprintf(`{"id":%q}`, d.ID)}
+	case "usage":
+		return call{method: "GET", path: "/v1/usage/acct_42"}
+	case "load":
+		return call{method: "GET", path: "/v1/load"}
+	case "live":
+		return call{method: "GET", path: "/livez"}
+	case "live-head":
+		return call{method: "HEAD", path: "/livez"}
+	case "ready":
+		return call{method: "GET", path: "/readyz"}
+	case "ready-head":
+		return call{method: "HEAD", path: "/readyz"}
+	case "openapi":
+		return call{method: "GET", path: "/openapi.json"}
+	case "docs":
+		return call{method: "GET", path: "/docs"}
+
+	case "list-tiers":
+		return call{method: "GET", path: v1 + "/tiers"}
+	case "create-tier":
+		return call{method: "POST", path: v1 + "/tiers", body: fmt.Sprintf(`{"key":%q,%s}`, s.name("tier"), limitsJSON)}
+	case "read-tier":
+		return call{method: "GET", path: v1 + "/tiers/pro"}
+	case "replace-tier":
+		key, version := s.tier()
+		return change("PUT", v1+"/tiers/"+key, version, fmt.Sprintf(`{"key":%q,"name":"Ours","load":{"start":0.5,"full":0.9,"floor":0.2},%s}`, key, limitsJSON))
+	case "patch-tier":
+		key, version := s.tier()
+		return change("PATCH", v1+"/tiers/"+key, version, `{"limits":{"per_minute":{"max":7}}}`)
+	case "delete-tier":
+		key, version := s.tier()
+		return change("DELETE", v1+"/tiers/"+key, version, "")
+
+	case "list-subjects":
+		return call{method: "GET", path: v1 + "/subjects?tier=free&status=active&prefix=acct&limit=2"}
+	case "create-subject":
+		return call{method: "POST", path: v1 + "/subjects", body: fmt.Sprintf(`{"id":%q,"tier":"free","trial":{"tier":"pro","ends_at":"2926-12-01T00:00:00Z"},"billing_anchor":"2026-11-30T00:00:00Z"}`, s.name("acct"))}
+	case "read-subject":
+		subject, _ := s.subject()
+		return call{method: "GET", path: v1 + "/subjects/" + subject}
+	case "replace-subject":
+		subject, version := s.subject()
+		return change("PUT", v1+"/subjects/"+subject, version, fmt.Sprintf(`{"id":%q,"tier":"free","status":"past_due","grace_until":"2926-12-01T00:00:00Z","next":{"tier":"pro","at":"2926-12-01T00:00:00Z"}}`, subject))
+	case "patch-subject":
+		subject, version := s.subject()
+		return change("PATCH", v1+"/subjects/"+subject, version, `{"tier":"pro","blocked_until":"2926-12-01T00:00:00Z"}`)
+	case "delete-subject":
+		subject, version := s.subject()
+		return change("DELETE", v1+"/subjects/"+subject, version, "")
+
+	case "list-overrides":
+		path, _ := s.override()
+		return call{method: "GET", path: strings.TrimSuffix(path, "/per_minute")}
+	case "create-override":
+		subject, _ := s.subject()
+		return call{method: "POST", path: v1 + "/subjects/" + subject + "/overrides", body: `{"limit":"per_minute","max":9,"expires_at":"2926-12-01T00:00:00Z","reason":"launch day"}`}
+	case "read-override":
+		path, _ := s.override()
+		return call{method: "GET", path: path}
+	case "replace-override":
+		path, version := s.override()
+		return change("PUT", path, version, `{"limit":"per_minute","max":null,"expires_at":"2926-12-01T00:00:00Z","reason":"launch day"}`)
+	case "patch-override":
+		path, version := s.override()
+		return change("PATCH", path, version, `{"max":12}`)
+	case "delete-override":
+		path, version := s.override()
+		return change("DELETE", path, version, "")
+	case "admin-usage":
+		return call{method: "GET", path: v1 + "/subjects/acct_42/usage"}
+	case "reset-usage":
+		return call{method: "DELETE", path: v1 + "/subjects/acct_42/usage?limit=per_minute&limit=per_day"}
+
+	case "list-keys":
+		k := s.credential(access.Key, "")
+		return call{method: "GET", path: v1 + "/keys?subject=" + k.Subject}
+	case "create-api-key":
+		subject, _ := s.subject()
+		return call{method: "POST", path: v1 + "/keys", body: fmt.Sprintf(`{"name":"production","subject":%q,"expires_at":"2926-12-01T00:00:00Z"}`, subject)}
+	case "list-tokens":
+		return call{method: "GET", path: v1 + "/tokens?limit=1"}
+	case "create-token":
+		return call{method: "POST", path: v1 + "/tokens", body: fmt.Sprintf(`{"name":%q,"role":"viewer"}`, s.name("token"))}
+	case "read-api-key", "replace-api-key", "patch-api-key", "delete-api-key":
+		k := s.credential(access.Key, "")
+		return s.onCredential(strings.TrimSuffix(id, "-api-key"), v1+"/keys/", k, fmt.Sprintf(`{"name":"ours","subject":%q}`, k.Subject))
+	case "read-token", "replace-token", "patch-token", "delete-token":
+		return s.onCredential(strings.TrimSuffix(id, "-token"), v1+"/tokens/", s.credential(access.Token, access.Viewer), fmt.Sprintf(`{"name":%q,"role":"operator"}`, s.name("token")))
+
+	case "read-load-control":
+		return call{method: "GET", path: v1 + "/load"}
+	case "replace-load-control":
+		return change("PUT", v1+"/load", s.loadVersion(), `{"mode":"observe","pins":{"free":{"multiplier":0.5,"expires_at":"2926-12-01T00:00:00Z"}}}`)
+	case "patch-load-control":
+		return change("PATCH", v1+"/load", s.loadVersion(), `{"pins":{"free":null}}`)
+	case "list-events":
+		return call{method: "GET", path: v1 + "/audit?kind=subject&actor=unknown&limit=3"}
+	}
+	s.Fatalf("the document has %q, of which the tests know nothing", id)
+	return call{}
+}
+
+func (s *site) onCredential(verb, path string, c access.Credential, body string) call {
+	path += c.ID
+	switch verb {
+	case "read":
+		return call{method: "GET", path: path}
+	case "replace":
+		return change("PUT", path, tag(c.Version), body)
+	case "patch":
+		return change("PATCH", path, tag(c.Version), `{"expires_at":"2926-12-01T00:00:00Z"}`)
+	default:
+		return change("DELETE", path, tag(c.Version), "")
+	}
+}
