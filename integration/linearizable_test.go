@@ -13,6 +13,7 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/integration/proxy"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 )
 
@@ -121,12 +122,12 @@ func (h *historian) ask(client int, s *redisstore.Store, in asked, patience time
 func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 	const histories, callers, each = 60, 12, 10
 	direct := newClient(t, redisServer.URL, testBudget)
-	proxy := newReplyEater(t, direct.Options().Addr)
+	between := newProxy(t, direct)
 	const patience = 40 * time.Millisecond
 	stores := []*redisstore.Store{
 		newStore(t, direct),
-		newStore(t, newClient(t, "redis://"+proxy.addr, patience)),
-		newStore(t, newClient(t, "redis://"+proxy.addr, patience)),
+		newStore(t, newClient(t, "redis://"+between.Addr, patience)),
+		newStore(t, newClient(t, "redis://"+between.Addr, patience)),
 	}
 	lost := 0
 	for n := range histories {
@@ -135,7 +136,7 @@ func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 		over, done := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(done)
-			loseNowAndThen(proxy, rand.New(rand.NewPCG(seed, 0)), over)
+			loseNowAndThen(between, rand.New(rand.NewPCG(seed, 0)), over)
 		}()
 		var wg sync.WaitGroup
 		for caller := range callers {
@@ -171,13 +172,17 @@ func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 
 // loseNowAndThen lets replies through, and for moments keeps them back or cuts
 // the connection on them.
-func loseNowAndThen(p *replyEater, r *rand.Rand, over <-chan struct{}) {
-	defer p.eat.Store(false)
-	defer p.cut.Store(false)
+func loseNowAndThen(p *proxy.Proxy, r *rand.Rand, over <-chan struct{}) {
+	defer p.Replies(nil)
 	for {
-		eat := r.IntN(4) == 0
-		p.eat.Store(eat)
-		p.cut.Store(!eat && r.IntN(2) == 0)
+		switch r.IntN(8) {
+		case 0, 1:
+			p.Replies(lost)
+		case 2, 3, 4:
+			p.Replies(func(proxy.Reply) proxy.Fate { return proxy.Fate{Cut: true} })
+		default:
+			p.Replies(nil)
+		}
 		select {
 		case <-over:
 			return

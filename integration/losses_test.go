@@ -106,17 +106,17 @@ func TestAWindowThatWasShortenedWhileItWasFullIsNoLoss(t *testing.T) {
 
 func TestALossWhoseFirstAnswerIsLostIsSeen(t *testing.T) {
 	direct, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
-	proxy := newReplyEater(t, direct.Options().Addr)
-	s := newDurable(t, newClient(t, "redis://"+proxy.addr, 300*time.Millisecond), ledger, durable.Config{Every: quickly})
+	between := newProxy(t, direct)
+	s := newDurable(t, newClient(t, "redis://"+between.Addr, 300*time.Millisecond), ledger, durable.Config{Every: quickly})
 	id := newSubject(t)
 	take(t, s, id, 90, perDay(100), perMonth(100))
 	time.Sleep(100 * time.Millisecond)
 	flushAll(t, direct)
-	proxy.eat.Store(true)
+	between.Replies(lost)
 	if _, err := s.Take(t.Context(), charge(id, 1, perDay(100), perMonth(100))); err == nil {
 		t.Fatal("answered")
 	}
-	proxy.eat.Store(false)
+	between.Replies(nil)
 	eventually(t, 3*time.Second, "restored", func() bool {
 		o := take(t, s, id, 0, perDay(100), perMonth(100))
 		return o.Counts[0].Used >= 90 && o.Counts[0].Used <= 91 && o.Counts[1].Used >= 90 && o.Counts[1].Used <= 91

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"sync"
@@ -12,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/integration/proxy"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -22,18 +24,18 @@ import (
 
 func TestALostReplyIsChargedAtMostOnce(t *testing.T) {
 	direct := newClient(t, redisServer.URL, testBudget)
-	proxy := newReplyEater(t, direct.Options().Addr)
-	client := newClient(t, "redis://"+proxy.addr, 300*time.Millisecond)
+	between := newProxy(t, direct)
+	client := newClient(t, "redis://"+between.Addr, 300*time.Millisecond)
 	store, subject := newStore(t, client), newSubject(t)
 	if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(100))); err != nil {
 		t.Fatal(err)
 	}
-	proxy.eat.Store(true)
+	between.Replies(lost)
 	_, err := store.Take(t.Context(), charge(subject, 1, perMinute(100)))
 	if !errors.Is(err, tierlimit.ErrStoreUnavailable) {
 		t.Fatalf("a lost reply gave %v, want store unavailable", err)
 	}
-	proxy.eat.Store(false)
+	between.Replies(nil)
 	o, err := newStore(t, direct).Take(t.Context(), charge(subject, 0, perMinute(100)))
 	if err != nil || o.Counts[0].Used != 2 {
 		t.Fatalf("after one charge and one whose reply was lost: %+v, %v; want 2 used", o, err)
@@ -44,12 +46,12 @@ func TestALostReplyIsChargedAtMostOnce(t *testing.T) {
 // have been made.
 func TestAChargeWhoseConnectionIsCutIsNotSentAgain(t *testing.T) {
 	direct := newClient(t, redisServer.URL, testBudget)
-	proxy := newReplyEater(t, direct.Options().Addr)
-	store, subject := newStore(t, newClient(t, "redis://"+proxy.addr, testBudget)), newSubject(t)
+	between := newProxy(t, direct)
+	store, subject := newStore(t, newClient(t, "redis://"+between.Addr, testBudget)), newSubject(t)
 	if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(100))); err != nil {
 		t.Fatal(err)
 	}
-	proxy.once.Store(true)
+	between.Next(proxy.Fate{Cut: true})
 	if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(100))); !errors.Is(err, tierlimit.ErrStoreUnavailable) {
 		t.Errorf("a connection that was cut gave %v, want store unavailable", err)
 	}
@@ -67,10 +69,10 @@ func TestADecisionKeepsItsBudget(t *testing.T) {
 	}
 	defer deaf.Close()
 	direct := newClient(t, redisServer.URL, testBudget)
-	silent := newReplyEater(t, direct.Options().Addr)
-	silent.eat.Store(true)
+	silent := newProxy(t, direct)
+	silent.Replies(lost)
 	for name, url := range map[string]string{
-		"replies that never come":      "redis://" + silent.addr,
+		"replies that never come":      "redis://" + silent.Addr,
 		"a connection that is refused": "redis://127.0.0.1:1",
 		"a server that never accepts":  "redis://" + deaf.Addr().String(),
 	} {
@@ -103,9 +105,9 @@ func builtinResolver(t *testing.T) tierlimit.Resolver {
 
 func TestAChargeGivenUpBeforeItLeftIsNeverMade(t *testing.T) {
 	direct := newClient(t, redisServer.URL, testBudget)
-	proxy := newReplyEater(t, direct.Options().Addr)
-	store, subject := newStore(t, newClient(t, "redis://"+proxy.addr, time.Second)), newSubject(t)
-	proxy.eat.Store(true)
+	between := newProxy(t, direct)
+	store, subject := newStore(t, newClient(t, "redis://"+between.Addr, time.Second)), newSubject(t)
+	between.Replies(lost)
 	var sent, unsent atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 20 {
@@ -132,7 +134,7 @@ func TestAChargeGivenUpBeforeItLeftIsNeverMade(t *testing.T) {
 	if unsent.Load() == 0 {
 		t.Fatal("nothing was given up in the queue: the test shows nothing")
 	}
-	proxy.eat.Store(false)
+	between.Replies(nil)
 	// The stuck calls end with their timeout; what they carried is counted once.
 	eventually(t, 10*time.Second, "a call goes through", func() bool {
 		_, err := store.Take(t.Context(), charge(subject, 0, perMinute(100)))
@@ -166,55 +168,16 @@ func TestOneSubjectsFaultLeavesThoseInItsBatchAlone(t *testing.T) {
 	wg.Wait()
 }
 
-// A replyEater passes everything on to Redis, and while told to, nothing back.
-type replyEater struct {
-	addr string
-	eat  atomic.Bool
-	cut  atomic.Bool // cuts the connection instead of a reply
-	once atomic.Bool // cuts the connection instead of the next reply alone
-}
-
-func newReplyEater(t *testing.T, upstream string) *replyEater {
+// newProxy stands before the server of a client, until the test ends.
+func newProxy(t *testing.T, upstream *redis.Client) *proxy.Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	p, err := proxy.New(upstream.Options().Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	p := &replyEater{addr: l.Addr().String()}
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", upstream)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			go func() { io.Copy(server, client); server.Close() }()
-			go func() { p.copyReplies(client, server); client.Close() }()
-		}
-	}()
+	t.Cleanup(p.Close)
 	return p
 }
 
-func (p *replyEater) copyReplies(client, server net.Conn) {
-	buf := make([]byte, 4096)
-	for {
-		n, err := server.Read(buf)
-		if err != nil {
-			return
-		}
-		if p.cut.Load() || p.once.CompareAndSwap(true, false) {
-			return
-		}
-		if p.eat.Load() {
-			continue
-		}
-		if _, err := client.Write(buf[:n]); err != nil {
-			return
-		}
-	}
-}
+// lost is the fate of all replies of a server that only listens.
+func lost(proxy.Reply) proxy.Fate { return proxy.Fate{Lost: true} }
