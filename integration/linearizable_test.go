@@ -3,10 +3,12 @@ package integration
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,69 +121,72 @@ func (h *historian) ask(client int, s *redisstore.Store, in asked, patience time
 	h.history = append(h.history, op)
 }
 
+var (
+	histories = flag.Int("histories", 25, "how many histories are made on each kind of Redis")
+	lostGoal  = flag.Int("lost", 2000, "how many replies are lost on each kind of Redis")
+)
+
 func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
-	const histories, callers, each = 60, 12, 10
-	direct := newClient(t, redisServer.URL, testBudget)
-	between := newProxy(t, direct)
-	const patience = 40 * time.Millisecond
-	stores := []*redisstore.Store{
-		newStore(t, direct),
-		newStore(t, newClient(t, "redis://"+between.Addr, patience)),
-		newStore(t, newClient(t, "redis://"+between.Addr, patience)),
-	}
-	lost := 0
-	for n := range histories {
-		seed := uint64(time.Now().UnixNano())
-		h := &historian{T: t, began: time.Now()}
-		over, done := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(done)
-			loseNowAndThen(between, rand.New(rand.NewPCG(seed, 0)), over)
-		}()
-		var wg sync.WaitGroup
-		for caller := range callers {
-			r := rand.New(rand.NewPCG(seed, uint64(caller+1)))
-			wg.Go(func() {
-				for range each {
-					in := asked{
-						subject: fmt.Sprintf("linear-%d-%d-%d", seed, n, r.IntN(4)),
-						cost:    int64(r.IntN(4)),
-						max:     []int64{20, 35, 1000}[r.IntN(3)],
-						reset:   r.IntN(25) == 0,
+	onEachKind(t, func(t *testing.T, k *kind) {
+		const callers, each = 12, 10
+		const patience = 40 * time.Millisecond
+		stores := []*redisstore.Store{k.store(t, testBudget, nil), k.store(t, patience, k.wires), k.store(t, patience, k.wires)}
+		lost := 0
+		for n := range *histories {
+			seed := uint64(time.Now().UnixNano())
+			h := &historian{T: t, began: time.Now()}
+			over, done := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(done)
+				loseNowAndThen(k.wires, rand.New(rand.NewPCG(seed, 0)), over)
+			}()
+			var wg sync.WaitGroup
+			for caller := range callers {
+				r := rand.New(rand.NewPCG(seed, uint64(caller+1)))
+				wg.Go(func() {
+					for range each {
+						in := asked{
+							subject: fmt.Sprintf("linear-%d-%d-%d", seed, n, r.IntN(4)),
+							cost:    int64(r.IntN(4)),
+							max:     []int64{20, 35, 1000}[r.IntN(3)],
+							reset:   r.IntN(25) == 0,
+						}
+						h.ask(caller, stores[caller%len(stores)], in, patience)
 					}
-					h.ask(caller, stores[caller%len(stores)], in, patience)
-				}
-			})
+				})
+			}
+			wg.Wait()
+			close(over)
+			<-done
+			lost += h.lost
+			if t.Failed() {
+				return
+			}
+			if result := porcupine.CheckOperationsTimeout(counterModel, h.history, 20*time.Second); result != porcupine.Ok {
+				t.Fatalf("history %d (seed %d) of %d operations, %d of them lost, is %v", n, seed, len(h.history), h.lost, result)
+			}
 		}
-		wg.Wait()
-		close(over)
-		<-done
-		lost += h.lost
-		if t.Failed() {
-			return
+		if lost < *histories {
+			t.Errorf("only %d replies were lost: the test shows little", lost)
 		}
-		if result := porcupine.CheckOperationsTimeout(counterModel, h.history, 20*time.Second); result != porcupine.Ok {
-			t.Fatalf("history %d (seed %d) of %d operations, %d of them lost, is %v", n, seed, len(h.history), h.lost, result)
-		}
-	}
-	if lost < histories {
-		t.Errorf("only %d replies were lost: the test shows little", lost)
-	}
-	t.Logf("%d histories, %d replies lost", histories, lost)
+		t.Logf("%d histories, %d charges whose reply was lost", *histories, lost)
+	})
 }
 
 // loseNowAndThen lets replies through, and for moments keeps them back or cuts
 // the connection on them.
-func loseNowAndThen(p *proxy.Proxy, r *rand.Rand, over <-chan struct{}) {
-	defer p.Replies(nil)
+func loseNowAndThen(w *wires, r *rand.Rand, over <-chan struct{}) {
+	defer w.replies(nil)
 	for {
-		switch r.IntN(8) {
+		switch r.IntN(10) {
 		case 0, 1:
-			p.Replies(lost)
-		case 2, 3, 4:
-			p.Replies(func(proxy.Reply) proxy.Fate { return proxy.Fate{Cut: true} })
+			w.replies(lost)
+		case 2, 3:
+			w.replies(func(proxy.Reply) proxy.Fate { return proxy.Fate{Cut: true} })
+		case 4:
+			w.replies(func(proxy.Reply) proxy.Fate { return proxy.Fate{Torn: true} })
 		default:
-			p.Replies(nil)
+			w.replies(nil)
 		}
 		select {
 		case <-over:
@@ -189,4 +194,49 @@ func loseNowAndThen(p *proxy.Proxy, r *rand.Rand, over <-chan struct{}) {
 		case <-time.After(time.Duration(200+r.IntN(1000)) * time.Microsecond):
 		}
 	}
+}
+
+// However many replies are lost, after the charges were made: each charge is counted
+// once at most, and never one that was not asked for.
+func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
+	onEachKind(t, func(t *testing.T, k *kind) {
+		const budget = 300 * time.Millisecond
+		s, direct := k.store(t, budget, k.wires), k.store(t, testBudget, nil)
+		var cut atomic.Int64
+		r := rand.New(rand.NewPCG(1, 2))
+		var mu sync.Mutex
+		k.wires.replies(func(reply proxy.Reply) proxy.Fate {
+			mu.Lock()
+			n := r.IntN(4)
+			mu.Unlock()
+			if !reply.Script || n == 0 {
+				return proxy.Fate{}
+			}
+			cut.Add(1)
+			return proxy.Fate{Cut: n == 1, Torn: n > 1}
+		})
+		subjects := newSubjects(t, 64)
+		tallies := make([]tally, len(subjects))
+		var wg sync.WaitGroup
+		for i := range subjects { // each on its own, so that few share a reply
+			wg.Go(func() {
+				for cut.Load() < int64(*lostGoal) {
+					tallies[i].take(context.Background(), s, charge(subjects[i], 1, plenty))
+				}
+			})
+		}
+		wg.Wait()
+		k.wires.replies(nil)
+		var admitted, unknown, counted int64
+		for i := range tallies {
+			y := &tallies[i]
+			y.refused.Range(func(text, _ any) bool { t.Errorf("refused: %v", text); return true })
+			n := used(t, direct, subjects[i], plenty)
+			if n < y.admitted.Load() || n > y.admitted.Load()+y.unknown.Load() {
+				t.Errorf("%s: %d used, %d were admitted and of %d nothing is known", subjects[i], n, y.admitted.Load(), y.unknown.Load())
+			}
+			admitted, unknown, counted = admitted+y.admitted.Load(), unknown+y.unknown.Load(), counted+n
+		}
+		t.Logf("%d replies lost: %d charges admitted, %d whose reply was lost, %d counted", cut.Load(), admitted, unknown, counted)
+	})
 }

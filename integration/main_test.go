@@ -3,9 +3,12 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/tierlimit/tierlimit/integration/servers"
 )
@@ -17,7 +20,16 @@ var redisServer, postgresServer *servers.Server
 // scratch is a folder that lasts as long as the run.
 var scratch string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
+	os.Exit(run(m))
+}
+
+// quiet keeps the Redis client's own lines out of what the tests say: it has many of
+// them for connections that are cut on purpose.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 func run(m *testing.M) int {
 	var err error

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -39,6 +37,11 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	}
 	slog.SetDefault(log)
 	redis.SetLogger(clientLog{log})
+	redisStore, client, err := openRedis(set)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	catalogue, err := openCatalogue(ctx, set.databaseURL, log)
 	if err != nil {
 		return err
@@ -49,20 +52,10 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer cache.Close()
-	opts, err := redisstore.Options(set.redisURL, set.budget)
-	if err != nil {
-		return err
-	}
-	client := redis.NewClient(opts)
-	defer client.Close() //nolint:errcheck // the process ends
-	redisStore, err := redisstore.New(client)
-	if err != nil {
-		return err
-	}
 	defer giveBack(redisStore, log)
 	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: cache.Known, Logger: log})
 	defer writeUsage(durableStore, log)
-	store := &watchedStore{Store: breaker.New(durableStore, breaker.Config{}), log: log}
+	store := &watchedStore{Store: breaker.New(durableStore, breakerConfig(set, redisStore)), log: log}
 	if err := checkRedis(ctx, redisStore, store, log); err != nil {
 		return err
 	}
@@ -97,13 +90,12 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	}, set.drain)
 }
 
-// giveBack returns what is held of leased limits, once nobody is served any more.
-func giveBack(store *redisstore.Store, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := store.Close(ctx); err != nil {
-		log.Warn("some leased shares were not given back: they stay charged until their windows end", "error", err)
+// breakerConfig gives each master of a Cluster a breaker of its own.
+func breakerConfig(set *settings, store *redisstore.Store) breaker.Config {
+	if set.redisMode == redisCluster {
+		return breaker.Config{Server: store.Server}
 	}
+	return breaker.Config{}
 }
 
 // writeUsage writes what was used of long windows, once nobody is served any more.
@@ -113,29 +105,6 @@ func writeUsage(store *durable.Store, log *slog.Logger) {
 	if err := store.Close(ctx); err != nil {
 		log.Warn("the last usage of long windows was not written: it is lost if Redis loses it too", "error", err)
 	}
-}
-
-// checkRedis refuses to start on a Redis that refuses: a wrong password or
-// missing rights would deny every request. One that is only away is waited for.
-func checkRedis(ctx context.Context, store *redisstore.Store, watched *watchedStore, log *slog.Logger) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	err := store.Ping(ctx)
-	if err != nil && !errors.Is(err, tierlimit.ErrStoreUnavailable) {
-		return fmt.Errorf("redis refuses: %w", err)
-	}
-	watched.saw(err)
-	if err != nil {
-		return nil
-	}
-	warnings, err := store.Check(ctx)
-	if err != nil {
-		warnings = append(warnings, err.Error())
-	}
-	for _, warning := range warnings {
-		log.Warn("redis: " + warning)
-	}
-	return nil
 }
 
 // openCatalogue brings the database to the schema and opens it.
@@ -150,12 +119,4 @@ func openCatalogue(ctx context.Context, url string, log *slog.Logger) (*pgtiers.
 		log.Info("migrated the database", "migration", step.Name)
 	}
 	return pgtiers.Open(ctx, url)
-}
-
-// clientLog keeps the Redis client's own lines, one for each failed dial, out
-// of an operator's way.
-type clientLog struct{ log *slog.Logger }
-
-func (c clientLog) Printf(_ context.Context, format string, v ...any) {
-	c.log.Debug("redis client: " + fmt.Sprintf(format, v...))
 }

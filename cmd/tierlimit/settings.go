@@ -18,7 +18,10 @@ import (
 // settings is the configuration of dev and serve, read.
 type settings struct {
 	addr, adminAddr          string
-	redisURL, databaseURL    string
+	redisURL, redisMode      string
+	redisCA                  string
+	redisCert, redisKey      string
+	databaseURL              string
 	adminToken, serviceToken string
 	dataFile                 string
 	trustedProxies           []netip.Prefix
@@ -70,8 +73,20 @@ func (s *settings) serve() options {
 			want: "redis://, rediss:// or unix:// and an address, such as redis://user:password@host:6379/0", parse: s.parseRedisURL,
 		},
 		{
-			name: "redis-mode", usage: "how Redis is run", fallback: "single",
-			want: "single", parse: oneOf("single"),
+			name: "redis-mode", usage: "how Redis is run", fallback: redisSingle,
+			want: "single, sentinel or cluster", parse: s.parseRedisMode,
+		},
+		{
+			name: "redis-ca", usage: "who signs the Redis servers' certificates, for rediss://",
+			want: "a file of certificates in PEM", parse: into(&s.redisCA),
+		},
+		{
+			name: "redis-cert", usage: "the certificate to show to Redis, for rediss://",
+			want: "a file of a certificate in PEM", parse: into(&s.redisCert),
+		},
+		{
+			name: "redis-key", usage: "the key of that certificate",
+			want: "a file of a key in PEM", parse: into(&s.redisKey),
 		},
 		s.database(),
 		{
@@ -104,7 +119,7 @@ func (s *settings) dev() options {
 	return append(options{
 		{
 			name: "data", usage: "file that keeps tiers and subjects across restarts; it begins with the built-in tiers",
-			want: "a file name", parse: func(v string) error { s.dataFile = v; return nil },
+			want: "a file name", parse: into(&s.dataFile),
 		},
 		{
 			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
@@ -138,6 +153,10 @@ func check(ok bool) error {
 
 func oneOf(allowed ...string) func(string) error {
 	return func(v string) error { return check(slices.Contains(allowed, v)) }
+}
+
+func into(field *string) func(string) error {
+	return func(v string) error { *field = v; return nil }
 }
 
 func address(into *string) func(string) error {
@@ -208,6 +227,11 @@ func (s *settings) parseRedisURL(v string) error {
 	s.redisURL = v
 	u, err := url.Parse(v)
 	return errors.Join(err, check(err == nil && slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme)))
+}
+
+func (s *settings) parseRedisMode(v string) error {
+	s.redisMode = v
+	return oneOf(redisSingle, redisSentinel, redisCluster)(v)
 }
 
 func (s *settings) parseDatabaseURL(v string) error {

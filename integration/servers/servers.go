@@ -90,7 +90,7 @@ func postgresContainer(ctx context.Context) (*Server, error) {
 
 func terminate(c testcontainers.Container) func() {
 	return func() {
-		if err := testcontainers.TerminateContainer(c); err != nil {
+		if err := testcontainers.TerminateContainer(c, testcontainers.StopTimeout(0)); err != nil {
 			fmt.Fprintln(os.Stderr, "terminate container:", err)
 		}
 	}

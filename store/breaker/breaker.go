@@ -6,6 +6,9 @@
 // microseconds instead of after a whole budget each. One charge at a time still
 // finds out whether it is back.
 //
+// Where several servers count, each has a breaker of its own: one that is away must
+// not speak for the others.
+//
 // Only failures to be reached count, by the store's fault: what a store refuses it
 // has answered, and whoever gave up early says nothing of it.
 package breaker
@@ -14,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,8 +32,13 @@ type Config struct {
 	Of     int           // or half of at least so many charges within a second; default 20
 	Retry  time.Duration // how long it stays open before one charge tries; default 250ms
 
-	// OnChange is told of each change of state: open or not. It must not block.
-	OnChange func(open bool)
+	// Server names the server that counts a subject, such as redisstore.Store.Server;
+	// default: one counts all.
+	Server func(subject string) string
+
+	// OnChange is told of each change of a server's state: open or not. It must not
+	// block.
+	OnChange func(server string, open bool)
 }
 
 // ErrOpen is why a charge failed that was not sent; it comes with
@@ -38,15 +47,28 @@ var ErrOpen = errors.New("not asked: it did not answer lately")
 
 // A Store asks the one it wraps while that answers. It is safe for concurrent use.
 type Store struct {
-	inner   tierlimit.Store
-	now     func(tierlimit.Charge) (tierlimit.Outcome, bool) // nil if inner is no Immediate
-	breaker *gobreaker.TwoStepCircuitBreaker[any]
-	// troubled is set by a failure, and cleared when it has been forgotten: only in
-	// between is the breaker asked, which has a lock.
-	troubled atomic.Bool
+	inner tierlimit.Store
+	now   func(tierlimit.Charge) (tierlimit.Outcome, bool) // nil if inner is no Immediate
+	cfg   Config
+	only  *breaker // where one server counts all
+
+	mu       sync.RWMutex
+	breakers map[string]*breaker // guarded by mu: by server
 }
 
 var _ tierlimit.Immediate = (*Store)(nil)
+
+// manyServers is how many servers there have been when all are forgotten: where they
+// come and go, so do their names.
+const manyServers = 1000
+
+// A breaker is what is known of one server.
+type breaker struct {
+	state *gobreaker.TwoStepCircuitBreaker[any]
+	// troubled is set by a failure, and cleared when it has been forgotten: only in
+	// between is the state asked, which has a lock.
+	troubled atomic.Bool
+}
 
 const window = time.Second
 
@@ -61,11 +83,19 @@ func New(inner tierlimit.Store, cfg Config) *Store {
 	if cfg.Retry <= 0 {
 		cfg.Retry = 250 * time.Millisecond
 	}
-	s := &Store{inner: inner}
+	s := &Store{inner: inner, cfg: cfg, breakers: make(map[string]*breaker)}
+	if cfg.Server == nil {
+		s.only = newBreaker("", &cfg)
+	}
 	if i, ok := inner.(tierlimit.Immediate); ok {
 		s.now = i.TakeNow
 	}
+	return s
+}
+
+func newBreaker(server string, cfg *Config) *breaker {
 	settings := gobreaker.Settings{
+		Name:     server,
 		Interval: window,
 		Timeout:  cfg.Retry,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
@@ -75,20 +105,43 @@ func New(inner tierlimit.Store, cfg Config) *Store {
 		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) },
 	}
 	if cfg.OnChange != nil {
-		settings.OnStateChange = func(_ string, from, to gobreaker.State) {
+		settings.OnStateChange = func(server string, from, to gobreaker.State) {
 			// A try that fails is no news.
 			if to == gobreaker.StateClosed || from == gobreaker.StateClosed {
-				cfg.OnChange(to == gobreaker.StateOpen)
+				cfg.OnChange(server, to == gobreaker.StateOpen)
 			}
 		}
 	}
-	s.breaker = gobreaker.NewTwoStepCircuitBreaker[any](settings)
-	return s
+	return &breaker{state: gobreaker.NewTwoStepCircuitBreaker[any](settings)}
+}
+
+// of returns the breaker of the server that counts a subject.
+func (s *Store) of(subject string) *breaker {
+	if s.only != nil {
+		return s.only
+	}
+	server := s.cfg.Server(subject)
+	s.mu.RLock()
+	b := s.breakers[server]
+	s.mu.RUnlock()
+	if b != nil {
+		return b
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b = s.breakers[server]; b == nil {
+		if len(s.breakers) >= manyServers {
+			clear(s.breakers)
+		}
+		b = newBreaker(server, &s.cfg)
+		s.breakers[server] = b
+	}
+	return b
 }
 
 // Take implements tierlimit.Store.
 func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
-	done, err := s.allow()
+	done, err := s.of(c.Subject).allow()
 	if err != nil {
 		return tierlimit.Outcome{}, err
 	}
@@ -107,7 +160,7 @@ func (s *Store) TakeNow(c tierlimit.Charge) (o tierlimit.Outcome, ok bool) {
 
 // Refund implements tierlimit.Store.
 func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
-	done, err := s.allow()
+	done, err := s.of(r.Subject).allow()
 	if err != nil {
 		return false, err
 	}
@@ -122,29 +175,29 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 }
 
 // allow returns what to call with how it went.
-func (s *Store) allow() (done func(error), err error) {
-	if !s.troubled.Load() {
-		return s.first, nil
+func (b *breaker) allow() (done func(error), err error) {
+	if !b.troubled.Load() {
+		return b.first, nil
 	}
-	tell, err := s.breaker.Allow()
+	tell, err := b.state.Allow()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, ErrOpen)
 	}
 	return func(err error) {
 		tell(err)
-		if err == nil && s.breaker.State() == gobreaker.StateClosed && s.breaker.Counts().TotalFailures == 0 {
-			s.troubled.Store(false)
+		if err == nil && b.state.State() == gobreaker.StateClosed && b.state.Counts().TotalFailures == 0 {
+			b.troubled.Store(false)
 		}
 	}, nil
 }
 
 // first is how it went while there was no trouble.
-func (s *Store) first(err error) {
+func (b *breaker) first(err error) {
 	if !errors.Is(err, tierlimit.ErrStoreUnavailable) {
 		return
 	}
-	s.troubled.Store(true)
-	if done, open := s.breaker.Allow(); open == nil {
+	b.troubled.Store(true)
+	if done, open := b.state.Allow(); open == nil {
 		done(err)
 	}
 }

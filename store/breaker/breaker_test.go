@@ -52,7 +52,7 @@ var charge = tierlimit.Charge{
 func start(cfg breaker.Config) (*server, *breaker.Store, *[]bool) {
 	changes := new([]bool)
 	var mu sync.Mutex
-	cfg.OnChange = func(open bool) { mu.Lock(); defer mu.Unlock(); *changes = append(*changes, open) }
+	cfg.OnChange = func(_ string, open bool) { mu.Lock(); defer mu.Unlock(); *changes = append(*changes, open) }
 	srv := &server{Store: memstore.New(memstore.Config{}), delay: 50 * time.Millisecond}
 	return srv, breaker.New(srv, cfg), changes
 }

@@ -62,6 +62,7 @@ type entry struct {
 
 	// What came of it.
 	err     error
+	now     int64   // Redis' clock then, in milliseconds
 	granted int64   // of the share
 	counts  []int64 // of each ceiling what scripts/take.lua returns for it
 	key     []byte
@@ -200,12 +201,12 @@ func (p *place) outcome(c *tierlimit.Charge) (tierlimit.Outcome, error) {
 	rank := p.rank - int64(before)
 	o := tierlimit.Outcome{
 		Allowed: rank < r.admitted, Counts: c.Room(),
-		Source: tierlimit.SourceRedis, StandsFor: standsFor, At: p.batch.call.now,
+		Source: tierlimit.SourceRedis, StandsFor: standsFor, At: e.now,
 	}
 	charged := r.before + times(r.cost, min(rank+1, r.admitted))
 	width := e.width()
 	for i := range o.Counts {
-		o.Counts[i] = countOf(&c.Ceilings[i], e.counts[width*i:width*(i+1)], charged, p.batch.call.now)
+		o.Counts[i] = countOf(&c.Ceilings[i], e.counts[width*i:width*(i+1)], charged, e.now)
 	}
 	return o, nil
 }

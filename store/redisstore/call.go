@@ -15,7 +15,6 @@ type call struct {
 	groups []group
 	words  []any
 	frame  []byte
-	now    int64 // of the reply: Redis' clock in milliseconds
 }
 
 type group struct {
@@ -93,7 +92,7 @@ func (c *call) command(again bool) []any {
 		for _, e := range g.entries {
 			c.words = append(c.words, e)
 		}
-		c.frame = g.appendTo(c.frame)
+		c.frame = g.first.appendTo(c.frame, len(g.entries))
 	}
 	return append(c.words, c.frame)
 }
@@ -105,11 +104,11 @@ func (e *entry) MarshalBinary() ([]byte, error) {
 	return e.key, nil
 }
 
-// appendTo writes g as a frame has it; see scripts/take.lua.
-func (g *group) appendTo(frame []byte) []byte {
-	e := g.first
-	frame = binary.BigEndian.AppendUint32(frame, uint32(len(g.entries))) //nolint:gosec // at most maxBatch
-	frame = append(frame, byte(len(e.ceilings)))                         //nolint:gosec // at most tierlimit.MaxLimits
+// appendTo writes a group of so many subjects, who differ from e in nothing else, as
+// a frame has it; see scripts/take.lua.
+func (e *entry) appendTo(frame []byte, subjects int) []byte {
+	frame = binary.BigEndian.AppendUint32(frame, uint32(subjects)) //nolint:gosec // at most maxBatch
+	frame = append(frame, byte(len(e.ceilings)))                   //nolint:gosec // at most tierlimit.MaxLimits
 	frame = appendUint(frame, int64(e.runsSent()), 2)
 	head := len(frame) + 2
 	frame = append(frame, 0, 0)
@@ -187,14 +186,36 @@ func (e *entry) runsSent() int {
 	return n
 }
 
+// all are the entries that leave.
+func (c *call) all() (list []*entry) {
+	for i := range c.groups {
+		list = append(list, c.groups[i].entries...)
+	}
+	return list
+}
+
+// readAlone reads a reply that is for e alone.
+func (e *entry) readAlone(reply []int64) {
+	e.err = errReply
+	if len(reply) == 0 {
+		return
+	}
+	e.now = reply[0]
+	if rest, err := e.read(reply[1:]); err != nil || len(rest) > 0 {
+		e.err = errReply
+	}
+}
+
 // read takes the script's reply apart.
 func (c *call) read(reply []int64) error {
 	if len(reply) == 0 {
 		return errReply
 	}
-	c.now, reply = reply[0], reply[1:]
+	now := reply[0]
+	reply = reply[1:]
 	for i := range c.groups {
 		for _, e := range c.groups[i].entries {
+			e.now = now
 			var err error
 			if reply, err = e.read(reply); err != nil {
 				return err
@@ -275,7 +296,7 @@ func (c *call) answer(asked time.Duration) {
 	for i := range c.groups {
 		for _, e := range c.groups[i].entries {
 			if e.leased {
-				e.lease.answered(e, asked, c.now)
+				e.lease.answered(e, asked)
 			}
 		}
 	}

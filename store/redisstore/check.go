@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -16,12 +18,28 @@ const (
 	oldestMinor = 2
 )
 
-// Check returns what an operator should know of the server before it is trusted with
-// quotas: a version that is too old, a policy that evicts counters. An error says that
-// it could not be asked. The right to do so (+info) is not needed for anything else;
-// that it is missing is a warning too.
+// Check returns what an operator should know of the servers before they are trusted
+// with quotas: a version that is too old, a policy that evicts counters. An error says
+// that one could not be asked. The right to do so (+info) is not needed for anything
+// else; that it is missing is a warning too.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
-	text, err := s.client.Info(ctx, "server", "memory").Result()
+	var mu sync.Mutex
+	err = s.server.each(ctx, func(ctx context.Context, server *redis.Client) error {
+		found, err := check(ctx, server)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, w := range found {
+			if !slices.Contains(warnings, w) { // most often all servers are alike
+				warnings = append(warnings, w)
+			}
+		}
+		return err
+	})
+	return warnings, err
+}
+
+func check(ctx context.Context, server *redis.Client) (warnings []string, err error) {
+	text, err := server.Info(ctx, "server", "memory").Result()
 	if redis.HasErrorPrefix(err, "NOPERM") {
 		return []string{"this user may not ask for INFO (+info): whether the server evicts counters is not known"}, nil
 	}

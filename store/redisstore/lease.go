@@ -222,9 +222,8 @@ func lengthOf(ceilings []tierlimit.Ceiling) time.Duration {
 }
 
 // answered fills l with what was granted to e, which asked at an instant of our
-// clock and was charged at now of Redis' clock. A share whose answer was lost
-// stays charged until its window ends.
-func (l *lease) answered(e *entry, asked time.Duration, now int64) {
+// clock. A share whose answer was lost stays charged until its window ends.
+func (l *lease) answered(e *entry, asked time.Duration) {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
 	l.asking = false
@@ -235,12 +234,12 @@ func (l *lease) answered(e *entry, asked time.Duration, now int64) {
 	for i := range e.runs {
 		charged = plus(charged, times(e.runs[i].cost, e.runs[i].admitted))
 	}
-	l.ceilings, l.left, l.granted = e.ceilings, e.granted, now
+	l.ceilings, l.left, l.granted = e.ceilings, e.granted, e.now
 	l.expires = asked + lengthOf(e.ceilings)
 	for i := range l.windows {
 		used, reset := e.counts[2*i], e.counts[2*i+1] // leased limits do not slide
 		w := &l.windows[i]
-		w.used, w.end = plus(max(used, 0), charged), now+reset
+		w.used, w.end = plus(max(used, 0), charged), e.now+reset
 		w.stop = asked + time.Duration(reset)*time.Millisecond
 		l.expires = min(l.expires, w.stop)
 	}
@@ -333,9 +332,15 @@ func (s *Store) giveBackOne(ctx context.Context, l *lease) {
 	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
 		deadline = earlier
 	}
-	p := s.line.join(&c, l.hash, l, deadline)
-	defer s.line.leave(p.batch)
-	_ = s.line.await(&p, deadline) // lost, and charged until the window ends
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	line, err := s.server.lineTo(ctx, c.Subject)
+	if err != nil {
+		return // lost, and charged until the window ends, as below
+	}
+	p := line.join(&c, l.hash, l, deadline)
+	defer line.leave(p.batch)
+	_ = line.await(&p, deadline)
 }
 
 // Close gives back what this process holds of leased limits, and takes no more

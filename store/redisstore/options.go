@@ -15,24 +15,85 @@ import (
 // Change what else you need, then hand redis.NewClient(opts) to [New]. A budget
 // of 0 is tierlimit.DefaultBudget.
 func Options(url string, budget time.Duration) (*redis.Options, error) {
-	if budget <= 0 {
-		budget = tierlimit.DefaultBudget
-	}
 	opts, err := redis.ParseURL(url)
 	if err != nil {
 		return nil, fmt.Errorf("redis URL: %w", err)
 	}
+	b := budgetOr(budget)
 	opts.ContextTimeoutEnabled = true
 	opts.MaxRetries = -1 // -1 is none; 0 would be three
 	opts.DialerRetries = 1
-	// A dial goes on behind a decision that has given up on it, for the next
-	// one: a budget would never let TLS over a distance come about.
-	opts.DialTimeout = max(budget, time.Second)
-	opts.ReadTimeout = budget
-	opts.WriteTimeout = budget
-	opts.PoolTimeout = budget
+	opts.DialTimeout = dialTimeout(b)
+	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = b, b, b
 	opts.MinIdleConns = maxCalls // a burst need not wait for dials
 	opts.DisableIdentity = true
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return opts, nil
 }
+
+// SentinelOptions is [Options] for a master that Sentinels name. The URL is of the
+// Sentinels, with what concerns the master as parameters:
+//
+//	redis://[:sentinel password@]host:26379/db?master_name=mymaster&addr=host2:26379&username=...&password=...
+//
+// Hand redis.NewFailoverClient(opts) to [New].
+func SentinelOptions(url string, budget time.Duration) (*redis.FailoverOptions, error) {
+	opts, err := redis.ParseFailoverURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("redis URL: %w", err)
+	}
+	if opts.MasterName == "" {
+		return nil, &tierlimit.FieldError{Field: "master_name", Want: "given: the name under which the Sentinels know the master"}
+	}
+	b := budgetOr(budget)
+	opts.ContextTimeoutEnabled = true
+	opts.MaxRetries = -1
+	opts.DialerRetries = 1
+	opts.DialTimeout = dialTimeout(b)
+	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = b, b, b
+	opts.MinIdleConns = maxCalls
+	opts.DisableIdentity = true
+	return opts, nil
+}
+
+// ClusterOptions is [Options] for a Redis Cluster. The URL names one of its servers,
+// and others as parameters, for when that one is away:
+//
+//	redis://user:password@host:6379?addr=host2:6379&addr=host3:6379
+//
+// Hand redis.NewClusterClient(opts) to [NewCluster].
+func ClusterOptions(url string, budget time.Duration) (*redis.ClusterOptions, error) {
+	opts, err := redis.ParseClusterURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("redis URL: %w", err)
+	}
+	b := budgetOr(budget)
+	opts.ContextTimeoutEnabled = true
+	opts.MaxRetries = -1
+	// Where it is sent on to it goes at once: what was redirected has not run.
+	opts.MaxRedirects, opts.MinRetryBackoff, opts.MaxRetryBackoff = 3, -1, -1
+	opts.DialerRetries = 1
+	opts.DialTimeout = dialTimeout(b)
+	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = b, b, b
+	opts.MinIdleConns = maxCalls
+	opts.DisableIdentity = true
+	// They want the server's table of commands, and the right to ask for it.
+	opts.DisableRoutingPolicies = true
+	// A master that died tells nobody who has its slots now: whoever asks it would wait
+	// until this is over.
+	opts.ClusterStateReloadInterval = time.Second
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return opts, nil
+}
+
+func budgetOr(budget time.Duration) time.Duration {
+	if budget <= 0 {
+		return tierlimit.DefaultBudget
+	}
+	return budget
+}
+
+// dialTimeout is longer than a decision's budget: a dial goes on behind a decision
+// that has given up on it, for the next one. A budget would never let TLS over a
+// distance come about.
+func dialTimeout(budget time.Duration) time.Duration { return max(budget, time.Second) }

@@ -2,9 +2,12 @@
 //
 // A decision is one script on one key; those that come together travel in one
 // call, and those of one subject as one. Limits marked Lease are served by each
-// process from a share of its own. The package is for a single Redis
-// server, 6.2 or newer, dedicated to counters and set to noeviction: an evicted
-// key is a fresh quota. It is not a general cache client.
+// process from a share of its own.
+//
+// The package is for Redis 6.2 or newer, dedicated to counters and set to noeviction:
+// an evicted key is a fresh quota. [New] takes one server, or the master that a
+// Sentinel names; [NewCluster] takes a Cluster, where everything of a subject is in
+// one slot. It is not a general cache client.
 package redisstore
 
 import (
@@ -24,29 +27,69 @@ import (
 // A Store counts in Redis. It is safe for concurrent use. It does not close its
 // client.
 type Store struct {
-	client  *redis.Client
+	server  server
 	timeout time.Duration // of a call
-	line    line
 	leases  leases
 }
 
-// New returns a Store on client, which must honour deadlines: a client made
-// from [Options] does.
+// A server is Redis, however it is run.
+type server interface {
+	// lineTo returns the line that carries the charges of a subject.
+	lineTo(ctx context.Context, subject string) (*line, error)
+	// charge makes the calls for a batch, and fills in what came of its entries.
+	charge(ctx context.Context, b *batch)
+	// process sends a command on one key.
+	process(ctx context.Context, cmd redis.Cmder) error
+	// name is the address of the server that counts a subject, "" if there is one. It
+	// does not wait.
+	name(subject string) string
+	// each asks every server that counts.
+	each(ctx context.Context, ask func(context.Context, *redis.Client) error) error
+}
+
+// New returns a Store on one Redis, or on the master that a Sentinel names: client is
+// from redis.NewClient or redis.NewFailoverClient. It must honour deadlines: made from
+// [Options] or [SentinelOptions] it does.
 func New(client *redis.Client) (*Store, error) {
-	if !client.Options().ContextTimeoutEnabled {
-		return nil, &tierlimit.FieldError{
+	opts := client.Options()
+	if err := validate(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
+		return nil, err
+	}
+	one := &single{client: client}
+	s := newStore(one, opts.ReadTimeout)
+	one.line.send, one.line.timeout = s.send, s.timeout
+	return s, nil
+}
+
+// NewCluster returns a Store on a Redis Cluster. It must honour deadlines: a client
+// made from [ClusterOptions] does.
+func NewCluster(client *redis.ClusterClient) (*Store, error) {
+	opts := client.Options()
+	if err := validate(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
+		return nil, err
+	}
+	many := &cluster{client: client, lines: make(map[string]*line)}
+	s := newStore(many, opts.ReadTimeout)
+	many.newLine = func() *line { return &line{send: s.send, timeout: s.timeout} }
+	return s, nil
+}
+
+func validate(deadlines bool, timeout time.Duration) error {
+	if !deadlines {
+		return &tierlimit.FieldError{
 			Field: "ContextTimeoutEnabled", Value: "false", Want: "true: without it go-redis ignores the decision budget",
 		}
 	}
-	if client.Options().ReadTimeout <= 0 {
-		return nil, &tierlimit.FieldError{
-			Field: "ReadTimeout", Value: client.Options().ReadTimeout.String(), Want: "positive: it bounds a call",
-		}
+	if timeout <= 0 {
+		return &tierlimit.FieldError{Field: "ReadTimeout", Value: timeout.String(), Want: "positive: it bounds a call"}
 	}
-	s := &Store{client: client, timeout: client.Options().ReadTimeout}
-	s.line.send, s.line.timeout = s.sendBatch, s.timeout
-	s.leases.began, s.leases.giveBack = time.Now(), s.giveBack
-	return s, nil
+	return nil
+}
+
+func newStore(s server, timeout time.Duration) *Store {
+	store := &Store{server: s, timeout: timeout}
+	store.leases.began, store.leases.giveBack = time.Now(), store.giveBack
+	return store
 }
 
 // standsFor is how long a denial may be repeated from memory: a refund or a
@@ -80,9 +123,13 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 			l = s.leases.add(&c, hash)
 		}
 	}
-	p := s.line.join(&c, hash, l, deadline)
-	defer s.line.leave(p.batch)
-	if err := s.line.await(&p, deadline); err != nil {
+	line, err := s.server.lineTo(ctx, c.Subject)
+	if err != nil {
+		return tierlimit.Outcome{}, unanswered(&c, errNotSent, err)
+	}
+	p := line.join(&c, hash, l, deadline)
+	defer line.leave(p.batch)
+	if err := line.await(&p, deadline); err != nil {
 		return tierlimit.Outcome{}, unanswered(&c, err, context.DeadlineExceeded)
 	}
 	o, err := p.outcome(&c)
@@ -105,45 +152,15 @@ func unanswered(c *tierlimit.Charge, what, cause error) error {
 	return fmt.Errorf("take on %s, %w: %w: %w", Key(c.Subject), what, tierlimit.ErrStoreUnavailable, cause)
 }
 
-// sendBatch makes the call for a batch and fills in what came of each entry.
-func (s *Store) sendBatch(ctx context.Context, b *batch) {
-	c := &b.call
+// send makes the calls for a batch, and lets leases know what came of it.
+func (s *Store) send(ctx context.Context, b *batch) {
 	asked := s.leases.now()
-	if !c.prepare(b, asked) {
+	if !b.call.prepare(b, asked) {
 		return // everybody has given up
 	}
-	defer c.answer(asked)
-	reply, err := s.charge(ctx, c.command(b.again))
-	if err == nil {
-		err = c.read(reply)
-	}
-	if err == nil {
-		return
-	}
-	for i := range b.entries {
-		b.entries[i].err = err
-	}
+	defer b.call.answer(asked)
+	s.server.charge(ctx, b)
 }
-
-// charge calls the script by its name, and by its source if the server does not
-// know the name: NOSCRIPT says that nothing ran.
-func (s *Store) charge(ctx context.Context, words []any) ([]int64, error) {
-	words[0], words[1] = "evalsha", scripts.Take.SHA
-	cmd := onceInts{redis.NewIntSliceCmd(ctx, words...)}
-	err := s.client.Process(ctx, cmd)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		words[0], words[1] = "eval", scripts.Take.Source
-		cmd = onceInts{redis.NewIntSliceCmd(ctx, words...)}
-		err = s.client.Process(ctx, cmd)
-	}
-	return cmd.Val(), classify(err)
-}
-
-// onceInts is once for a reply of whole numbers.
-type onceInts struct{ *redis.IntSliceCmd }
-
-// NoRetry is what go-redis asks before it sends a command again.
-func (onceInts) NoRetry() bool { return true }
 
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
@@ -200,13 +217,26 @@ func (s *Store) Restore(ctx context.Context, list []durable.Loss) (int, error) {
 	return int(n), nil
 }
 
-// Ping reports whether Redis answers within ctx's deadline and lets this user
-// run the scripts. It reads the counters of a subject that is none and writes
-// nothing: a server that only cannot be written to answers it.
+// Server is the address of the master that counts a subject, of a Cluster; "" where
+// one server counts all, or as long as none has been reached. It does not wait.
+func (s *Store) Server(subject string) string { return s.server.name(subject) }
+
+// Ping reports whether Redis answers within ctx's deadline, of a Cluster each master,
+// and lets this user run the scripts. It reads the counters of a subject that is none
+// and writes nothing: a server that only cannot be written to answers it.
 func (s *Store) Ping(ctx context.Context) error {
 	_, err := s.Take(ctx, tierlimit.Charge{
 		Subject:  "tierlimit:ping",
 		Ceilings: []tierlimit.Ceiling{{Name: "ping", Window: tierlimit.Window{Length: time.Second}}},
+	})
+	if err != nil {
+		return err
+	}
+	err = s.server.each(ctx, func(ctx context.Context, server *redis.Client) error {
+		if err := server.Ping(ctx).Err(); err != nil {
+			return fmt.Errorf("ping of %s: %w", server.Options().Addr, classify(err))
+		}
+		return nil
 	})
 	return err
 }
@@ -221,21 +251,21 @@ func (once) NoRetry() bool { return true }
 // run calls a script by name, and by source if the server does not know the
 // name: NOSCRIPT says that nothing ran.
 func (s *Store) run(ctx context.Context, script scripts.Script, keys []string, args []any) (any, error) {
-	reply, err := s.send(ctx, "evalsha", script.SHA, keys, args)
+	reply, err := s.eval(ctx, "evalsha", script.SHA, keys, args)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = s.send(ctx, "eval", script.Source, keys, args)
+		reply, err = s.eval(ctx, "eval", script.Source, keys, args)
 	}
 	return reply, classify(err)
 }
 
-func (s *Store) send(ctx context.Context, verb, script string, keys []string, args []any) (any, error) {
+func (s *Store) eval(ctx context.Context, verb, script string, keys []string, args []any) (any, error) {
 	words := append(make([]any, 0, 3+len(keys)+len(args)), verb, script, len(keys))
 	for _, key := range keys {
 		words = append(words, key)
 	}
 	cmd := once{redis.NewCmd(ctx, append(words, args...)...)}
 	cmd.SetFirstKeyPos(3)
-	if err := s.client.Process(ctx, cmd); err != nil {
+	if err := s.server.process(ctx, cmd); err != nil {
 		return nil, err
 	}
 	return cmd.Result()

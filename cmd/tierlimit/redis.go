@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/store/redisstore"
+)
+
+// The ways Redis is run.
+const (
+	redisSingle   = "single"
+	redisSentinel = "sentinel"
+	redisCluster  = "cluster"
+)
+
+// openRedis makes a store of the Redis that is configured, however it is run, and
+// what to close it with. Nothing is dialled yet.
+func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
+	switch set.redisMode {
+	case redisSentinel:
+		opts, err := redisstore.SentinelOptions(set.redisURL, set.budget)
+		if err != nil {
+			return nil, nil, badRedisURL(set, err)
+		}
+		opts.TLSConfig, err = set.redisTLS(opts.TLSConfig)
+		if err != nil {
+			return nil, nil, err
+		}
+		client := redis.NewFailoverClient(opts)
+		store, err := redisstore.New(client)
+		return store, client, err
+	case redisCluster:
+		opts, err := redisstore.ClusterOptions(set.redisURL, set.budget)
+		if err != nil {
+			return nil, nil, badRedisURL(set, err)
+		}
+		opts.TLSConfig, err = set.redisTLS(opts.TLSConfig)
+		if err != nil {
+			return nil, nil, err
+		}
+		client := redis.NewClusterClient(opts)
+		store, err := redisstore.NewCluster(client)
+		return store, client, err
+	default:
+		opts, err := redisstore.Options(set.redisURL, set.budget)
+		if err != nil {
+			return nil, nil, badRedisURL(set, err)
+		}
+		opts.TLSConfig, err = set.redisTLS(opts.TLSConfig)
+		if err != nil {
+			return nil, nil, err
+		}
+		client := redis.NewClient(opts)
+		store, err := redisstore.New(client)
+		return store, client, err
+	}
+}
+
+// badRedisURL says what is wrong with the URL for the mode. It shows no URL: there may
+// be a password in it.
+func badRedisURL(set *settings, err error) error {
+	want := map[string]string{
+		redisSingle:   "redis://, rediss:// or unix:// and an address",
+		redisSentinel: "redis:// or rediss:// and the address of a Sentinel, with ?master_name=NAME and &addr=HOST:PORT of the others",
+		redisCluster:  "redis:// or rediss:// and the address of one server, with ?addr=HOST:PORT of others",
+	}[set.redisMode]
+	return usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_URL", Want: fmt.Sprintf("for TIERLIMIT_REDIS_MODE %s: %s (%v)", set.redisMode, want, err)})
+}
+
+// redisTLS adds the authority and the certificate that are configured to what the URL
+// asks for: nil for no TLS.
+func (s *settings) redisTLS(config *tls.Config) (*tls.Config, error) {
+	if config == nil {
+		if s.redisCA != "" || s.redisCert != "" {
+			return nil, usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_URL", Want: "rediss://, as TIERLIMIT_REDIS_CA or TIERLIMIT_REDIS_CERT is given"})
+		}
+		return nil, nil
+	}
+	config = config.Clone()
+	config.MinVersion = tls.VersionTLS12
+	if s.redisCA != "" {
+		pem, err := os.ReadFile(s.redisCA)
+		config.RootCAs = x509.NewCertPool()
+		if err != nil || !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_CA", Value: s.redisCA, Want: "a file of certificates in PEM that can be read"})
+		}
+	}
+	if s.redisCert != "" || s.redisKey != "" {
+		pair, err := tls.LoadX509KeyPair(s.redisCert, s.redisKey)
+		if err != nil {
+			return nil, usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_CERT", Value: s.redisCert, Want: fmt.Sprintf("a certificate in PEM, and TIERLIMIT_REDIS_KEY the file of its key (%v)", err)})
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+// giveBack returns what is held of leased limits, once nobody is served any more.
+func giveBack(store *redisstore.Store, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := store.Close(ctx); err != nil {
+		log.Warn("some leased shares were not given back: they stay charged until their windows end", "error", err)
+	}
+}
+
+// checkRedis refuses to start on a Redis that refuses: a wrong password or
+// missing rights would deny every request. One that is only away is waited for.
+func checkRedis(ctx context.Context, store *redisstore.Store, watched *watchedStore, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := store.Ping(ctx)
+	if err != nil && !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		return fmt.Errorf("redis refuses: %w", err)
+	}
+	watched.saw(err)
+	if err != nil {
+		return nil
+	}
+	warnings, err := store.Check(ctx)
+	if err != nil {
+		warnings = append(warnings, err.Error())
+	}
+	for _, warning := range warnings {
+		log.Warn("redis: " + warning)
+	}
+	return nil
+}
+
+// clientLog keeps the Redis client's own lines, one for each failed dial, out
+// of an operator's way.
+type clientLog struct{ log *slog.Logger }
+
+func (c clientLog) Printf(_ context.Context, format string, v ...any) {
+	c.log.Debug("redis client: " + fmt.Sprintf(format, v...))
+}

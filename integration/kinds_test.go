@@ -1,0 +1,128 @@
+package integration
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierlimit/tierlimit/integration/proxy"
+	"github.com/tierlimit/tierlimit/integration/servers"
+	"github.com/tierlimit/tierlimit/store/redisstore"
+)
+
+// A kind is one of the ways Redis is run, with wires to its servers that can fail.
+type kind struct {
+	wires *wires
+	// store is a new client of it, over the wires if there are any.
+	store func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store
+}
+
+// onEachKind runs a test against a single Redis, Sentinels and a Cluster.
+func onEachKind(t *testing.T, run func(*testing.T, *kind)) {
+	t.Run("single", func(t *testing.T) {
+		run(t, &kind{wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
+			opts, err := redisstore.Options(redisServer.URL, budget)
+			must(t, err)
+			opts.Dialer = over.dialer()
+			client := redis.NewClient(opts)
+			t.Cleanup(func() { client.Close() })
+			return newStore(t, client)
+		}})
+	})
+	t.Run("sentinel", func(t *testing.T) {
+		watch, err := servers.NewSentinel(newMachine(t, 5))
+		must(t, err)
+		w := newWires(t)
+		for _, p := range watch.Sentinels { // what they say is no charge
+			w.spared = append(w.spared, p.Addr)
+		}
+		run(t, &kind{wires: w, store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
+			opts, err := redisstore.SentinelOptions(watch.URL(), budget)
+			must(t, err)
+			opts.Dialer = over.dialer()
+			client := redis.NewFailoverClient(opts)
+			t.Cleanup(func() { client.Close() })
+			return newStore(t, client)
+		}})
+	})
+	t.Run("cluster", func(t *testing.T) {
+		c := newCluster(t, false)
+		run(t, &kind{wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
+			opts, err := redisstore.ClusterOptions(c.URL(), budget)
+			must(t, err)
+			opts.Dialer = over.dialer()
+			client := redis.NewClusterClient(opts)
+			t.Cleanup(func() { client.Close() })
+			s, err := redisstore.NewCluster(client)
+			must(t, err)
+			return s
+		}})
+	})
+}
+
+// wires are a proxy before each server that is dialled.
+type wires struct {
+	spared []string // addresses of those that are dialled without
+
+	mu      sync.Mutex
+	proxies map[string]*proxy.Proxy      // guarded by mu: by the server's address
+	fate    func(proxy.Reply) proxy.Fate // guarded by mu
+}
+
+func newWires(t *testing.T) *wires {
+	w := &wires{proxies: make(map[string]*proxy.Proxy)}
+	t.Cleanup(func() {
+		for _, p := range w.proxies {
+			p.Close()
+		}
+	})
+	return w
+}
+
+// dialer dials through the proxies; nil, without any, is the default one.
+func (w *wires) dialer() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if w == nil {
+		return nil
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !slices.Contains(w.spared, addr) {
+			p, err := w.to(addr)
+			if err != nil {
+				return nil, err
+			}
+			addr = p.Addr
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, network, addr)
+	}
+}
+
+func (w *wires) to(addr string) (*proxy.Proxy, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.proxies[addr]; p != nil {
+		return p, nil
+	}
+	p, err := proxy.New(addr)
+	if err != nil {
+		return nil, err
+	}
+	p.Replies(w.fate)
+	w.proxies[addr] = p
+	return p, nil
+}
+
+// replies lets fate decide what befalls the replies of all servers.
+func (w *wires) replies(fate func(proxy.Reply) proxy.Fate) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.fate = fate
+	for _, p := range w.proxies {
+		p.Replies(fate)
+	}
+}

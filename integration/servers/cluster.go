@@ -1,0 +1,200 @@
+package servers
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Slots is how many hash slots a Cluster has.
+const Slots = 16384
+
+// A Cluster is masters of a Redis Cluster that share the slots evenly, and a replica
+// of each if asked for.
+type Cluster struct {
+	Masters, Replicas []*Process
+	args              []string
+}
+
+// NewCluster starts a Cluster on m, with more arguments for each redis-server.
+func NewCluster(m *Machine, masters int, replicas bool, args ...string) (*Cluster, error) {
+	c := &Cluster{args: append([]string{
+		"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-announce-ip", "127.0.0.1",
+		"--repl-diskless-sync-delay", "0",
+	}, args...)}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for i := range masters {
+		p, err := m.Redis(c.args...)
+		if err != nil {
+			return nil, err
+		}
+		c.Masters = append(c.Masters, p)
+		first, last := i*Slots/masters, (i+1)*Slots/masters-1
+		if err := c.on(p, func(r *redis.Client) error { return r.ClusterAddSlotsRange(ctx, first, last).Err() }); err != nil {
+			return nil, err
+		}
+		// Epochs of their own, or the masters argue about who is who for a while.
+		if err := c.on(p, func(r *redis.Client) error { return r.Do(ctx, "cluster", "set-config-epoch", i+1).Err() }); err != nil {
+			return nil, err
+		}
+	}
+	if replicas {
+		for range masters {
+			p, err := m.Redis(c.args...)
+			if err != nil {
+				return nil, err
+			}
+			c.Replicas = append(c.Replicas, p)
+		}
+	}
+	all := append(append([]*Process{}, c.Masters...), c.Replicas...)
+	for _, p := range all[1:] {
+		if err := c.on(p, func(r *redis.Client) error { return r.ClusterMeet(ctx, "127.0.0.1", c.Masters[0].Port).Err() }); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.await(ctx, all); err != nil {
+		return nil, err
+	}
+	return c, c.follow(ctx)
+}
+
+// follow makes the replicas follow their masters.
+func (c *Cluster) follow(ctx context.Context) error {
+	for i, p := range c.Replicas {
+		id, err := c.id(ctx, c.Masters[i])
+		if err != nil {
+			return err
+		}
+		err = c.on(p, func(r *redis.Client) error { return r.ClusterReplicate(ctx, id).Err() })
+		if err != nil {
+			return err
+		}
+		err = until(ctx, func() error {
+			return c.on(p, func(r *redis.Client) error { return contains(r.Info(ctx, "replication"), "master_link_status:up") })
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await returns once all know of each other and of all slots.
+func (c *Cluster) await(ctx context.Context, all []*Process) error {
+	for _, p := range all {
+		err := until(ctx, func() error {
+			return c.on(p, func(r *redis.Client) error {
+				return contains(r.ClusterInfo(ctx), "cluster_state:ok", fmt.Sprintf("cluster_known_nodes:%d", len(all)))
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("the cluster does not come about: %w", err)
+		}
+	}
+	return nil
+}
+
+func contains(answer *redis.StringCmd, wants ...string) error {
+	text, err := answer.Result()
+	for _, want := range wants {
+		if err == nil && !strings.Contains(text, want) {
+			err = fmt.Errorf("no %s in %q", want, text)
+		}
+	}
+	return err
+}
+
+// until asks again until there is no error, or ctx ends.
+func until(ctx context.Context, try func() error) error {
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Cluster) on(p *Process, ask func(*redis.Client) error) error {
+	r := redis.NewClient(&redis.Options{Addr: p.Addr, MaxRetries: -1})
+	defer r.Close()
+	if err := ask(r); err != nil {
+		return fmt.Errorf("redis-server on port %s: %w", p.Port, err)
+	}
+	return nil
+}
+
+func (c *Cluster) id(ctx context.Context, p *Process) (id string, err error) {
+	err = c.on(p, func(r *redis.Client) (err error) { id, err = r.Do(ctx, "cluster", "myid").Text(); return err })
+	return id, err
+}
+
+// URL is of all masters, as redisstore.ClusterOptions reads it.
+func (c *Cluster) URL() string {
+	url, sep := "redis://"+c.Masters[0].Addr, "?addr="
+	for _, p := range c.Masters[1:] {
+		url, sep = url+sep+p.Addr, "&addr="
+	}
+	return url
+}
+
+// Migrate moves slots from one master to another while they are in use, as
+// redis-cli --cluster reshard does: key by key, each of them here or there.
+// See https://redis.io/docs/latest/commands/cluster-setslot/.
+func (c *Cluster) Migrate(ctx context.Context, from, to *Process, slots ...int) error {
+	source, err := c.id(ctx, from)
+	if err != nil {
+		return err
+	}
+	target, err := c.id(ctx, to)
+	if err != nil {
+		return err
+	}
+	return c.on(from, func(f *redis.Client) error {
+		return c.on(to, func(t *redis.Client) error {
+			for _, slot := range slots {
+				if err := c.migrate(ctx, f, t, source, target, to.Port, slot); err != nil {
+					return fmt.Errorf("migrate slot %d: %w", slot, err)
+				}
+			}
+			return nil
+		})
+	})
+}
+
+func (c *Cluster) migrate(ctx context.Context, from, to *redis.Client, source, target, port string, slot int) error {
+	if err := to.Do(ctx, "cluster", "setslot", slot, "importing", source).Err(); err != nil {
+		return err
+	}
+	if err := from.Do(ctx, "cluster", "setslot", slot, "migrating", target).Err(); err != nil {
+		return err
+	}
+	for {
+		keys, err := from.ClusterGetKeysInSlot(ctx, slot, 1).Result()
+		if err != nil {
+			return err
+		}
+		if len(keys) == 0 {
+			break
+		}
+		for _, key := range keys {
+			if err := from.Migrate(ctx, "127.0.0.1", port, key, 0, time.Second).Err(); err != nil {
+				return err
+			}
+		}
+	}
+	// The new owner first: until it knows, it sends clients back.
+	if err := to.Do(ctx, "cluster", "setslot", slot, "node", target).Err(); err != nil {
+		return err
+	}
+	return from.Do(ctx, "cluster", "setslot", slot, "node", target).Err()
+}

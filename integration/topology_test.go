@@ -1,0 +1,304 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/integration/servers"
+	"github.com/tierlimit/tierlimit/store/redisstore"
+	"github.com/tierlimit/tierlimit/store/storetest"
+)
+
+// Redis as users run it: behind Sentinels, and as a Cluster.
+
+func newMachine(t *testing.T, n int) *servers.Machine {
+	t.Helper()
+	m, err := servers.NewMachine(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Stop)
+	return m
+}
+
+func newCluster(t *testing.T, replicas bool) *servers.Cluster {
+	t.Helper()
+	c, err := servers.NewCluster(newMachine(t, 6), 3, replicas)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func clusterStore(t *testing.T, url string, budget time.Duration) *redisstore.Store {
+	t.Helper()
+	opts, err := redisstore.ClusterOptions(url, budget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClusterClient(opts)
+	t.Cleanup(func() { client.Close() })
+	s, err := redisstore.NewCluster(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func sentinelStore(t *testing.T, url string, budget time.Duration) *redisstore.Store {
+	t.Helper()
+	opts, err := redisstore.SentinelOptions(url, budget)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewFailoverClient(opts)
+	t.Cleanup(func() { client.Close() })
+	return newStore(t, client)
+}
+
+func TestClusterConformance(t *testing.T) {
+	c := newCluster(t, false)
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		return storetest.Harness{
+			Store: clusterStore(t, c.URL(), testBudget), Now: time.Now, Advance: time.Sleep,
+		}
+	})
+}
+
+// A tally is what clients were told.
+type tally struct {
+	admitted, denied, unknown atomic.Int64
+	slowest                   atomic.Int64 // nanoseconds
+	refused                   sync.Map     // texts of errors that are no unavailability
+}
+
+// take charges one and tells how it went.
+func (y *tally) take(ctx context.Context, s tierlimit.Store, c tierlimit.Charge) {
+	began := time.Now()
+	o, err := s.Take(ctx, c)
+	took := time.Since(began).Nanoseconds()
+	for slowest := y.slowest.Load(); took > slowest; slowest = y.slowest.Load() {
+		if y.slowest.CompareAndSwap(slowest, took) {
+			break
+		}
+	}
+	switch {
+	case err == nil && o.Allowed:
+		y.admitted.Add(1)
+	case err == nil:
+		y.denied.Add(1)
+	case !errors.Is(err, tierlimit.ErrStoreUnavailable):
+		y.refused.Store(err.Error(), true)
+	default:
+		y.unknown.Add(1)
+	}
+}
+
+// press makes charges of one for the subjects, from some callers, until stop is called,
+// which returns what they were told by subject.
+func press(s tierlimit.Store, callers int, subjects []string, ceiling tierlimit.Ceiling) (stop func() []*tally) {
+	tallies := make([]*tally, len(subjects))
+	for i := range tallies {
+		tallies[i] = &tally{}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for caller := range callers {
+		wg.Go(func() {
+			for n := caller; ctx.Err() == nil; n++ {
+				i := n % len(subjects)
+				tallies[i].take(context.Background(), s, charge(subjects[i], 1, ceiling))
+			}
+		})
+	}
+	return func() []*tally {
+		cancel()
+		wg.Wait()
+		return tallies
+	}
+}
+
+func newSubjects(t *testing.T, n int) []string {
+	base := newSubject(t)
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprint(base, "-", i)
+	}
+	return list
+}
+
+// used is what the store says is used of a ceiling.
+func used(t *testing.T, s tierlimit.Store, subject string, ceiling tierlimit.Ceiling) int64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		o, err := s.Take(ctx, charge(subject, 0, ceiling))
+		if err == nil {
+			return o.Counts[0].Used
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("what is used by %s: %v", subject, err)
+		}
+	}
+}
+
+var plenty = tierlimit.Ceiling{Name: "per_hour", Max: 1 << 40, Window: tierlimit.Window{Length: time.Hour}}
+
+func TestASlotMigrationUnderLoadFailsNoRequestAndLosesNoCharge(t *testing.T) {
+	c := newCluster(t, false)
+	s := clusterStore(t, c.URL(), time.Second)
+	subjects := newSubjects(t, 300)
+	stop := press(s, 16, subjects, plenty)
+	var slots []int
+	for slot := range 200 {
+		slots = append(slots, slot*27) // of the first master
+	}
+	if err := c.Migrate(t.Context(), c.Masters[0], c.Masters[1], slots...); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Migrate(t.Context(), c.Masters[1], c.Masters[2], slots[:100]...); err != nil {
+		t.Fatal(err)
+	}
+	var admitted int64
+	for i, y := range stop() {
+		y.refused.Range(func(text, _ any) bool { t.Errorf("refused: %v", text); return true })
+		admitted += y.admitted.Load()
+		if n := y.unknown.Load() + y.denied.Load(); n > 0 {
+			t.Errorf("%s: %d charges failed, %d were denied", subjects[i], y.unknown.Load(), y.denied.Load())
+		}
+		if n := used(t, s, subjects[i], plenty); n != y.admitted.Load() {
+			t.Errorf("%s: %d admitted and %d used", subjects[i], y.admitted.Load(), n)
+		}
+	}
+	t.Logf("%d charges during 300 migrations of a slot", admitted)
+}
+
+// A master that is frozen holds up those it counts, and nobody else.
+func TestAFrozenMasterOfAClusterConcernsItsSubjectsAlone(t *testing.T) {
+	c := newCluster(t, false)
+	const budget = time.Second
+	s := clusterStore(t, c.URL(), budget)
+	subjects := newSubjects(t, 60)
+	for _, subject := range subjects {
+		if _, err := s.Take(t.Context(), charge(subject, 1, plenty)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Masters[0].Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	stop := press(s, 60, subjects, plenty)
+	time.Sleep(budget + budget/2)
+	tallies := stop()
+	if err := c.Masters[0].Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	var cut, fine int
+	for i, y := range tallies {
+		if frozen := s.Server(subjects[i]) == c.Masters[0].Addr; frozen {
+			cut++
+			if y.admitted.Load() > 0 {
+				t.Errorf("%s was admitted %d times by a frozen server", subjects[i], y.admitted.Load())
+			}
+			continue
+		}
+		fine++
+		if y.unknown.Load() > 0 || time.Duration(y.slowest.Load()) > budget/2 {
+			t.Errorf("%s, on another server: %d failed, the slowest took %v", subjects[i], y.unknown.Load(), time.Duration(y.slowest.Load()))
+		}
+	}
+	if cut == 0 || fine == 0 {
+		t.Fatalf("%d subjects on the frozen server, %d elsewhere: the test shows nothing", cut, fine)
+	}
+}
+
+// A master that dies is replaced within seconds, without anybody's doing; meanwhile
+// those it counts are told that it is away, and the others notice nothing.
+func TestAClusterGoesOnWhenAMasterDies(t *testing.T) {
+	c := newCluster(t, true)
+	s := clusterStore(t, c.URL(), 500*time.Millisecond)
+	subjects := newSubjects(t, 30)
+	for _, subject := range subjects {
+		if _, err := s.Take(t.Context(), charge(subject, 1, plenty)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost := s.Server(subjects[0])
+	for _, p := range c.Masters {
+		if p.Addr == lost {
+			if err := p.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	eventually(t, 30*time.Second, "another master counts", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_, err := s.Take(ctx, charge(subjects[0], 1, plenty))
+		if err != nil && !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+			t.Fatalf("refused: %v", err)
+		}
+		return err == nil
+	})
+	t.Logf("counted again after %v", time.Since(began).Round(time.Millisecond))
+	for _, subject := range subjects {
+		if n := used(t, s, subject, plenty); n < 1 {
+			t.Errorf("%s: %d used: its replica did not know", subject, n)
+		}
+	}
+}
+
+// A failover forgets at most what the replica had not heard of: no subject gets more
+// than its max once more.
+func TestASentinelFailoverAdmitsAtMostTheMaxOnceMore(t *testing.T) {
+	for name, fail := range map[string]func(*testing.T, *servers.Sentinel) error{
+		"by order": func(t *testing.T, s *servers.Sentinel) error { return s.Failover(t.Context()) },
+		"by a crash": func(t *testing.T, s *servers.Sentinel) error {
+			return errors.Join(s.Master.Kill(), s.Promoted(t.Context()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			watch, err := servers.NewSentinel(newMachine(t, 5))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := sentinelStore(t, watch.URL(), testBudget)
+			const most = 400
+			subjects := newSubjects(t, 20)
+			stop := press(s, 8, subjects, perHour(most))
+			time.Sleep(100 * time.Millisecond)
+			began := time.Now()
+			if err := fail(t, watch); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 30*time.Second, "the new master counts", func() bool {
+				_, err := s.Take(t.Context(), charge(newSubject(t), 1, plenty))
+				return err == nil
+			})
+			recovered := time.Since(began).Round(time.Millisecond)
+			for _, subject := range subjects { // until each is full
+				eventually(t, 30*time.Second, "full", func() bool { return used(t, s, subject, perHour(most)) == most })
+			}
+			var over int64
+			for i, y := range stop() {
+				y.refused.Range(func(text, _ any) bool { t.Errorf("refused: %v", text); return true })
+				if n := y.admitted.Load(); n > 2*most {
+					t.Errorf("%s: %d admitted of %d", subjects[i], n, most)
+				} else if n > most {
+					over += n - most
+				}
+			}
+			t.Logf("counted again after %v; %d of %d admitted twice", recovered, over, most*len(subjects))
+		})
+	}
+}
