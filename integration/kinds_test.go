@@ -17,6 +17,7 @@ import (
 
 // A kind is one of the ways Redis is run, with wires to its servers that can fail.
 type kind struct {
+	name  string
 	wires *wires
 	// store is a new client of it, over the wires if there are any.
 	store func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store
@@ -25,7 +26,7 @@ type kind struct {
 // onEachKind runs a test against a single Redis, Sentinels and a Cluster.
 func onEachKind(t *testing.T, run func(*testing.T, *kind)) {
 	t.Run("single", func(t *testing.T) {
-		run(t, &kind{wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
+		run(t, &kind{name: "single", wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
 			opts, err := redisstore.Options(redisServer.URL, budget)
 			must(t, err)
 			opts.Dialer = over.dialer()
@@ -41,7 +42,7 @@ func onEachKind(t *testing.T, run func(*testing.T, *kind)) {
 		for _, p := range watch.Sentinels { // what they say is no charge
 			w.spared = append(w.spared, p.Addr)
 		}
-		run(t, &kind{wires: w, store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
+		run(t, &kind{name: "Sentinel", wires: w, store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
 			opts, err := redisstore.SentinelOptions(watch.URL(), budget)
 			must(t, err)
 			opts.Dialer = over.dialer()
@@ -52,7 +53,7 @@ func onEachKind(t *testing.T, run func(*testing.T, *kind)) {
 	})
 	t.Run("cluster", func(t *testing.T) {
 		c := newCluster(t, false)
-		run(t, &kind{wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
+		run(t, &kind{name: "Cluster", wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
 			opts, err := redisstore.ClusterOptions(c.URL(), budget)
 			must(t, err)
 			opts.Dialer = over.dialer()

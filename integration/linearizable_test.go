@@ -128,12 +128,13 @@ var (
 
 func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 	onEachKind(t, func(t *testing.T, k *kind) {
+		row := record(t, "replies are lost, late and torn, in seeded histories of many callers: "+k.name, "what was answered is explained by charges made one at a time, each at most once")
 		const callers, each = 12, 10
 		const patience = 40 * time.Millisecond
 		stores := []*redisstore.Store{k.store(t, testBudget, nil), k.store(t, patience, k.wires), k.store(t, patience, k.wires)}
-		lost := 0
+		lost, run := 0, time.Now().UnixNano()
 		for n := range *histories {
-			seed := uint64(time.Now().UnixNano())
+			seed := *faultSeed<<32 + uint64(n)
 			h := &historian{T: t, began: time.Now()}
 			over, done := make(chan struct{}), make(chan struct{})
 			go func() {
@@ -146,7 +147,7 @@ func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 				wg.Go(func() {
 					for range each {
 						in := asked{
-							subject: fmt.Sprintf("linear-%d-%d-%d", seed, n, r.IntN(4)),
+							subject: fmt.Sprintf("linear-%d-%d-%d", run, n, r.IntN(4)),
 							cost:    int64(r.IntN(4)),
 							max:     []int64{20, 35, 1000}[r.IntN(3)],
 							reset:   r.IntN(25) == 0,
@@ -169,7 +170,7 @@ func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 		if lost < *histories {
 			t.Errorf("only %d replies were lost: the test shows little", lost)
 		}
-		t.Logf("%d histories, %d charges whose reply was lost", *histories, lost)
+		row.tell("%d histories of %d operations, %d of them without a reply", *histories, callers*each, lost)
 	})
 }
 
@@ -200,10 +201,11 @@ func loseNowAndThen(w *wires, r *rand.Rand, over <-chan struct{}) {
 // once at most, and never one that was not asked for.
 func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
 	onEachKind(t, func(t *testing.T, k *kind) {
+		row := record(t, "connections are cut on the reply to a charge: "+k.name, "each charge is counted at most once")
 		const budget = 300 * time.Millisecond
 		s, direct := k.store(t, budget, k.wires), k.store(t, testBudget, nil)
 		var cut atomic.Int64
-		r := rand.New(rand.NewPCG(1, 2))
+		r := rand.New(rand.NewPCG(*faultSeed, 2))
 		var mu sync.Mutex
 		k.wires.replies(func(reply proxy.Reply) proxy.Fate {
 			mu.Lock()
@@ -237,6 +239,6 @@ func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
 			}
 			admitted, unknown, counted = admitted+y.admitted.Load(), unknown+y.unknown.Load(), counted+n
 		}
-		t.Logf("%d replies lost: %d charges admitted, %d whose reply was lost, %d counted", cut.Load(), admitted, unknown, counted)
+		row.tell("%d replies lost; %d confirmed, %d unknown, %d counted", cut.Load(), admitted, unknown, counted)
 	})
 }

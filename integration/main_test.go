@@ -48,5 +48,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer postgresServer.Stop()
-	return m.Run()
+	code := m.Run()
+	if err := writeMatrix(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }

@@ -153,7 +153,8 @@ func used(t *testing.T, s tierlimit.Store, subject string, ceiling tierlimit.Cei
 
 var plenty = tierlimit.Ceiling{Name: "per_hour", Max: 1 << 40, Window: tierlimit.Window{Length: time.Hour}}
 
-func TestASlotMigrationUnderLoadFailsNoRequestAndLosesNoCharge(t *testing.T) {
+func aSlotMigration(f *field) {
+	t := f.T
 	c := newCluster(t, false)
 	s := clusterStore(t, c.URL(), time.Second)
 	subjects := newSubjects(t, 300)
@@ -179,11 +180,11 @@ func TestASlotMigrationUnderLoadFailsNoRequestAndLosesNoCharge(t *testing.T) {
 			t.Errorf("%s: %d admitted and %d used", subjects[i], y.admitted.Load(), n)
 		}
 	}
-	t.Logf("%d charges during 300 migrations of a slot", admitted)
+	f.tell("%d charges during 300 migrations of a slot, none failed, all counted", admitted)
 }
 
-// A master that is frozen holds up those it counts, and nobody else.
-func TestAFrozenMasterOfAClusterConcernsItsSubjectsAlone(t *testing.T) {
+func aFrozenMaster(f *field) {
+	t := f.T
 	c := newCluster(t, false)
 	const budget = time.Second
 	s := clusterStore(t, c.URL(), budget)
@@ -219,11 +220,11 @@ func TestAFrozenMasterOfAClusterConcernsItsSubjectsAlone(t *testing.T) {
 	if cut == 0 || fine == 0 {
 		t.Fatalf("%d subjects on the frozen server, %d elsewhere: the test shows nothing", cut, fine)
 	}
+	f.tell("%d subjects on the frozen master, %d elsewhere, of whom none failed", cut, fine)
 }
 
-// A master that dies is replaced within seconds, without anybody's doing; meanwhile
-// those it counts are told that it is away, and the others notice nothing.
-func TestAClusterGoesOnWhenAMasterDies(t *testing.T) {
+func aMasterDies(f *field) {
+	t := f.T
 	c := newCluster(t, true)
 	s := clusterStore(t, c.URL(), 500*time.Millisecond)
 	subjects := newSubjects(t, 30)
@@ -250,7 +251,7 @@ func TestAClusterGoesOnWhenAMasterDies(t *testing.T) {
 		}
 		return err == nil
 	})
-	t.Logf("counted again after %v", time.Since(began).Round(time.Millisecond))
+	f.tell("counted again after %d ms; replicas take over after 1,000", time.Since(began).Milliseconds())
 	for _, subject := range subjects {
 		if n := used(t, s, subject, plenty); n < 1 {
 			t.Errorf("%s: %d used: its replica did not know", subject, n)
@@ -258,47 +259,79 @@ func TestAClusterGoesOnWhenAMasterDies(t *testing.T) {
 	}
 }
 
-// A failover forgets at most what the replica had not heard of: no subject gets more
-// than its max once more.
-func TestASentinelFailoverAdmitsAtMostTheMaxOnceMore(t *testing.T) {
-	for name, fail := range map[string]func(*testing.T, *servers.Sentinel) error{
-		"by order": func(t *testing.T, s *servers.Sentinel) error { return s.Failover(t.Context()) },
-		"by a crash": func(t *testing.T, s *servers.Sentinel) error {
-			return errors.Join(s.Master.Kill(), s.Promoted(t.Context()))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			watch, err := servers.NewSentinel(newMachine(t, 5))
-			if err != nil {
-				t.Fatal(err)
-			}
-			s := sentinelStore(t, watch.URL(), testBudget)
-			const most = 400
-			subjects := newSubjects(t, 20)
-			stop := press(s, 8, subjects, perHour(most))
-			time.Sleep(100 * time.Millisecond)
-			began := time.Now()
-			if err := fail(t, watch); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, 30*time.Second, "the new master counts", func() bool {
-				_, err := s.Take(t.Context(), charge(newSubject(t), 1, plenty))
-				return err == nil
-			})
-			recovered := time.Since(began).Round(time.Millisecond)
-			for _, subject := range subjects { // until each is full
-				eventually(t, 30*time.Second, "full", func() bool { return used(t, s, subject, perHour(most)) == most })
-			}
-			var over int64
-			for i, y := range stop() {
-				y.refused.Range(func(text, _ any) bool { t.Errorf("refused: %v", text); return true })
-				if n := y.admitted.Load(); n > 2*most {
-					t.Errorf("%s: %d admitted of %d", subjects[i], n, most)
-				} else if n > most {
-					over += n - most
-				}
-			}
-			t.Logf("counted again after %v; %d of %d admitted twice", recovered, over, most*len(subjects))
-		})
+// aFailover presses on subjects while the Sentinels promote the replica.
+func aFailover(f *field, fail func(*servers.Sentinel) error) {
+	t := f.T
+	watch, err := servers.NewSentinel(newMachine(t, 5))
+	f.must(err)
+	s := sentinelStore(t, watch.URL(), testBudget)
+	const most = 400
+	subjects := newSubjects(t, 20)
+	stop := press(s, 8, subjects, perHour(most))
+	time.Sleep(100 * time.Millisecond)
+	began := time.Now()
+	f.must(fail(watch))
+	eventually(t, 30*time.Second, "the new master counts", func() bool {
+		_, err := s.Take(t.Context(), charge(newSubject(t), 1, plenty))
+		return err == nil
+	})
+	recovered := time.Since(began)
+	for _, subject := range subjects { // until each is full
+		eventually(t, 30*time.Second, "full", func() bool { return used(t, s, subject, perHour(most)) == most })
 	}
+	var over int64
+	for i, y := range stop() {
+		y.refused.Range(func(text, _ any) bool { f.hold(false, "refused: %v", text); return true })
+		n := y.admitted.Load()
+		f.hold(n <= 2*most, "%s: %d admitted of %d", subjects[i], n, most)
+		over += max(0, n-most)
+	}
+	f.tell("counted again after %d ms; %d of %d admitted beyond the max", recovered.Milliseconds(), over, most*len(subjects))
+}
+
+var topologyFaults = []fault{
+	{
+		name: "Sentinels promote the replica, by order", promise: "at most the max once more, counted again by itself", alone: true,
+		run: func(f *field) { aFailover(f, func(s *servers.Sentinel) error { return s.Failover(f.Context()) }) },
+	},
+	{
+		name: "the master dies and Sentinels promote the replica", promise: "at most the max once more, counted again by itself", alone: true,
+		run: func(f *field) {
+			aFailover(f, func(s *servers.Sentinel) error { return errors.Join(s.Master.Kill(), s.Promoted(f.Context())) })
+		},
+	},
+	{
+		name: "slots of a Cluster are moved under load", promise: "no request fails, each charge is counted once", alone: true, run: aSlotMigration,
+	},
+	{
+		name: "a master of a Cluster is frozen", promise: "it concerns those it counts, and nobody else", alone: true, run: aFrozenMaster,
+	},
+	{
+		name: "a master of a Cluster dies", promise: "it is counted again once there is another, by itself", alone: true, run: aMasterDies,
+	},
+	{
+		name: "the clock of Redis is stepped", promise: "forward, a window ends early; back, no window lasts longer than its length", alone: true, run: aSteppedClock,
+	},
+}
+
+func aSteppedClock(f *field) {
+	t := f.T
+	client, set := clockClient(t)
+	s, subject := newStore(t, client), newSubject(t)
+	ask := func(at time.Time) tierlimit.Outcome {
+		set(at)
+		o, err := s.Take(t.Context(), charge(subject, 1, perMinute(3)))
+		f.must(err)
+		return o
+	}
+	noon := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+	for range 3 {
+		f.hold(ask(noon).Allowed, "not allowed")
+	}
+	back := ask(noon.Add(-time.Hour))
+	f.hold(!back.Allowed && back.Counts[0].Reset <= time.Minute, "an hour back: %+v", back)
+	f.hold(ask(noon.Add(-time.Hour+time.Minute)).Allowed, "a minute later it is not allowed again")
+	forth := ask(noon.Add(24 * time.Hour))
+	f.hold(forth.Allowed && forth.Counts[0].Used == 1, "a day forward: %+v", forth)
+	f.tell("an hour back: denied for %d s and no longer; a day forward: a new window", int(back.Counts[0].Reset.Seconds()))
 }

@@ -149,11 +149,12 @@ func (c *Cache) nextSet(ch Changes) *set {
 	for _, t := range ch.Tiers {
 		t.Normalize()
 		if err := t.Validate(); err != nil {
-			c.cfg.Logger.Error("tiers: a tier is not valid and stays as it was", "tier", t.Key, "version", ch.Version, "error", err)
 			old, ok := c.tierInForce(t.Key)
 			if !ok {
+				c.cfg.Logger.Error("tiers: a tier is not valid and is left out: who is on it has the default tier", "tier", t.Key, "version", ch.Version, "error", err)
 				continue
 			}
+			c.cfg.Logger.Error("tiers: a tier is not valid and stays as it was", "tier", t.Key, "version", ch.Version, "error", err)
 			old.Default = t.Default
 			t = old
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -29,6 +30,9 @@ func serveCommand(s streams) *cobra.Command {
 
 // startTimeout bounds each step of the start that needs another server.
 const startTimeout = 30 * time.Second
+
+// startPause is between two looks whether Postgres is there.
+const startPause = 500 * time.Millisecond
 
 // serve builds everything from the outside in and takes it down in reverse.
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
@@ -107,16 +111,32 @@ func writeUsage(store *durable.Store, log *slog.Logger) {
 	}
 }
 
-// openCatalogue brings the database to the schema and opens it.
+// openCatalogue opens the database, once it answers, and brings it to the schema.
 func openCatalogue(ctx context.Context, url string, log *slog.Logger) (*pgtiers.Catalogue, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	catalogue, err := pgtiers.Open(ctx, url)
+	if errors.Is(err, tiers.ErrUnavailable) {
+		log.Warn("postgres cannot be reached; waiting for it", "timeout", startTimeout.String(), "error", err)
+	}
+	for errors.Is(err, tiers.ErrUnavailable) {
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(startPause):
+		}
+		catalogue, err = pgtiers.Open(ctx, url)
+	}
+	if err != nil {
+		return nil, err
+	}
 	steps, err := migrations.Up(ctx, url)
 	if err != nil {
+		catalogue.Close()
 		return nil, err
 	}
 	for _, step := range steps {
 		log.Info("migrated the database", "migration", step.Name)
 	}
-	return pgtiers.Open(ctx, url)
+	return catalogue, nil
 }

@@ -32,16 +32,16 @@ type Proxy struct {
 	// Addr is where it listens.
 	Addr string
 
-	upstream string
 	listener net.Listener
 	fate     atomic.Pointer[func(Reply) Fate]
 	running  sync.WaitGroup
 
-	mu     sync.Mutex
-	closed bool                  // guarded by mu
-	refuse bool                  // guarded by mu
-	hole   chan struct{}         // guarded by mu: nil, or closed when what is sent arrives again
-	conns  map[net.Conn]struct{} // guarded by mu
+	mu       sync.Mutex
+	upstream string            // guarded by mu
+	closed   bool              // guarded by mu
+	refuse   bool              // guarded by mu
+	hole     bool              // guarded by mu
+	conns    map[net.Conn]bool // guarded by mu: whether it is stranded
 }
 
 // New returns a Proxy on a port of its own, which passes everything on to upstream.
@@ -50,7 +50,7 @@ func New(upstream string) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{Addr: l.Addr().String(), upstream: upstream, listener: l, conns: make(map[net.Conn]struct{})}
+	p := &Proxy{Addr: l.Addr().String(), listener: l, upstream: upstream, conns: make(map[net.Conn]bool)}
 	p.running.Go(p.accept)
 	return p, nil
 }
@@ -90,19 +90,32 @@ func (p *Proxy) Refuse(refuse bool) {
 func (p *Proxy) Hole(hole bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case hole && p.hole == nil:
-		p.hole = make(chan struct{})
-	case !hole && p.hole != nil:
-		close(p.hole)
-		p.hole = nil
+	p.hole = hole
+}
+
+// Upstream passes new connections on to another server, and cuts those there are.
+func (p *Proxy) Upstream(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.upstream = addr
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+// Strand swallows from now on what either side sends on the connections there are: to
+// both they look as if they lived. New ones work.
+func (p *Proxy) Strand() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		p.conns[c] = true
 	}
 }
 
 // Close ends all connections, and returns once nothing of the proxy runs.
 func (p *Proxy) Close() {
 	p.listener.Close()
-	p.Hole(false)
 	p.mu.Lock()
 	p.closed = true
 	for c := range p.conns {
@@ -133,7 +146,7 @@ func (p *Proxy) keep(c net.Conn) bool {
 		c.Close()
 		return false
 	}
-	p.conns[c] = struct{}{}
+	p.conns[c] = false
 	return true
 }
 
@@ -146,7 +159,10 @@ func (p *Proxy) drop(c net.Conn) {
 
 func (p *Proxy) serve(client net.Conn) {
 	defer p.drop(client)
-	server, err := net.DialTimeout("tcp", p.upstream, time.Second)
+	p.mu.Lock()
+	upstream := p.upstream
+	p.mu.Unlock()
+	server, err := net.DialTimeout("tcp", upstream, time.Second)
 	if err != nil || !p.keep(server) {
 		return
 	}
@@ -160,11 +176,11 @@ func (p *Proxy) serve(client net.Conn) {
 	p.passReplies(client, server, &script)
 }
 
-// fallen reports whether what is sent now is swallowed.
-func (p *Proxy) fallen() bool {
+// fallen reports whether what is sent to c now is swallowed.
+func (p *Proxy) fallen(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.hole != nil
+	return p.hole || p.conns[c]
 }
 
 func (p *Proxy) passRequests(server, client net.Conn, script *atomic.Bool) {
@@ -174,7 +190,7 @@ func (p *Proxy) passRequests(server, client net.Conn, script *atomic.Bool) {
 		if err != nil {
 			return
 		}
-		if p.fallen() {
+		if p.fallen(server) {
 			continue
 		}
 		if callsScript(buf[:n]) {
@@ -212,7 +228,7 @@ func (p *Proxy) passReplies(client, server net.Conn, script *atomic.Bool) {
 		case f.Torn:
 			_, _ = client.Write(buf[:(n+1)/2])
 			return
-		case f.Lost || p.fallen():
+		case f.Lost || p.fallen(client):
 			continue
 		}
 		if _, err := client.Write(buf[:n]); err != nil {

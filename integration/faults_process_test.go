@@ -1,0 +1,123 @@
+package integration
+
+import (
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tierlimit/tierlimit/integration/rig"
+	"github.com/tierlimit/tierlimit/integration/servers"
+)
+
+var processFaults = []fault{
+	{
+		name: "a replica is killed with kill -9", promise: "the others do not notice; what it had confirmed stays counted, and nothing is counted twice",
+		run: func(f *field) {
+			dead := f.Replicas[1]
+			a := f.ending(dead, func() { dead.Kill() })
+			failed := 0
+			a.answers = slices.DeleteFunc(a.answers, func(ans rig.Answer) bool {
+				if ans.Replica == dead && ans.Err != nil {
+					failed++
+					a.lost = append(a.lost, ans)
+				}
+				return ans.Replica == dead && ans.Err != nil
+			})
+			f.tell("%d requests died with it", failed)
+			a.answered().undisturbed().accounted().bounded(1)
+		},
+	},
+	{
+		name: "a replica is told to stop", promise: "every request that it accepted is answered, and it ends with 0",
+		run: func(f *field) {
+			leaving := f.Replicas[1]
+			a := f.ending(leaving, func() { f.hold(leaving.Terminate() == nil, "it ended with: %v", leaving.Log()) })
+			a.answered().undisturbed().accounted().bounded(1)
+		},
+	},
+	{
+		name: "callers give up", promise: "each charge is counted at most once, and nobody else notices",
+		run: func(f *field) {
+			f.RedisWire.Replies(delayed(5 * time.Millisecond))
+			hasty := f.Start(rig.Load{Rate: 150, Subjects: []string{f.subject(rig.Counted, "hasty")}, Patience: 4 * time.Millisecond})
+			a := f.through(time.Second, func() {}, func() {})
+			gone, told := 0, int64(0)
+			for _, ans := range hasty.Stop() {
+				if ans.Err != nil {
+					gone++
+				} else if ans.Counted() {
+					told++
+				}
+			}
+			used, err := f.Used("counted-hasty")
+			f.must(err)
+			f.hold(gone > 0, "nobody gave up: the test shows nothing")
+			f.hold(told <= used && used <= told+int64(gone), "%d counted, %d confirmed, %d gave up", used, told, gone)
+			f.tell("%d gave up, %d of them counted", gone, used-told)
+			a.answered().undisturbed().accounted().bounded(1)
+		},
+	},
+	{
+		name: "the CPU is saturated", promise: "every request is answered with a decision; each charge is counted at most once",
+		run: func(f *field) {
+			var burners []*exec.Cmd
+			a := f.through(2*time.Second, func() {
+				for range 2 * runtime.NumCPU() {
+					c := exec.Command("sh", "-c", "while :; do :; done")
+					c.SysProcAttr = servers.EndWithParent(nil)
+					f.must(c.Start())
+					burners = append(burners, c)
+				}
+			}, func() {
+				for _, c := range burners {
+					_ = c.Process.Kill()
+					_ = c.Wait()
+				}
+			})
+			a.patience = 2 * time.Second
+			a.answered().accounted().bounded(2).closedHolds()
+		},
+	},
+	{
+		name: "the configuration is wrong", promise: "the service does not start, and names every variable, its value and what is allowed", alone: true,
+		run: func(f *field) {
+			out := refusesToStart(f.T, "--budget", "-1s", "--redis-mode", "many", "--trusted-proxies", "everybody", "--addr", "nowhere")
+			for _, want := range []string{"--budget", "-1s", "--redis-mode", "many", "--trusted-proxies", "everybody", "--addr", "nowhere"} {
+				f.hold(strings.Contains(out, want), "it does not name %s: %s", want, out)
+			}
+			f.tell("%d wrong values, all named", 4)
+		},
+	},
+}
+
+// subject makes one on a tier.
+func (f *field) subject(tier, name string) string {
+	f.Helper()
+	id := tier + "-" + name
+	f.must(f.AddSubject(id, tier))
+	return id
+}
+
+// ending puts clients on the replicas while one of them ends; they are told of it
+// before it has.
+func (f *field) ending(leaving *rig.Replica, end func()) *account {
+	f.Helper()
+	run := f.Start(rig.Load{Rate: 300, Subjects: f.subjects()})
+	time.Sleep(700 * time.Millisecond)
+	a := &account{field: f, began: time.Now()}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		end()
+	}()
+	time.Sleep(50 * time.Millisecond)
+	run.Skip(leaving)
+	<-ended
+	a.over = time.Now()
+	time.Sleep(500 * time.Millisecond)
+	a.answers = run.Stop()
+	f.Replicas = slices.DeleteFunc(slices.Clone(f.Replicas), func(r *rig.Replica) bool { return r == leaving })
+	return a
+}

@@ -1,0 +1,176 @@
+package integration
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tierlimit/tierlimit/integration/proxy"
+	"github.com/tierlimit/tierlimit/integration/rig"
+)
+
+const (
+	toldOfLoss = `"msg":"redis cannot be reached`
+	backAgain  = `"msg":"redis answers again"`
+)
+
+var redisFaults = []fault{
+	{
+		name: "Redis is slow, within the budget", promise: "every decision is made in Redis, none degraded",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.RedisWire.Replies(delayed(30 * time.Millisecond)) }, func() { f.RedisWire.Replies(nil) }).
+				answered().undisturbed().accounted().bounded(1)
+		},
+	},
+	{
+		name: "Redis is slower than the budget", promise: "the policy answers within the budget; each charge is counted at most once; under `local` at most the max once more",
+		run: func(f *field) {
+			f.through(2*time.Second, func() { f.RedisWire.Replies(delayed(400 * time.Millisecond)) }, func() { f.RedisWire.Replies(nil) }).
+				answered().disturbed().accounted().bounded(2).closedHolds().said(toldOfLoss, 2)
+		},
+	},
+	{
+		name: "Redis is frozen", promise: "the policy answers within the budget; each charge is counted at most once; under `local` at most the max once more",
+		run: func(f *field) {
+			f.through(2*time.Second, func() { f.must(f.Redis.Freeze()) }, func() { f.must(f.Redis.Thaw()) }).
+				answered().disturbed().accounted().bounded(2).closedHolds().said(toldOfLoss, 2).said(backAgain, 2)
+		},
+	},
+	{
+		name: "Redis is down when the service starts", promise: "it starts, the policy answers, and Redis counts once it is there", config: rig.Config{Down: true},
+		run: func(f *field) {
+			f.through(time.Second, func() {}, func() { f.must(f.Redis.Start()) }).
+				answered().disturbed().accounted().bounded(2).closedHolds().said(toldOfLoss, 2)
+		},
+	},
+	{
+		name: "Redis is killed and started again, empty", promise: "the policy answers within the budget; at most the max once more under `local`, and once more for what Redis forgot",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.must(f.Redis.Kill()) }, func() { f.must(f.Redis.Start()) }).
+				answered().disturbed().bounded(3)
+		},
+	},
+	{
+		name: "SCRIPT FLUSH in a loop", promise: "nobody notices",
+		run: func(f *field) {
+			stop := f.again(5*time.Millisecond, func() error { return f.Client.ScriptFlush(f.Context()).Err() })
+			f.through(time.Second, func() {}, stop).answered().undisturbed().accounted().bounded(1)
+		},
+	},
+	{
+		name: "FLUSHALL, three times", promise: "no request fails; each time at most the max of a short window once more",
+		run: func(f *field) {
+			f.through(1500*time.Millisecond, func() {
+				for range 3 {
+					f.must(f.Client.FlushAll(f.Context()).Err())
+					time.Sleep(300 * time.Millisecond)
+				}
+			}, func() {}).answered().undisturbed().bounded(4)
+		},
+	},
+	{
+		name: "failover to a replica that lags", promise: "at most the max once more; counted again once there is a master",
+		run: func(f *field) {
+			replica, err := f.Machine.Redis("--replicaof", "127.0.0.1", f.Redis.Port, "--repl-diskless-sync-delay", "0")
+			f.must(err)
+			link := newClient(f.T, "redis://"+replica.Addr, time.Second)
+			f.must(f.Await(10*time.Second, "the replica follows", func() bool {
+				return strings.Contains(link.Info(f.Context(), "replication").Val(), "master_link_status:up")
+			}))
+			f.through(time.Second, func() {
+				// From here on the replica hears nothing; the clients are still told yes.
+				f.must(f.Client.ConfigSet(f.Context(), "client-output-buffer-limit", "replica 1 1 1").Err())
+				f.must(link.ReplicaOf(f.Context(), "127.0.0.1", "1").Err())
+				time.Sleep(300 * time.Millisecond)
+				f.must(f.Redis.Kill())
+			}, func() {
+				f.must(link.ReplicaOf(f.Context(), "no", "one").Err())
+				f.RedisWire.Upstream(replica.Addr)
+			}).answered().disturbed().bounded(3)
+		},
+	},
+	{
+		name: "Redis is out of memory", promise: "the policy answers; counted again once there is room",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.must(f.Client.ConfigSet(f.Context(), "maxmemory", "1").Err()) },
+				func() { f.must(f.Client.ConfigSet(f.Context(), "maxmemory", "0").Err()) }).
+				answered().disturbed().accounted().bounded(2).closedHolds()
+		},
+	},
+	{
+		name: "Redis is read-only", promise: "the policy answers; counted again once it can be written to",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.must(f.Client.ReplicaOf(f.Context(), "127.0.0.1", "1").Err()) },
+				func() { f.must(f.Client.ReplicaOf(f.Context(), "no", "one").Err()) }).
+				answered().disturbed().accounted().bounded(2).closedHolds()
+		},
+	},
+	{
+		name: "replies are lost after the charge", promise: "each charge is counted at most once",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.RedisWire.Replies(f.now(20, proxy.Fate{Lost: true})) }, func() { f.RedisWire.Replies(nil) }).
+				answered().disturbed().accounted().bounded(2).closedHolds()
+		},
+	},
+	{
+		name: "connections are cut in the middle of a reply", promise: "each charge is counted at most once",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.RedisWire.Replies(f.now(10, proxy.Fate{Torn: true})) }, func() { f.RedisWire.Replies(nil) }).
+				answered().disturbed().accounted().bounded(2).closedHolds()
+		},
+	},
+	{
+		name: "connections to Redis are refused", promise: "the policy answers within the budget, and Redis counts again by itself",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.RedisWire.Refuse(true) }, func() { f.RedisWire.Refuse(false) }).
+				answered().disturbed().accounted().bounded(2).closedHolds().said(toldOfLoss, 2)
+		},
+	},
+	{
+		name: "Redis is a black hole", promise: "the policy answers within the budget, and Redis counts again by itself",
+		run: func(f *field) {
+			f.through(time.Second, func() { f.RedisWire.Hole(true) }, func() { f.RedisWire.Hole(false) }).
+				answered().disturbed().accounted().bounded(2).closedHolds().said(toldOfLoss, 2)
+		},
+	},
+	{
+		name: "one connection to Redis, and it is slow", promise: "who cannot be sent within the budget is answered by the policy", config: rig.Config{RedisURL: "?pool_size=1"},
+		run: func(f *field) {
+			f.through(time.Second, func() { f.RedisWire.Replies(delayed(70 * time.Millisecond)) }, func() { f.RedisWire.Replies(nil) }).
+				answered().accounted().bounded(2).closedHolds()
+		},
+	},
+}
+
+// now is a fate that befalls one in so many replies to scripts.
+func (f *field) now(oneIn int, fate proxy.Fate) func(proxy.Reply) proxy.Fate {
+	var mu sync.Mutex
+	return func(r proxy.Reply) proxy.Fate {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Script && f.random.IntN(oneIn) == 0 {
+			return fate
+		}
+		return proxy.Fate{}
+	}
+}
+
+// again does something over and over, until stop returns.
+func (f *field) again(every time.Duration, do func() error) (stop func()) {
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if err := do(); err != nil {
+				f.Error(err)
+				return
+			}
+			select {
+			case <-over:
+				return
+			case <-time.After(every):
+			}
+		}
+	}()
+	return func() { close(over); <-done }
+}

@@ -1,0 +1,136 @@
+package rig
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/integration/servers"
+)
+
+// A Replica is one `tierlimit serve`.
+type Replica struct {
+	Public, Admin string // URLs
+
+	process *os.Process
+	ended   chan struct{}
+	err     error // set when ended is closed
+
+	mu    sync.Mutex
+	lines bytes.Buffer // guarded by mu
+}
+
+// StartReplica starts the binary with arguments of serve, and returns once it serves.
+func StartReplica(binary string, args ...string) (*Replica, error) {
+	cmd := exec.Command(binary, append([]string{"serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--drain", "100ms"}, args...)...)
+	cmd.SysProcAttr = servers.EndWithParent(nil)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	r := &Replica{process: cmd.Process, ended: make(chan struct{})}
+	serving := make(chan struct{}, 1)
+	go func() {
+		defer close(r.ended)
+		for scan := bufio.NewScanner(stderr); scan.Scan(); {
+			r.note(scan.Bytes(), serving)
+		}
+		r.err = cmd.Wait()
+	}()
+	select {
+	case <-serving:
+		return r, nil
+	case <-r.ended:
+		return nil, fmt.Errorf("serve ended: %w: %s", r.err, r.Log())
+	case <-time.After(time.Minute):
+		r.Kill()
+		return nil, fmt.Errorf("serve did not start: %s", r.Log())
+	}
+}
+
+func (r *Replica) note(line []byte, serving chan<- struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines.Write(line)
+	r.lines.WriteByte('\n')
+	var said struct{ Msg, Public, Admin string }
+	if json.Unmarshal(line, &said) == nil && said.Msg == "serving" {
+		r.Public, r.Admin = "http://"+said.Public, "http://"+said.Admin
+		serving <- struct{}{}
+	}
+}
+
+// Log is what it has said so far.
+func (r *Replica) Log() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lines.String()
+}
+
+// Decide asks for a decision.
+func (r *Replica) Decide(verb, subject string) (d tierlimit.Decision, err error) {
+	status, answer, err := r.ask("POST", r.Public+"/v1/"+verb, fmt.Sprintf(`{"subject":%q}`, subject))
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%d: %s", status, answer)
+	}
+	if err != nil {
+		return d, err
+	}
+	return d, json.Unmarshal(answer, &d)
+}
+
+// Kill ends it as a crash does, and returns once it has.
+func (r *Replica) Kill() {
+	_ = r.process.Kill() // it may have ended
+	<-r.ended
+}
+
+// Terminate asks it to stop, and returns how it ended.
+func (r *Replica) Terminate() error {
+	if err := r.process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-r.ended
+	return r.err
+}
+
+// Ended reports whether it runs no more.
+func (r *Replica) Ended() bool {
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Memory is how much of it is in memory, in bytes; 0 where that cannot be told.
+func (r *Replica) Memory() int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", r.process.Pid))
+	fields := strings.Fields(string(data))
+	if err != nil || len(fields) < 2 {
+		return 0
+	}
+	pages, _ := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize())
+}
+
+// Descriptors is how many files and connections it has open; 0 where that cannot be
+// told.
+func (r *Replica) Descriptors() int {
+	list, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.process.Pid))
+	return len(list)
+}
