@@ -33,6 +33,7 @@ type site struct {
 	public, admin http.Handler
 	draining      atomic.Bool
 	store         *flakyStore
+	cfg           api.Config
 }
 
 // A flakyStore is a store that can be taken away.
@@ -79,6 +80,7 @@ func newSite(t *testing.T, utilisation float64) *site {
 			"gone": func(context.Context) error { return errors.New("password=hunter2") },
 		}},
 	}
+	s.cfg = cfg
 	if s.public, err = api.Public(cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/internal/problem"
@@ -20,11 +22,12 @@ import (
 type guard struct {
 	configured map[access.Role][sha256.Size]byte // hashes
 	keyring    tiers.Keyring
+	throttle   *throttle
 	log        *slog.Logger
 }
 
 func newGuard(cfg *Config) *guard {
-	g := &guard{configured: make(map[access.Role][sha256.Size]byte), keyring: cfg.Keyring, log: cfg.Logger}
+	g := &guard{configured: make(map[access.Role][sha256.Size]byte), keyring: cfg.Keyring, throttle: newThrottle(cfg.TrustedProxies), log: cfg.Logger}
 	for role, token := range map[access.Role]string{access.Owner: cfg.AdminToken, access.Service: cfg.ServiceToken} {
 		if token != "" {
 			g.configured[role] = sha256.Sum256([]byte(token))
@@ -41,7 +44,13 @@ func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			role, actor, caller, err := g.who(r)
+			var wait *waitError
 			switch {
+			case errors.As(err, &wait):
+				w.Header().Set("Retry-After", strconv.FormatInt(int64((wait.wait+time.Second-1)/time.Second), 10))
+				problem.Write(w, problem.Problem{
+					Type: problem.AbnormalUsage, Status: http.StatusTooManyRequests, Detail: "Too many tokens that are not valid came from this address.",
+				})
 			case errors.Is(err, tiers.ErrNotFound):
 				w.Header().Set("Www-Authenticate", `Bearer realm="tierlimit"`)
 				problem.Write(w, problem.Problem{Status: http.StatusUnauthorized, Detail: "A valid bearer token is needed."})
@@ -65,6 +74,11 @@ func callerOf(r *http.Request) string {
 	return caller
 }
 
+// A waitError says that no token of this client is looked at for a while.
+type waitError struct{ wait time.Duration }
+
+func (e *waitError) Error() string { return "not looked at for " + e.wait.String() }
+
 // who returns the role of whoever asks, what the audit log calls them, which is the
 // role for the configuration's tokens and the name for others, and what no two ever
 // have in common.
@@ -73,6 +87,21 @@ func (g *guard) who(r *http.Request) (role access.Role, actor, caller string, er
 	if !strings.EqualFold(scheme, "Bearer") {
 		return "", "", "", tiers.ErrNotFound
 	}
+	brought := g.throttle.guess(r, token)
+	if wait := brought.refused(); wait > 0 {
+		return "", "", "", &waitError{wait}
+	}
+	switch role, actor, caller, err = g.owner(r, token); {
+	case err == nil:
+		brought.succeeded()
+	case errors.Is(err, tiers.ErrNotFound):
+		brought.failed()
+	}
+	return role, actor, caller, err
+}
+
+// owner is who of whoever brings a token.
+func (g *guard) owner(r *http.Request, token string) (role access.Role, actor, caller string, err error) {
 	sum := sha256.Sum256([]byte(token))
 	for _, known := range access.Roles { // of one token with two roles, the greater
 		if configured, ok := g.configured[known]; ok && subtle.ConstantTimeCompare(sum[:], configured[:]) == 1 {

@@ -69,7 +69,7 @@ func mount(r chi.Router, log *slog.Logger, allow func(...access.Right) func(http
 func (o *operation) failures() []int {
 	all := slices.Clone(o.fails)
 	if len(o.rights) > 0 {
-		all = append(all, http.StatusUnauthorized, http.StatusServiceUnavailable) // a token may have to be looked up
+		all = append(all, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable) // a token may have to be looked up
 	}
 	if len(o.rights) > 0 && len(o.roles()) < len(access.Roles) {
 		all = append(all, http.StatusForbidden)

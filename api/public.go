@@ -26,7 +26,7 @@ type Config struct {
 	ServiceToken   string         // of the role service, likewise
 	Open           bool           // decisions need no token
 	Demo           bool           // serve /demo/data
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For /demo/data believes
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
 	Logger         *slog.Logger   // default slog.Default
 }
 

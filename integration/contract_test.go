@@ -86,6 +86,15 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 	case http.StatusRequestTimeout:
 		c.reader = slow{}
 		return []call{c}
+	case http.StatusTooManyRequests:
+		c.from = "198.51.100.7:4711"
+		guess := c.with("Authorization", "Bearer guess")
+		for guesses := 0; s.do(id, guess).Code != http.StatusTooManyRequests; guesses++ {
+			if guesses > 100 {
+				s.Fatal("whoever guesses may go on")
+			}
+		}
+		return []call{c}
 	case http.StatusConflict:
 		switch id {
 		case "create-tier", "create-subject", "create-override", "create-token":

@@ -36,7 +36,7 @@ type site struct {
 	document      document
 	validator     validator.Validator
 	seen          map[string]map[int]bool // by operation: the statuses that were answered
-	made          int
+	made, calls   int
 }
 
 // A document is what of OpenAPI the tests look at themselves.
@@ -107,6 +107,7 @@ type call struct {
 	header             map[string]string
 	reader             io.Reader       // in place of the body
 	ctx                context.Context //nolint:containedctx // to be a dead one
+	from               string          // the client's address; default: one of its own
 }
 
 func (c call) with(name, value string) call {
@@ -150,6 +151,10 @@ func (s *site) do(id string, c call) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(c.method, "http://127.0.0.1:8080"+c.path, body)
 		if strings.HasPrefix(c.path, "/admin/") {
 			r = httptest.NewRequest(c.method, "http://127.0.0.1:8081"+c.path, body)
+		}
+		if r.RemoteAddr = c.from; c.from == "" {
+			s.calls++
+			r.RemoteAddr = fmt.Sprintf("10.0.%d.%d:4711", s.calls>>8, s.calls&255)
 		}
 		if c.ctx != nil {
 			r = r.WithContext(c.ctx)

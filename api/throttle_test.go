@@ -1,0 +1,60 @@
+package api_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strconv"
+	"testing"
+
+	"github.com/tierlimit/tierlimit/api"
+)
+
+func TestWhoGuessesTokensIsSlowedDownAndNobodyElse(t *testing.T) {
+	cfg := newSite(t, 0).cfg
+	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	admin := api.Admin(cfg)
+	ask := func(from, forwarded, token string) (int, http.Header) {
+		r := httptest.NewRequest(http.MethodGet, "/admin/v1/tiers", nil)
+		r.RemoteAddr = from
+		r.Header.Set("X-Forwarded-For", forwarded)
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		admin.ServeHTTP(w, r)
+		return w.Code, w.Header()
+	}
+	const guesser = "[2001:db8:1:2::3]:4711"
+	if code, _ := ask("192.0.2.8:1", "", adminToken); code != 200 {
+		t.Fatalf("before: %d", code)
+	}
+	for i := range 20 {
+		from := fmt.Sprintf("[2001:db8:1:2::%x]:4711", i) // all in one /64
+		if code, _ := ask(from, "203.0.113.9", fmt.Sprint("guess", i)); code != 401 {
+			t.Fatalf("guess %d: %d", i, code)
+		}
+		ask("192.0.2.8:1", "", fmt.Sprint("guess", i))
+		ask("10.1.2.3:1", "203.0.113.1, 198.51.100.1", fmt.Sprint("guess", i))
+	}
+	for _, c := range []struct {
+		what, from, forwarded, token string
+		want                         int
+	}{
+		{"another guess", guesser, "", "guess", 429},
+		{"the right token, from where it was guessed at", guesser, "", adminToken, 429},
+		{"a made-up header", guesser, "203.0.113.77", adminToken, 429},
+		{"another network", "[2001:db8:1:3::3]:1", "", adminToken, 200},
+		{"who was right before and has a neighbour that guesses", "192.0.2.8:2", "", adminToken, 200},
+		{"that neighbour", "192.0.2.8:2", "", "guess", 429},
+		{"a guesser behind a proxy", "10.1.2.3:1", "198.51.100.1", "guess", 429},
+		{"another client of the proxy", "10.1.2.3:1", "198.51.100.2", adminToken, 200},
+	} {
+		code, h := ask(c.from, c.forwarded, c.token)
+		if code != c.want {
+			t.Errorf("%s: %d, want %d", c.what, code, c.want)
+		}
+		if wait, err := strconv.Atoi(h.Get("Retry-After")); code == 429 && (err != nil || wait < 1 || wait > 60) {
+			t.Errorf("%s: Retry-After %q", c.what, h.Get("Retry-After"))
+		}
+	}
+}
