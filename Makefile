@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit integration faults canaries lint format bench microbench clean
+.PHONY: help run build test unit integration faults fuzz canaries lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,9 +30,17 @@ integration: ## pass the tests on real servers: Docker where it answers, else lo
 
 faults: ## let everything fail that may, and print what was promised and measured: docs/faults.md (SEED=1)
 	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && \
-	$(GO) test -count=1 -timeout=40m -run='FaultMatrix|Linearizable|AtMostOnce' ./integration \
-		-args -matrix="$(CURDIR)/docs/faults.md" -histories=700 -lost=10000 -seed=$(or $(SEED),1); \
+	$(GO) test -count=1 -timeout=40m -run='FaultMatrix|Linearizable|AtMostOnce|MadeUpSubjects' ./integration \
+		-args -matrix="$(CURDIR)/docs/faults.md" -histories=700 -lost=10000 -madeup=1000000 -seed=$(or $(SEED),1); \
 	status=$$?; cat docs/faults.md; exit $$status
+
+fuzz: ## let each fuzz target look for what breaks it (FUZZTIME=20s)
+	@set -e; for dir in . ./api ./cmd/tierlimit ./httplimit ./store/redisstore; do \
+		for target in $$($(GO) test -list '^Fuzz' $$dir | grep '^Fuzz'); do \
+			echo "$$dir $$target"; \
+			said=$$($(GO) test -run=NONE -fuzz="^$$target$$" -fuzztime=$(or $(FUZZTIME),20s) $$dir) || { echo "$$said"; exit 1; }; \
+		done; \
+	done
 
 canaries: ## put known defects in, one by one, and show the test that sees each
 	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && integration/canary

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/internal/problem"
+	"github.com/tierlimit/tierlimit/internal/seldom"
 )
 
 // A Limiter decides; *tierlimit.Limiter does.
@@ -50,8 +51,9 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 }
 
 type guard struct {
-	lim Limiter
-	cfg Config
+	lim     Limiter
+	cfg     Config
+	unknown seldom.Line // those of whom it could not be found out who they are
 }
 
 func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -61,7 +63,9 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 	}
 	subject, err := g.cfg.Subject(r)
 	if err != nil {
-		g.cfg.Logger.Warn("httplimit: cannot tell who is asking", "error", err)
+		g.unknown.Add(1, func(total int64) {
+			g.cfg.Logger.Warn("httplimit: cannot tell who is asking", "requests", total, "error", err)
+		})
 		problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: "It could not be established who is asking."})
 		return
 	}

@@ -69,7 +69,7 @@ var redisFaults = []fault{
 		},
 	},
 	{
-		name: "failover to a replica that lags", promise: "at most the max once more; counted again once there is a master",
+		name: "failover to a replica that lags", promise: "at most the max once more for what the replica had not heard, and once more under `local`; counted again by itself",
 		run: func(f *field) {
 			replica, err := f.Machine.Redis("--replicaof", "127.0.0.1", f.Redis.Port, "--repl-diskless-sync-delay", "0")
 			f.must(err)

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/seldom"
 )
 
 // MinLength is how long a window is at least to be noted. A period always is.
@@ -101,12 +102,16 @@ type Config struct {
 
 // A Store counts where the store it wraps does. It is safe for concurrent use.
 type Store struct {
-	inner    Restorer
-	now      func(tierlimit.Charge) (tierlimit.Outcome, bool) // nil if inner is no Immediate
-	ledger   Ledger
-	cfg      Config
-	notes    notes
-	losses   losses
+	inner  Restorer
+	now    func(tierlimit.Charge) (tierlimit.Outcome, bool) // nil if inner is no Immediate
+	ledger Ledger
+	cfg    Config
+	notes  notes
+	losses losses
+
+	// What of them had no room.
+	unseen, unwritten, forgotten seldom.Line
+
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 	closing  sync.Once

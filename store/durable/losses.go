@@ -239,7 +239,9 @@ func (s *Store) restoreAll(ctx context.Context) (restored int, err error) {
 func (s *Store) restoreRound(ctx context.Context) (restored int, err error) {
 	some, dropped := s.losses.take(s.cfg.Batch, s.cfg.Unknown)
 	if dropped > 0 {
-		s.cfg.Logger.Warn("durable: more subjects wait to be looked into than there is room for: what they had lost is not known", "subjects", dropped)
+		s.unseen.Add(dropped, func(total int64) {
+			s.cfg.Logger.Warn("durable: more subjects wait to be looked into than there is room for: what they had lost is not known", "subjects", total)
+		})
 	}
 	list, err := s.known(ctx, some)
 	if err != nil {

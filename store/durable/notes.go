@@ -186,7 +186,9 @@ func (s *Store) flush(ctx context.Context) error {
 	}
 	windows, dropped := s.notes.takeAll()
 	if dropped > 0 {
-		s.cfg.Logger.Warn("durable: more subjects were charged than can wait to be written", "charges", dropped, "subjects", s.cfg.Subjects)
+		s.unwritten.Add(dropped, func(total int64) {
+			s.cfg.Logger.Warn("durable: more subjects were charged than can wait to be written", "charges", total, "subjects", s.cfg.Subjects)
+		})
 	}
 	return s.writeWindows(ctx, s.worthwhile(windows))
 }
@@ -195,7 +197,9 @@ func (s *Store) flush(ctx context.Context) error {
 func (s *Store) flushRare(ctx context.Context) error {
 	resets, credits, dropped := s.notes.takeRare()
 	if dropped > 0 {
-		s.cfg.Logger.Error("durable: more resets and refunds wait to be written than there is room for: the last ones are not known after a loss", "dropped", dropped)
+		s.forgotten.Add(dropped, func(total int64) {
+			s.cfg.Logger.Error("durable: more resets and refunds wait to be written than there is room for: the last ones are not known after a loss", "dropped", total)
+		})
 	}
 	err := inBatches(resets, s.cfg.Batch, func(batch []Reset) error { return s.ledger.NoteResets(ctx, batch) }, s.notes.reset)
 	if err != nil {

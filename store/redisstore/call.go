@@ -272,7 +272,7 @@ func (e *entry) width() int {
 // readError reads an error's text: minus its length, then its bytes.
 func (e *entry) readError(reply []int64) (rest []int64, err error) {
 	n := int(-reply[0])
-	if n >= len(reply) {
+	if n < 0 || n >= len(reply) { // the lowest number has no opposite
 		return nil, errReply
 	}
 	text := make([]byte, n)
