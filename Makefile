@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit integration faults fuzz canaries lint format bench microbench clean
+.PHONY: help run build test unit integration faults soak fuzz canaries lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ faults: ## let everything fail that may, and print what was promised and measure
 	$(GO) test -count=1 -timeout=40m -run='FaultMatrix|Linearizable|AtMostOnce|MadeUpSubjects' ./integration \
 		-args -matrix="$(CURDIR)/docs/faults.md" -histories=700 -lost=10000 -madeup=1000000 -seed=$(or $(SEED),1); \
 	status=$$?; cat docs/faults.md; exit $$status
+
+soak: ## put a steady load on three replicas for ten minutes, a fault every minute: docs/soak.md (ARGS="-h")
+	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && $(GO) run ./integration/soak -o docs/soak.md $(ARGS)
 
 fuzz: ## let each fuzz target look for what breaks it (FUZZTIME=20s)
 	@set -e; for dir in . ./api ./cmd/tierlimit ./httplimit ./store/redisstore; do \

@@ -118,6 +118,6 @@ func (f *field) ending(leaving *rig.Replica, end func()) *account {
 	a.over = time.Now()
 	time.Sleep(500 * time.Millisecond)
 	a.answers = run.Stop()
-	f.Replicas = slices.DeleteFunc(slices.Clone(f.Replicas), func(r *rig.Replica) bool { return r == leaving })
+	f.Drop(leaving)
 	return a
 }

@@ -18,8 +18,10 @@ type watchedStore struct {
 	log *slog.Logger
 
 	failing atomic.Bool
+	began   atomic.Int64 // epoch milliseconds of the first failure, while failing
 	failed  atomic.Int64 // epoch milliseconds of the last failure
 	told    atomic.Int64 // epoch milliseconds of the last line about one
+	missed  atomic.Int64 // charges since began that it did not make, or did not say so
 }
 
 const (
@@ -50,7 +52,10 @@ func (w *watchedStore) saw(err error) {
 	}
 	now := time.Now().UnixMilli()
 	w.failed.Store(now)
-	w.failing.Store(true)
+	w.missed.Add(1)
+	if w.failing.CompareAndSwap(false, true) {
+		w.began.Store(now)
+	}
 	if told := w.told.Load(); now-told < tellEvery.Milliseconds() || !w.told.CompareAndSwap(told, now) {
 		return
 	}
@@ -67,6 +72,7 @@ func (w *watchedStore) sawAnswer() {
 	}
 	if w.failing.CompareAndSwap(true, false) {
 		w.told.Store(0)
-		w.log.Info("redis answers again")
+		away := time.Duration(w.failed.Load()-w.began.Load()) * time.Millisecond
+		w.log.Info("redis answers again", "away", away.String(), "degraded", w.missed.Swap(0))
 	}
 }

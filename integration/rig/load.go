@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ type Load struct {
 	Rate     int           // requests a second
 	Subjects []string      // asked in turn
 	Patience time.Duration // until a client gives up; default 10s
+	Each     func(Answer)  // is told every answer, from many goroutines; default: they are kept
 }
 
 // An Answer is what a client was told.
@@ -37,15 +39,14 @@ func (a *Answer) Counted() bool { return a.Err == nil && a.Allowed && !a.Degrade
 
 // A Run is a Load at work.
 type Run struct {
-	rig    *Rig
 	load   Load
 	client *http.Client
 	stop   context.CancelFunc
 	asking sync.WaitGroup
 
 	mu      sync.Mutex
-	answers []Answer          // guarded by mu
-	skip    map[*Replica]bool // guarded by mu
+	answers []Answer   // guarded by mu
+	targets []*Replica // guarded by mu: who is asked
 }
 
 // Start puts a Load on the replicas, in turn.
@@ -55,7 +56,7 @@ func (r *Rig) Start(l Load) *Run {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	run := &Run{
-		rig: r, load: l, stop: stop, skip: make(map[*Replica]bool),
+		load: l, stop: stop, targets: slices.Clone(r.Replicas),
 		client: &http.Client{Timeout: l.Patience, Transport: &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}},
 	}
 	run.asking.Go(func() { run.pace(ctx) })
@@ -66,7 +67,14 @@ func (r *Rig) Start(l Load) *Run {
 func (run *Run) Skip(r *Replica) {
 	run.mu.Lock()
 	defer run.mu.Unlock()
-	run.skip[r] = true
+	run.targets = slices.DeleteFunc(run.targets, func(one *Replica) bool { return one == r })
+}
+
+// Add asks one more.
+func (run *Run) Add(r *Replica) {
+	run.mu.Lock()
+	defer run.mu.Unlock()
+	run.targets = append(run.targets, r)
 }
 
 func (run *Run) pace(ctx context.Context) {
@@ -88,19 +96,20 @@ func (run *Run) pace(ctx context.Context) {
 func (run *Run) next(n int) *Replica {
 	run.mu.Lock()
 	defer run.mu.Unlock()
-	replicas := run.rig.Replicas
-	for i := range replicas {
-		// Subjects and replicas take turns of their own, so that all meet all.
-		if r := replicas[(n/len(run.load.Subjects)+n+i)%len(replicas)]; !run.skip[r] {
-			return r
-		}
+	if len(run.targets) == 0 {
+		return nil
 	}
-	return nil
+	// Subjects and replicas take turns of their own, so that all meet all.
+	return run.targets[(n/len(run.load.Subjects)+n)%len(run.targets)]
 }
 
 func (run *Run) ask(a Answer) {
 	a.Err = run.decide(&a)
 	a.Took = time.Since(a.Due)
+	if run.load.Each != nil {
+		run.load.Each(a)
+		return
+	}
 	run.mu.Lock()
 	defer run.mu.Unlock()
 	run.answers = append(run.answers, a)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ const (
 // MeteredMax is how many requests an hour the tiers with a max admit.
 const MeteredMax = 30
 
-// A Rig is the service, and what it needs.
+// A Rig is the service, and what it needs. It is for one goroutine; a Run is for many.
 type Rig struct {
 	Config
 	Machine      *servers.Machine
@@ -120,6 +121,11 @@ func (r *Rig) AddReplica() error {
 		r.Replicas = append(r.Replicas, one)
 	}
 	return err
+}
+
+// Drop forgets a replica that has ended.
+func (r *Rig) Drop(one *Replica) {
+	r.Replicas = slices.DeleteFunc(r.Replicas, func(other *Replica) bool { return other == one })
 }
 
 func (r *Rig) newReplica() (*Replica, error) {
