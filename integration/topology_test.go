@@ -159,6 +159,7 @@ func aSlotMigration(f *field) {
 	s := clusterStore(t, c.URL(), time.Second)
 	subjects := newSubjects(t, 300)
 	stop := press(s, 16, subjects, plenty)
+	giveBack := giveBackAndForget(t, s)
 	var slots []int
 	for slot := range 200 {
 		slots = append(slots, slot*27) // of the first master
@@ -169,6 +170,7 @@ func aSlotMigration(f *field) {
 	if err := c.Migrate(t.Context(), c.Masters[1], c.Masters[2], slots[:100]...); err != nil {
 		t.Fatal(err)
 	}
+	refunds := giveBack()
 	var admitted int64
 	for i, y := range stop() {
 		y.refused.Range(func(text, _ any) bool { t.Errorf("refused: %v", text); return true })
@@ -180,7 +182,35 @@ func aSlotMigration(f *field) {
 			t.Errorf("%s: %d admitted and %d used", subjects[i], y.admitted.Load(), n)
 		}
 	}
-	f.tell("%d charges during 300 migrations of a slot, none failed, all counted", admitted)
+	f.tell("%d charges, and %d with a refund or a reset, during 300 migrations of a slot; none failed, all counted", admitted, refunds)
+}
+
+// giveBackAndForget charges subjects, refunds them and resets them, which takes several
+// keys of a slot, until stop is called; it returns how often.
+func giveBackAndForget(t *testing.T, s tierlimit.Store) (stop func() int) {
+	ctx, cancel := context.WithCancel(t.Context())
+	subjects, done, n := newSubjects(t, 100), make(chan struct{}), 0
+	go func() {
+		defer close(done)
+		for ; ctx.Err() == nil; n++ {
+			subject := subjects[n%len(subjects)]
+			o, err := s.Take(context.Background(), charge(subject, 3, plenty))
+			if err == nil {
+				var refunded bool
+				if refunded, err = s.Refund(context.Background(), refundOf(subject, 3, &o, plenty)); err == nil && !refunded {
+					err = errors.New("not refunded")
+				}
+			}
+			if err == nil && n%3 == 0 {
+				err = s.Reset(context.Background(), subject)
+			}
+			if err != nil {
+				t.Errorf("%s: %v", subject, err)
+				return
+			}
+		}
+	}()
+	return func() int { cancel(); <-done; return n }
 }
 
 func aFrozenMaster(f *field) {

@@ -47,6 +47,9 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	}
 	defer client.Close()
 	catalogue, err := openCatalogue(ctx, set.databaseURL, log)
+	if ctx.Err() != nil {
+		return nil // told to stop while it waited
+	}
 	if err != nil {
 		return err
 	}

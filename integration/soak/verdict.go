@@ -93,7 +93,7 @@ func (v *verdict) held() bool {
 
 func (v *verdict) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n%s\n\n| promise | found | |\n|---|---|---|\n", v.title)
+	fmt.Fprintf(&b, "# A long load, and something that fails now and then\n\nWritten by `make soak`: %s\n\n| promise | found | |\n|---|---|---|\n", v.title)
 	for _, l := range v.lines {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", l.promise, l.found, map[bool]string{true: "held", false: "NOT HELD"}[l.held])
 	}
@@ -102,7 +102,7 @@ func (v *verdict) String() string {
 
 func (s *site) verdict(o *options) (*verdict, error) {
 	b := s.book
-	v := &verdict{title: fmt.Sprintf("%s at %d requests a second, %d replicas, a budget of %s, a fault every %s for %s (seed %d); %d cores, which clients, replicas, Redis and Postgres share.",
+	v := &verdict{title: fmt.Sprintf("%s at %d requests a second, %d replicas, a budget of %s, a fault\nevery %s for %s (seed %d), on a machine with %d cores, which the clients, the replicas, Redis and\nPostgres share. A latency is from when a request was due.",
 		o.duration, o.rate, o.replicas, o.budget, o.every, o.lasting, o.seed, runtime.NumCPU())}
 	asked, due := b.asked.Load(), int64(o.duration.Seconds()*float64(o.rate))
 	v.add(asked >= due*99/100, "the load is what was asked for", "%d requests of %d", asked, due)

@@ -250,13 +250,29 @@ func (once) NoRetry() bool { return true }
 
 // run calls a script by name, and by source if the server does not know the
 // name: NOSCRIPT says that nothing ran.
+//
+// TRYAGAIN says so too: of a slot that is on its way to another server one of the keys
+// is here and one there. It is over in a moment.
 func (s *Store) run(ctx context.Context, script scripts.Script, keys []string, args []any) (any, error) {
-	reply, err := s.eval(ctx, "evalsha", script.SHA, keys, args)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = s.eval(ctx, "eval", script.Source, keys, args)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	for {
+		reply, err := s.eval(ctx, "evalsha", script.SHA, keys, args)
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			reply, err = s.eval(ctx, "eval", script.Source, keys, args)
+		}
+		if !redis.HasErrorPrefix(err, "TRYAGAIN") {
+			return reply, classify(err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, classify(err)
+		case <-time.After(tryAgainAfter):
+		}
 	}
-	return reply, classify(err)
 }
+
+const tryAgainAfter = 2 * time.Millisecond
 
 func (s *Store) eval(ctx context.Context, verb, script string, keys []string, args []any) (any, error) {
 	words := append(make([]any, 0, 3+len(keys)+len(args)), verb, script, len(keys))
