@@ -29,7 +29,7 @@ func TestTheGuaranteesNameWhatHoldsThem(t *testing.T) {
 		faults = append(faults, f.name)
 	}
 	names := 0
-	for _, match := range regexp.MustCompile("(?m)^\\| \\d+ \\|.*\\| (.*) \\|$").FindAllSubmatch(text, -1) {
+	for _, match := range regexp.MustCompile(`(?m)^\| \d+ \|.*\| (.*) \|$`).FindAllSubmatch(text, -1) {
 		for _, quoted := range regexp.MustCompile("`([^`]+)`").FindAllSubmatch(match[1], -1) {
 			name := string(quoted[1])
 			switch {

@@ -171,6 +171,19 @@ func (c *Cluster) Migrate(ctx context.Context, from, to *Process, slots ...int) 
 	})
 }
 
+// slotPause is how long a slot stays marked before its first key is moved.
+const slotPause = 2 * time.Millisecond
+
+// Slot is the one of a key.
+func (c *Cluster) Slot(ctx context.Context, key string) (slot int, err error) {
+	err = c.on(c.Masters[0], func(r *redis.Client) error {
+		n, err := r.ClusterKeySlot(ctx, key).Result()
+		slot = int(n)
+		return err
+	})
+	return slot, err
+}
+
 func (c *Cluster) migrate(ctx context.Context, from, to *redis.Client, source, target, port string, slot int) error {
 	if err := to.Do(ctx, "cluster", "setslot", slot, "importing", source).Err(); err != nil {
 		return err
@@ -178,6 +191,7 @@ func (c *Cluster) migrate(ctx context.Context, from, to *redis.Client, source, t
 	if err := from.Do(ctx, "cluster", "setslot", slot, "migrating", target).Err(); err != nil {
 		return err
 	}
+	time.Sleep(slotPause)
 	for {
 		keys, err := from.ClusterGetKeysInSlot(ctx, slot, 1).Result()
 		if err != nil {

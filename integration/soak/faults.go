@@ -120,7 +120,7 @@ func schedule(o *options) ([]fault, error) {
 			return nil, fmt.Errorf("-fault %q: must be one of %s", o.only, strings.Join(names, "; "))
 		}
 	}
-	r := rand.New(rand.NewPCG(o.seed, 0)) //nolint:gosec // repeatable on purpose
+	r := rand.New(rand.NewPCG(o.seed, 0))
 	var plan []fault
 	for o.every > 0 && time.Duration(len(plan)) < o.duration/o.every {
 		for _, i := range r.Perm(len(list)) {

@@ -92,7 +92,7 @@ func soak(ctx context.Context, o *options, out io.Writer) (held bool, err error)
 	}
 	b := newBook(subjects)
 	run := r.Start(rig.Load{Rate: o.rate, Subjects: subjects, Each: b.write})
-	s := &site{Rig: r, run: run, book: b, random: rand.New(rand.NewPCG(o.seed, 1))} //nolint:gosec // repeatable on purpose
+	s := &site{Rig: r, run: run, book: b, random: rand.New(rand.NewPCG(o.seed, 1))}
 	err = s.live(ctx, o, plan, out)
 	run.Stop()
 	if err != nil {
@@ -105,7 +105,7 @@ func soak(ctx context.Context, o *options, out io.Writer) (held bool, err error)
 	text := v.String()
 	fmt.Fprint(out, text)
 	if o.out != "" {
-		err = os.WriteFile(o.out, []byte(text), 0o644) //nolint:gosec // a document
+		err = os.WriteFile(o.out, []byte(text), 0o644)
 	}
 	return v.held(), err
 }
