@@ -25,7 +25,32 @@ type throttle struct {
 	client   httplimit.SubjectFunc
 	failures *memstore.Store
 	seed     maphash.Seed
-	right    [4096]atomic.Uint64 // hashes of a client and a token that was right; one of another takes its place
+	right    [1024]places
+}
+
+// Places are for hashes of a client and a token that was right. Those that come to the
+// same places and find them taken put one out.
+type places [8]atomic.Uint64
+
+func (p *places) has(hash uint64) bool { return p.find(hash) != nil }
+
+func (p *places) find(hash uint64) *atomic.Uint64 {
+	for i := range p {
+		if p[i].Load() == hash {
+			return &p[i]
+		}
+	}
+	return nil
+}
+
+func (p *places) put(hash uint64) {
+	switch free := p.find(0); {
+	case p.has(hash):
+	case free != nil:
+		free.CompareAndSwap(0, hash)
+	default:
+		p[hash>>61].Store(hash)
+	}
 }
 
 func newThrottle(trusted []netip.Prefix) *throttle {
@@ -55,7 +80,7 @@ func (t *throttle) guess(r *http.Request, token string) guess {
 
 // refused returns how long the token is not looked at; 0 if it is.
 func (g *guess) refused() time.Duration {
-	if g.place().Load() == g.hash {
+	if g.places().has(g.hash) {
 		return 0
 	}
 	used, reset := g.count(0)
@@ -65,15 +90,17 @@ func (g *guess) refused() time.Duration {
 	return reset
 }
 
-func (g *guess) succeeded() { g.place().Store(g.hash) }
+func (g *guess) succeeded() { g.places().put(g.hash) }
 
 func (g *guess) failed() {
-	g.place().CompareAndSwap(g.hash, 0) // it was right, and has been revoked
+	if was := g.places().find(g.hash); was != nil { // it has been revoked
+		was.CompareAndSwap(g.hash, 0)
+	}
 	g.count(1)
 }
 
-// place is where the guess would stand if it was right before.
-func (g *guess) place() *atomic.Uint64 { return &g.right[g.hash%uint64(len(g.right))] }
+// places are where the guess would stand if it was right before.
+func (g *guess) places() *places { return &g.right[g.hash%uint64(len(g.right))] }
 
 func (g *guess) count(cost int64) (used int64, reset time.Duration) {
 	o, err := g.failures.Take(context.Background(), tierlimit.Charge{

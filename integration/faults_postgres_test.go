@@ -11,7 +11,7 @@ import (
 
 var postgresFaults = []fault{
 	{
-		name: "Postgres is down when the service starts", promise: "it waits up to 30 s, and says so once",
+		name: "Postgres is down when the service starts", promise: "it waits for `TIERLIMIT_START_TIMEOUT` (30 s), and says so once",
 		run: func(f *field) {
 			f.PostgresWire.Refuse(true)
 			time.AfterFunc(time.Second, func() { f.PostgresWire.Refuse(false) })

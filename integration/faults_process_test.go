@@ -92,14 +92,6 @@ var processFaults = []fault{
 	},
 }
 
-// subject makes one on a tier.
-func (f *field) subject(tier, name string) string {
-	f.Helper()
-	id := tier + "-" + name
-	f.must(f.AddSubject(id, tier))
-	return id
-}
-
 // ending puts clients on the replicas while one of them ends; they are told of it
 // before it has.
 func (f *field) ending(leaving *rig.Replica, end func()) *account {

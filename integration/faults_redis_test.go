@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/proxy"
 	"github.com/tierlimit/tierlimit/integration/rig"
 )
@@ -47,7 +48,7 @@ var redisFaults = []fault{
 		name: "Redis is killed and started again, empty", promise: "the policy answers within the budget; at most the max once more under `local`, and once more for what Redis forgot",
 		run: func(f *field) {
 			f.through(time.Second, func() { f.must(f.Redis.Kill()) }, func() { f.must(f.Redis.Start()) }).
-				answered().disturbed().bounded(3)
+				answered().disturbed().bounded(3).forgot(2)
 		},
 	},
 	{
@@ -65,7 +66,7 @@ var redisFaults = []fault{
 					f.must(f.Client.FlushAll(f.Context()).Err())
 					time.Sleep(300 * time.Millisecond)
 				}
-			}, func() {}).answered().undisturbed().bounded(4)
+			}, func() {}).answered().undisturbed().bounded(4).forgot(4)
 		},
 	},
 	{
@@ -77,16 +78,12 @@ var redisFaults = []fault{
 			f.must(f.Await(10*time.Second, "the replica follows", func() bool {
 				return strings.Contains(link.Info(f.Context(), "replication").Val(), "master_link_status:up")
 			}))
-			f.through(time.Second, func() {
-				// From here on the replica hears nothing; the clients are still told yes.
-				f.must(f.Client.ConfigSet(f.Context(), "client-output-buffer-limit", "replica 1 1 1").Err())
-				f.must(link.ReplicaOf(f.Context(), "127.0.0.1", "1").Err())
-				time.Sleep(300 * time.Millisecond)
-				f.must(f.Redis.Kill())
-			}, func() {
+			// From here on the replica hears nothing, and clients are told yes.
+			f.must(link.ReplicaOf(f.Context(), "127.0.0.1", "1").Err())
+			f.through(time.Second, func() { f.must(f.Redis.Kill()) }, func() {
 				f.must(link.ReplicaOf(f.Context(), "no", "one").Err())
 				f.RedisWire.Upstream(replica.Addr)
-			}).answered().disturbed().bounded(3)
+			}).answered().disturbed().bounded(3).forgot(2)
 		},
 	},
 	{
@@ -134,6 +131,9 @@ var redisFaults = []fault{
 		},
 	},
 	{
+		name: "the clock of Redis is stepped", promise: "forward, a window ends early; back, no window lasts longer than its length", alone: true, run: aSteppedClock,
+	},
+	{
 		name: "one connection to Redis, and it is slow", promise: "who cannot be sent within the budget is answered by the policy", config: rig.Config{RedisURL: "?pool_size=1"},
 		run: func(f *field) {
 			f.through(time.Second, func() { f.RedisWire.Replies(delayed(70 * time.Millisecond)) }, func() { f.RedisWire.Replies(nil) }).
@@ -173,4 +173,26 @@ func (f *field) again(every time.Duration, do func() error) (stop func()) {
 		}
 	}()
 	return func() { close(over); <-done }
+}
+
+func aSteppedClock(f *field) {
+	t := f.T
+	client, set := clockClient(t)
+	s, subject := newStore(t, client), newSubject(t)
+	ask := func(at time.Time) tierlimit.Outcome {
+		set(at)
+		o, err := s.Take(t.Context(), charge(subject, 1, perMinute(3)))
+		f.must(err)
+		return o
+	}
+	noon := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+	for range 3 {
+		f.hold(ask(noon).Allowed, "not allowed")
+	}
+	back := ask(noon.Add(-time.Hour))
+	f.hold(!back.Allowed && back.Counts[0].Reset <= time.Minute, "an hour back: %+v", back)
+	f.hold(ask(noon.Add(-time.Hour+time.Minute)).Allowed, "a minute later it is not allowed again")
+	forth := ask(noon.Add(24 * time.Hour))
+	f.hold(forth.Allowed && forth.Counts[0].Used == 1, "a day forward: %+v", forth)
+	f.tell("an hour back: denied for %d s and no longer; a day forward: a new window", int(back.Counts[0].Reset.Seconds()))
 }

@@ -88,19 +88,24 @@ func (f *field) must(err error) {
 	}
 }
 
-// The subjects of a field's clients, each on the tier of its name.
+// The subjects of a field's clients, each on the tier of its name. Those that have a max
+// are asked for more often: far beyond what any row may admit.
 func (f *field) subjects() []string {
 	f.Helper()
-	var list []string
+	metered, opens, closed := f.subject(rig.Metered, "0"), f.subject(rig.Open, "0"), f.subject(rig.Closed, "0")
+	list := []string{opens}
 	for i := range 6 {
-		list = append(list, fmt.Sprint(rig.Counted, "-", i))
-	}
-	list = append(list, rig.Metered+"-0", rig.Open+"-0", rig.Closed+"-0")
-	for _, id := range list {
-		tier, _, _ := strings.Cut(id, "-")
-		f.must(f.AddSubject(id, tier))
+		list = append(list, metered, f.subject(rig.Counted, fmt.Sprint(i)), closed)
 	}
 	return list
+}
+
+// subject makes one on a tier.
+func (f *field) subject(tier, name string) string {
+	f.Helper()
+	id := tier + "-" + name
+	f.must(f.AddSubject(id, tier))
+	return id
 }
 
 // An account is what clients were told before, during and after a fault.
@@ -151,6 +156,7 @@ func (a *account) answered() *account {
 			return a
 		}
 	}
+	a.hold(recovery <= time.Second, "it took %v until no answer was degraded", recovery)
 	a.hold(worst <= a.Budget+max(slack, a.patience), "the slowest answer took %v, the budget is %v", worst, a.Budget)
 	a.tell("%d answers, slowest %d ms, %d degraded", len(a.answers), worst.Milliseconds(), degraded)
 	if degraded > 0 {
@@ -210,6 +216,15 @@ func (a *account) told(id string) (confirmed, unknown int64) {
 	return confirmed, unknown
 }
 
+func (a *account) asked(id string) (n int64) {
+	for i := range a.answers {
+		if a.answers[i].Subject == id {
+			n++
+		}
+	}
+	return n
+}
+
 func (a *account) admitted(id string) (n int64) {
 	for i := range a.answers {
 		if ans := &a.answers[i]; ans.Subject == id && ans.Allowed {
@@ -219,14 +234,26 @@ func (a *account) admitted(id string) (n int64) {
 	return n
 }
 
-// bounded holds that a max was passed by no more than so many times itself.
-func (a *account) bounded(times float64) *account {
+// bounded holds that no more than so many times the max was admitted under local, of
+// more that was asked for.
+func (a *account) bounded(times int64) *account {
 	a.Helper()
-	metered := a.admitted(rig.Metered + "-0")
-	closed := a.admitted(rig.Closed + "-0")
-	limit := int64(times * rig.MeteredMax)
+	const id = rig.Metered + "-0"
+	asked, metered, closed := a.asked(id), a.admitted(id), a.admitted(rig.Closed+"-0")
+	limit := times * rig.MeteredMax
+	a.hold(asked > limit, "only %d were asked for, %d may be admitted: this shows nothing", asked, limit)
 	a.hold(metered <= limit, "%d admitted locally or in Redis, want %d at most", metered, limit)
-	a.tell("%d of %d admitted under local, %d under closed", metered, rig.MeteredMax, closed)
+	a.tell("of a max of %d: %d admitted under local, %d under closed, %d asked for", rig.MeteredMax, metered, closed, asked)
+	return a
+}
+
+// forgot holds that Redis had forgotten something, and that who closes without it got
+// no more than so many times the max.
+func (a *account) forgot(times int64) *account {
+	a.Helper()
+	n := a.admitted(rig.Closed + "-0")
+	a.hold(n > rig.MeteredMax, "%d admitted under closed: nothing was forgotten, and nothing is shown", n)
+	a.hold(n <= times*rig.MeteredMax, "%d admitted under closed, want %d at most", n, times*rig.MeteredMax)
 	return a
 }
 

@@ -27,12 +27,7 @@ type kind struct {
 func onEachKind(t *testing.T, run func(*testing.T, *kind)) {
 	t.Run("single", func(t *testing.T) {
 		run(t, &kind{name: "single", wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
-			opts, err := redisstore.Options(redisServer.URL, budget)
-			must(t, err)
-			opts.Dialer = over.dialer()
-			client := redis.NewClient(opts)
-			t.Cleanup(func() { client.Close() })
-			return newStore(t, client)
+			return singleStore(t, redisServer.URL, budget, over)
 		}})
 	})
 	t.Run("sentinel", func(t *testing.T) {
@@ -43,27 +38,49 @@ func onEachKind(t *testing.T, run func(*testing.T, *kind)) {
 			w.spared = append(w.spared, p.Addr)
 		}
 		run(t, &kind{name: "Sentinel", wires: w, store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
-			opts, err := redisstore.SentinelOptions(watch.URL(), budget)
-			must(t, err)
-			opts.Dialer = over.dialer()
-			client := redis.NewFailoverClient(opts)
-			t.Cleanup(func() { client.Close() })
-			return newStore(t, client)
+			return sentinelStore(t, watch.URL(), budget, over)
 		}})
 	})
 	t.Run("cluster", func(t *testing.T) {
 		c := newCluster(t, false)
 		run(t, &kind{name: "Cluster", wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
-			opts, err := redisstore.ClusterOptions(c.URL(), budget)
-			must(t, err)
-			opts.Dialer = over.dialer()
-			client := redis.NewClusterClient(opts)
-			t.Cleanup(func() { client.Close() })
-			s, err := redisstore.NewCluster(client)
-			must(t, err)
-			return s
+			return clusterStore(t, c.URL(), budget, over)
 		}})
 	})
+}
+
+// Stores on new clients, over wires if there are any.
+
+func singleStore(t *testing.T, url string, budget time.Duration, over *wires) *redisstore.Store {
+	t.Helper()
+	opts, err := redisstore.Options(url, budget)
+	must(t, err)
+	opts.Dialer = over.dialer()
+	client := redis.NewClient(opts)
+	t.Cleanup(func() { client.Close() })
+	return newStore(t, client)
+}
+
+func sentinelStore(t *testing.T, url string, budget time.Duration, over *wires) *redisstore.Store {
+	t.Helper()
+	opts, err := redisstore.SentinelOptions(url, budget)
+	must(t, err)
+	opts.Dialer = over.dialer()
+	client := redis.NewFailoverClient(opts)
+	t.Cleanup(func() { client.Close() })
+	return newStore(t, client)
+}
+
+func clusterStore(t *testing.T, url string, budget time.Duration, over *wires) *redisstore.Store {
+	t.Helper()
+	opts, err := redisstore.ClusterOptions(url, budget)
+	must(t, err)
+	opts.Dialer = over.dialer()
+	client := redis.NewClusterClient(opts)
+	t.Cleanup(func() { client.Close() })
+	s, err := redisstore.NewCluster(client)
+	must(t, err)
+	return s
 }
 
 // wires are a proxy before each server that is dialled.

@@ -10,10 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/servers"
+	"github.com/tierlimit/tierlimit/store/breaker"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 	"github.com/tierlimit/tierlimit/store/storetest"
 )
@@ -39,37 +38,11 @@ func newCluster(t *testing.T, replicas bool) *servers.Cluster {
 	return c
 }
 
-func clusterStore(t *testing.T, url string, budget time.Duration) *redisstore.Store {
-	t.Helper()
-	opts, err := redisstore.ClusterOptions(url, budget)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClusterClient(opts)
-	t.Cleanup(func() { client.Close() })
-	s, err := redisstore.NewCluster(client)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-func sentinelStore(t *testing.T, url string, budget time.Duration) *redisstore.Store {
-	t.Helper()
-	opts, err := redisstore.SentinelOptions(url, budget)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewFailoverClient(opts)
-	t.Cleanup(func() { client.Close() })
-	return newStore(t, client)
-}
-
 func TestClusterConformance(t *testing.T) {
 	c := newCluster(t, false)
 	storetest.Run(t, func(t *testing.T) storetest.Harness {
 		return storetest.Harness{
-			Store: clusterStore(t, c.URL(), testBudget), Now: time.Now, Advance: time.Sleep,
+			Store: clusterStore(t, c.URL(), testBudget, nil), Now: time.Now, Advance: time.Sleep,
 		}
 	})
 }
@@ -158,7 +131,7 @@ var plenty = tierlimit.Ceiling{Name: "per_hour", Max: 1 << 40, Window: tierlimit
 func aSlotMigration(f *field) {
 	t := f.T
 	c := newCluster(t, false)
-	s := clusterStore(t, c.URL(), time.Second)
+	s := clusterStore(t, c.URL(), time.Second, nil)
 	must(t, s.Ping(t.Context())) // so that it knows who has which slot
 	var subjects []string
 	var slots []int
@@ -210,6 +183,7 @@ func giveBackAndForget(t *testing.T, s tierlimit.Store, subjects []string) (stop
 				if err == nil && i%30 == 0 {
 					err = s.Reset(context.Background(), subject)
 				}
+				time.Sleep(5 * time.Millisecond) // each refund leaves a key, which has to be moved too
 				if err != nil {
 					t.Errorf("%s: %v", subject, err)
 					return
@@ -225,46 +199,43 @@ func aFrozenMaster(f *field) {
 	t := f.T
 	c := newCluster(t, false)
 	const budget = time.Second
-	s := clusterStore(t, c.URL(), budget)
+	s := clusterStore(t, c.URL(), budget, nil)
+	guarded := breaker.New(s, breaker.Config{Server: s.Server})
 	subjects := newSubjects(t, 60)
 	for _, subject := range subjects {
-		if _, err := s.Take(t.Context(), charge(subject, 1, plenty)); err != nil {
-			t.Fatal(err)
-		}
+		_, err := guarded.Take(t.Context(), charge(subject, 1, plenty))
+		must(t, err)
 	}
-	if err := c.Masters[0].Freeze(); err != nil {
-		t.Fatal(err)
-	}
-	stop := press(s, 60, subjects, plenty)
-	time.Sleep(budget + budget/2)
+	must(t, c.Masters[0].Freeze())
+	stop := press(guarded, 30, subjects, plenty)
+	time.Sleep(6 * time.Second) // the others find it dead after one and a half
 	tallies := stop()
-	if err := c.Masters[0].Thaw(); err != nil {
-		t.Fatal(err)
-	}
-	var cut, fine int
+	must(t, c.Masters[0].Thaw())
+	var frozen, fine int
+	var failed, admitted int64
 	for i, y := range tallies {
-		if frozen := s.Server(subjects[i]) == c.Masters[0].Addr; frozen {
-			cut++
+		if s.Server(subjects[i]) == c.Masters[0].Addr {
+			frozen++
+			failed += y.unknown.Load()
 			if y.admitted.Load() > 0 {
 				t.Errorf("%s was admitted %d times by a frozen server", subjects[i], y.admitted.Load())
 			}
 			continue
 		}
 		fine++
+		admitted += y.admitted.Load()
 		if y.unknown.Load() > 0 || time.Duration(y.slowest.Load()) > budget/2 {
 			t.Errorf("%s, on another server: %d failed, the slowest took %v", subjects[i], y.unknown.Load(), time.Duration(y.slowest.Load()))
 		}
 	}
-	if cut == 0 || fine == 0 {
-		t.Fatalf("%d subjects on the frozen server, %d elsewhere: the test shows nothing", cut, fine)
-	}
-	f.tell("%d subjects on the frozen master, %d elsewhere, of whom none failed", cut, fine)
+	f.hold(frozen > 0 && fine > 0 && failed > 200, "%d subjects on the frozen server, whose charges failed %d times, %d elsewhere: this shows nothing", frozen, failed, fine)
+	f.tell("%d subjects on the frozen master, whose charges failed %d times; %d elsewhere: %d charges, none failed", frozen, failed, fine, admitted)
 }
 
 func aMasterDies(f *field) {
 	t := f.T
 	c := newCluster(t, true)
-	s := clusterStore(t, c.URL(), 500*time.Millisecond)
+	s := clusterStore(t, c.URL(), 500*time.Millisecond, nil)
 	subjects := newSubjects(t, 30)
 	for _, subject := range subjects {
 		if _, err := s.Take(t.Context(), charge(subject, 1, plenty)); err != nil {
@@ -280,6 +251,8 @@ func aMasterDies(f *field) {
 		}
 	}
 	began := time.Now()
+	promoted := make(chan time.Time, 1)
+	go func() { promoted <- c.Promoted(t.Context()) }()
 	eventually(t, 30*time.Second, "another master counts", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
@@ -289,7 +262,9 @@ func aMasterDies(f *field) {
 		}
 		return err == nil
 	})
-	f.tell("counted again after %d ms; replicas take over after 1,000", time.Since(began).Milliseconds())
+	counted, promotion := time.Now(), <-promoted
+	f.hold(counted.Sub(promotion) < 2*time.Second, "it was counted again %v after the promotion", counted.Sub(promotion))
+	f.tell("another was promoted after %d ms, and asked %d ms later", promotion.Sub(began).Milliseconds(), counted.Sub(promotion).Milliseconds())
 	for _, subject := range subjects {
 		if n := used(t, s, subject, plenty); n < 1 {
 			t.Errorf("%s: %d used: its replica did not know", subject, n)
@@ -302,7 +277,7 @@ func aFailover(f *field, fail func(*servers.Sentinel) error) {
 	t := f.T
 	watch, err := servers.NewSentinel(newMachine(t, 5))
 	f.must(err)
-	s := sentinelStore(t, watch.URL(), testBudget)
+	s := sentinelStore(t, watch.URL(), testBudget, nil)
 	const most = 400
 	subjects := newSubjects(t, 20)
 	stop := press(s, 8, subjects, perHour(most))
@@ -329,11 +304,11 @@ func aFailover(f *field, fail func(*servers.Sentinel) error) {
 
 var topologyFaults = []fault{
 	{
-		name: "Sentinels promote the replica, by order", promise: "at most the max once more, counted again by itself", alone: true,
+		name: "Sentinels promote the replica, by order", promise: "counted again by itself, no request is refused, at most the max once more", alone: true,
 		run: func(f *field) { aFailover(f, func(s *servers.Sentinel) error { return s.Failover(f.Context()) }) },
 	},
 	{
-		name: "the master dies and Sentinels promote the replica", promise: "at most the max once more, counted again by itself", alone: true,
+		name: "the master dies and Sentinels promote the replica", promise: "counted again by itself, no request is refused, at most the max once more", alone: true,
 		run: func(f *field) {
 			aFailover(f, func(s *servers.Sentinel) error { return errors.Join(s.Master.Kill(), s.Promoted(f.Context())) })
 		},
@@ -347,29 +322,4 @@ var topologyFaults = []fault{
 	{
 		name: "a master of a Cluster dies", promise: "it is counted again once there is another, by itself", alone: true, run: aMasterDies,
 	},
-	{
-		name: "the clock of Redis is stepped", promise: "forward, a window ends early; back, no window lasts longer than its length", alone: true, run: aSteppedClock,
-	},
-}
-
-func aSteppedClock(f *field) {
-	t := f.T
-	client, set := clockClient(t)
-	s, subject := newStore(t, client), newSubject(t)
-	ask := func(at time.Time) tierlimit.Outcome {
-		set(at)
-		o, err := s.Take(t.Context(), charge(subject, 1, perMinute(3)))
-		f.must(err)
-		return o
-	}
-	noon := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
-	for range 3 {
-		f.hold(ask(noon).Allowed, "not allowed")
-	}
-	back := ask(noon.Add(-time.Hour))
-	f.hold(!back.Allowed && back.Counts[0].Reset <= time.Minute, "an hour back: %+v", back)
-	f.hold(ask(noon.Add(-time.Hour+time.Minute)).Allowed, "a minute later it is not allowed again")
-	forth := ask(noon.Add(24 * time.Hour))
-	f.hold(forth.Allowed && forth.Counts[0].Used == 1, "a day forward: %+v", forth)
-	f.tell("an hour back: denied for %d s and no longer; a day forward: a new window", int(back.Counts[0].Reset.Seconds()))
 }

@@ -82,8 +82,8 @@ func badRedisURL(set *settings, err error) error {
 // asks for: nil for no TLS.
 func (s *settings) redisTLS(config *tls.Config) (*tls.Config, error) {
 	if config == nil {
-		if s.redisCA != "" || s.redisCert != "" {
-			return nil, usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_URL", Want: "rediss://, as TIERLIMIT_REDIS_CA or TIERLIMIT_REDIS_CERT is given"})
+		if s.redisCA != "" || s.redisCert != "" || s.redisKey != "" {
+			return nil, usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_URL", Want: "rediss://, as TIERLIMIT_REDIS_CA, TIERLIMIT_REDIS_CERT or TIERLIMIT_REDIS_KEY is given"})
 		}
 		return nil, nil
 	}

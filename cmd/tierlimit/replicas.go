@@ -17,7 +17,7 @@ type roll interface {
 
 // A replica that has not said for aliveFor that it is alive is not.
 const (
-	sayAlive = 2 * time.Second
+	sayAlive = time.Second
 	aliveFor = 5 * sayAlive
 )
 

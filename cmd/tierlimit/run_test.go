@@ -224,7 +224,7 @@ func TestAWrongConfigurationStopsTheStart(t *testing.T) {
 	if code, _, errs := (shell{T: t, env: good}).run("serve", "--budget", "", "--addr", "", "--drain", "soon"); code != exitUsage || !strings.Contains(errs, "--drain") || strings.Contains(errs, "budget") {
 		t.Errorf("an empty flag is as good as none: %d: %s", code, errs)
 	}
-	code, _, errs = shell{T: t, env: good}.run("serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0")
+	code, _, errs = shell{T: t, env: good}.run("serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--start-timeout", "0s")
 	if code != exitFailed || !strings.Contains(errs, "reach database") || strings.Contains(errs, "hunter2secret") {
 		t.Errorf("without a database: %d: %s", code, errs)
 	}

@@ -28,8 +28,8 @@ func serveCommand(s streams) *cobra.Command {
 	})
 }
 
-// startTimeout bounds each step of the start that needs another server.
-const startTimeout = 30 * time.Second
+// migrateTimeout bounds the schema's way to what it should be, others' turns included.
+const migrateTimeout = 30 * time.Second
 
 // startPause is between two looks whether Postgres is there.
 const startPause = 500 * time.Millisecond
@@ -46,7 +46,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer client.Close()
-	catalogue, err := openCatalogue(ctx, set.databaseURL, log)
+	catalogue, err := openCatalogue(ctx, set, log)
 	if ctx.Err() != nil {
 		return nil // told to stop while it waited
 	}
@@ -114,26 +114,37 @@ func writeUsage(store *durable.Store, log *slog.Logger) {
 	}
 }
 
-// openCatalogue opens the database, once it answers, and brings it to the schema.
-func openCatalogue(ctx context.Context, url string, log *slog.Logger) (*pgtiers.Catalogue, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	catalogue, err := pgtiers.Open(ctx, url)
-	if errors.Is(err, tiers.ErrUnavailable) {
-		log.Warn("postgres cannot be reached; waiting for it", "timeout", startTimeout.String(), "error", err)
-	}
-	for errors.Is(err, tiers.ErrUnavailable) {
+// awaitCatalogue opens the database once it answers, or gives up when its time is over.
+// What it refuses, such as a password, is no reason to wait.
+func awaitCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtiers.Catalogue, error) {
+	over := time.After(set.startTimeout)
+	for told := false; ; told = true {
+		catalogue, err := pgtiers.Open(ctx, set.databaseURL)
+		if !errors.Is(err, tiers.ErrUnavailable) {
+			return catalogue, err
+		}
+		if !told && set.startTimeout > 0 {
+			log.Warn("postgres cannot be reached; waiting for it", "timeout", set.startTimeout.String(), "error", err)
+		}
 		select {
 		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-over:
 			return nil, err
 		case <-time.After(startPause):
 		}
-		catalogue, err = pgtiers.Open(ctx, url)
 	}
+}
+
+// openCatalogue opens the database, once it answers, and brings it to the schema.
+func openCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtiers.Catalogue, error) {
+	catalogue, err := awaitCatalogue(ctx, set, log)
 	if err != nil {
 		return nil, err
 	}
-	steps, err := migrations.Up(ctx, url)
+	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
+	defer cancel()
+	steps, err := migrations.Up(ctx, set.databaseURL)
 	if err != nil {
 		catalogue.Close()
 		return nil, err

@@ -26,6 +26,7 @@ type settings struct {
 	dataFile                 string
 	trustedProxies           []netip.Prefix
 	budget, drain            time.Duration
+	startTimeout             time.Duration
 	loadMode                 load.Mode
 	loadMeter                load.Meter // nil: measure
 	logLevel                 slog.Level
@@ -104,6 +105,10 @@ func (s *settings) serve() options {
 		{
 			name: "drain", usage: "how long /readyz says that the process stops before it does", fallback: "3s",
 			want: "a duration from 0s to 60s", parse: duration(&s.drain, 0, time.Minute),
+		},
+		{
+			name: "start-timeout", usage: "how long a Postgres that is not there yet is waited for", fallback: "30s",
+			want: "a duration from 0s to 10m", parse: duration(&s.startTimeout, 0, 10*time.Minute),
 		},
 	}, s.common(":8080", "127.0.0.1:8081", "json", load.Enforce)...)
 }

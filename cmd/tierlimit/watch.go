@@ -21,7 +21,7 @@ type watchedStore struct {
 	began   atomic.Int64 // epoch milliseconds of the first failure, while failing
 	failed  atomic.Int64 // epoch milliseconds of the last failure
 	told    atomic.Int64 // epoch milliseconds of the last line about one
-	missed  atomic.Int64 // charges since began that it did not make, or did not say so
+	missed  atomic.Int64 // charges and looks since began that failed
 }
 
 const (
@@ -73,6 +73,6 @@ func (w *watchedStore) sawAnswer() {
 	if w.failing.CompareAndSwap(true, false) {
 		w.told.Store(0)
 		away := time.Duration(w.failed.Load()-w.began.Load()) * time.Millisecond
-		w.log.Info("redis answers again", "away", away.String(), "degraded", w.missed.Swap(0))
+		w.log.Info("redis answers again", "away", away.String(), "failed", w.missed.Swap(0))
 	}
 }

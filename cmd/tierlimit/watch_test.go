@@ -33,7 +33,7 @@ func TestAStoreThatFailsNowAndThenIsToldOfSparingly(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		w.saw(nil)
 		w.saw(nil)
-		if strings.Count(log.String(), "redis answers again\" away=1m39.9s degraded=1000") != 1 {
+		if strings.Count(log.String(), "redis answers again\" away=1m39.9s failed=1000") != 1 {
 			t.Errorf("the end: %s", &log)
 		}
 		log.Reset()

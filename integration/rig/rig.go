@@ -46,7 +46,7 @@ const (
 )
 
 // MeteredMax is how many requests an hour the tiers with a max admit.
-const MeteredMax = 30
+const MeteredMax = 15
 
 // A Rig is the service, and what it needs. It is for one goroutine; a Run is for many.
 type Rig struct {
@@ -111,7 +111,23 @@ func (r *Rig) start() (err error) {
 			return err
 		}
 	}
-	return r.addTiers()
+	if err := r.addTiers(); err != nil {
+		return err
+	}
+	return r.meet()
+}
+
+// meet returns once all replicas know how many they are.
+func (r *Rig) meet() error {
+	all := fmt.Sprintf(`"msg":"replicas alive","now":%d`, len(r.Replicas))
+	return r.Await(10*time.Second, "all replicas know of each other", func() bool {
+		for _, one := range r.Replicas[:max(0, len(r.Replicas)-1)] { // the last one found them there
+			if !strings.Contains(one.Log(), all) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // AddReplica starts one more.

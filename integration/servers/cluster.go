@@ -16,19 +16,19 @@ const Slots = 16384
 // of each if asked for.
 type Cluster struct {
 	Masters, Replicas []*Process
-	args              []string
 }
 
 // NewCluster starts a Cluster on m, with more arguments for each redis-server.
 func NewCluster(m *Machine, masters int, replicas bool, args ...string) (*Cluster, error) {
-	c := &Cluster{args: append([]string{
+	c := &Cluster{}
+	args = append([]string{
 		"--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-announce-ip", "127.0.0.1",
-		"--repl-diskless-sync-delay", "0",
-	}, args...)}
+		"--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0",
+	}, args...)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for i := range masters {
-		p, err := m.Redis(c.args...)
+		p, err := m.Redis(args...)
 		if err != nil {
 			return nil, err
 		}
@@ -44,7 +44,7 @@ func NewCluster(m *Machine, masters int, replicas bool, args ...string) (*Cluste
 	}
 	if replicas {
 		for range masters {
-			p, err := m.Redis(c.args...)
+			p, err := m.Redis(args...)
 			if err != nil {
 				return nil, err
 			}
@@ -122,6 +122,21 @@ func until(ctx context.Context, try func() error) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// Promoted returns when one of the replicas says that it is a master, or ctx ends.
+func (c *Cluster) Promoted(ctx context.Context) time.Time {
+	_ = until(ctx, func() error {
+		var err error
+		for _, p := range c.Replicas {
+			err = c.on(p, func(r *redis.Client) error { return contains(r.Info(ctx, "replication"), "role:master") })
+			if err == nil {
+				break
+			}
+		}
+		return err
+	})
+	return time.Now()
 }
 
 func (c *Cluster) on(p *Process, ask func(*redis.Client) error) error {

@@ -20,6 +20,7 @@ type site struct {
 	random *rand.Rand
 	oldest *rig.Replica // which lives all the time
 	memory []sample     // of the oldest
+	kills  int          // of replicas
 }
 
 // A fault is one that loses no memory of Redis: what is charged must be there at the
@@ -80,6 +81,7 @@ func (s *site) youngest() *rig.Replica { return s.Replicas[len(s.Replicas)-1] }
 // later.
 func kill(_ context.Context, s *site) error {
 	gone := s.youngest()
+	s.kills++
 	gone.Kill()
 	time.Sleep(20 * time.Millisecond)
 	s.run.Skip(gone)
@@ -106,6 +108,9 @@ func replace(_ context.Context, s *site) error {
 
 // schedule is which faults come, in which order: all before one comes again.
 func schedule(o *options) ([]fault, error) {
+	if o.every > 0 && o.lasting >= o.every {
+		return nil, fmt.Errorf("-lasting %s: must be shorter than -every %s: one thing fails at a time", o.lasting, o.every)
+	}
 	list := faults
 	if o.only != "" {
 		list = nil
@@ -122,7 +127,7 @@ func schedule(o *options) ([]fault, error) {
 	}
 	r := rand.New(rand.NewPCG(o.seed, 0))
 	var plan []fault
-	for o.every > 0 && time.Duration(len(plan)) < o.duration/o.every {
+	for o.every > 0 && time.Duration(len(plan)) <= o.duration/o.every {
 		for _, i := range r.Perm(len(list)) {
 			plan = append(plan, list[i])
 		}

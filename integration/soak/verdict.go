@@ -28,7 +28,7 @@ func (s *site) live(ctx context.Context, o *options, plan []fault, out io.Writer
 	over, look := time.After(o.duration), time.NewTicker(lookEvery)
 	defer look.Stop()
 	var next, heal <-chan time.Time
-	if o.every > 0 {
+	if len(plan) > 0 {
 		next = time.After(o.every / 2)
 	}
 	now := "nothing fails"
@@ -108,7 +108,7 @@ func (s *site) verdict(o *options) (*verdict, error) {
 	v.add(asked >= due*99/100, "the load is what was asked for", "%d requests of %d", asked, due)
 	v.add(b.worst.Took <= o.budget+o.slack, fmt.Sprintf("no answer takes longer than the budget and %s", o.slack), "the slowest took %s; 50 %% within %s, 99 %% within %s, 99.9 %% within %s",
 		b.worst.Took.Round(100*time.Microsecond), b.within(.5), b.within(.99), b.within(.999))
-	killed := int64(o.rate) / 10 * int64(1+o.duration/max(o.every, time.Second))
+	killed := int64(s.kills) * int64(o.rate) / 20 // those due within 50 ms
 	v.add(b.failed.Load() <= killed, "whoever asks is told a decision, but when a replica is killed", "%d were told none, %d a degraded one", b.failed.Load(), b.degraded.Load())
 	if err := s.account(v); err != nil {
 		return nil, err

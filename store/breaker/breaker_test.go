@@ -168,3 +168,47 @@ func BenchmarkNoTrouble(b *testing.B) {
 		s.Take(b.Context(), charge)
 	}
 }
+
+// Of a Cluster one master was away, and nobody asked the others either.
+func TestAServerThatIsAwaySpeaksForNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := map[string]*server{}
+		for _, name := range []string{"one", "two"} {
+			away[name] = &server{Store: memstore.New(memstore.Config{}), delay: 50 * time.Millisecond}
+		}
+		s := breaker.New(byName(away), breaker.Config{Server: func(subject string) string { return subject }})
+		take := func(subject string) error {
+			c := charge
+			c.Subject = subject
+			_, err := s.Take(t.Context(), c)
+			return err
+		}
+		away["one"].fail(errDown)
+		for range 20 {
+			if err := take("one"); !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+				t.Fatal(err)
+			}
+			if err := take("two"); err != nil {
+				t.Fatalf("the other: %v", err)
+			}
+		}
+		if one, two := away["one"].asked.Load(), away["two"].asked.Load(); one >= 20 || two != 20 {
+			t.Errorf("the one that is away was asked %d times, the other %d", one, two)
+		}
+	})
+}
+
+// byName is a store of several servers, each for the subject of its name.
+type byName map[string]*server
+
+func (b byName) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	return b[c.Subject].Take(ctx, c)
+}
+
+func (b byName) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
+	return b[r.Subject].Refund(ctx, r)
+}
+
+func (b byName) Reset(ctx context.Context, subject string, limits ...string) error {
+	return b[subject].Reset(ctx, subject, limits...)
+}

@@ -19,7 +19,8 @@ const (
 )
 
 // Check returns what an operator should know of the servers before they are trusted
-// with quotas: a version that is too old, a policy that evicts counters. An error says
+// with quotas: a version that is too old, a policy that evicts counters, a Cluster that
+// stops as a whole. An error says
 // that one could not be asked. The right to do so (+info) is not needed for anything
 // else; that it is missing is a warning too.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
@@ -55,10 +56,21 @@ func check(ctx context.Context, server *redis.Client) (warnings []string, err er
 	if version := info["redis_version"]; tooOld(version) {
 		warnings = append(warnings, fmt.Sprintf("the server is version %s: %d.%d or newer is needed", version, oldestMajor, oldestMinor))
 	}
+	if info["redis_mode"] == "cluster" && requiresAll(ctx, server) {
+		warnings = append(warnings, "cluster-require-full-coverage is yes, or may not be asked for (+config|get): while a master without a successor is away, all the others refuse; set no")
+	}
 	if policy := info["maxmemory_policy"]; policy != "" && policy != "noeviction" {
 		warnings = append(warnings, fmt.Sprintf("maxmemory-policy is %s: under memory pressure counters are evicted, and an evicted counter is a fresh quota; set noeviction", policy))
 	}
 	return warnings, nil
+}
+
+// requiresAll reports whether a server of a Cluster refuses while slots are without a
+// master, or may.
+func requiresAll(ctx context.Context, server *redis.Client) bool {
+	const name = "cluster-require-full-coverage"
+	found, err := server.ConfigGet(ctx, name).Result()
+	return err != nil || found[name] != "no"
 }
 
 // tooOld is no for what is not a version: other servers number theirs as they like.

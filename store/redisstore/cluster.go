@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -17,7 +18,8 @@ import (
 type cluster struct {
 	client  *redis.ClusterClient
 	newLine func() *line
-	reached atomic.Bool // it has told who has which slots: asking for that does not wait again
+	timeout time.Duration // of asking who has which slots
+	reached atomic.Bool   // it has told who has which slots: asking for that does not wait again
 
 	mu    sync.RWMutex
 	lines map[string]*line // guarded by mu: by the master's address
@@ -51,6 +53,11 @@ func (c *cluster) lineTo(ctx context.Context, subject string) (*line, error) {
 }
 
 func (c *cluster) master(ctx context.Context, subject string) (addr string, err error) {
+	if !c.reached.Load() { // it may have to be asked who has which slots
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
 	server, err := c.client.MasterForKey(ctx, Key(subject))
 	if err != nil {
 		return "", err
@@ -76,18 +83,24 @@ func (c *cluster) each(ctx context.Context, ask func(context.Context, *redis.Cli
 }
 
 func (c *cluster) charge(ctx context.Context, b *batch) {
-	unknown := c.take(ctx, b.call.all(), "evalsha", scripts.Take.SHA)
-	if len(unknown) > 0 {
-		c.take(ctx, unknown, "eval", scripts.Take.Source)
+	unknown := c.take(ctx, b.call.all(), false)
+	for len(unknown) > 0 { // each time the first is made, at least
+		unknown = c.take(ctx, unknown, true)
 	}
 }
 
-// take calls the script for each entry and reads what came of it. It returns those
-// whose server does not know the script: NOSCRIPT says that nothing ran.
-func (c *cluster) take(ctx context.Context, entries []*entry, verb, script string) (unknown []*entry) {
+// take calls the script for each entry, and reads what came of it. It returns those
+// whose server does not know the script: NOSCRIPT says that nothing ran. To teach, the
+// first call brings the source, which the others follow on the same connection: a
+// server that has forgotten it, or has just been promoted, is sent it once.
+func (c *cluster) take(ctx context.Context, entries []*entry, teach bool) (unknown []*entry) {
 	pipe := c.client.Pipeline()
 	cmds := make([]onceInts, len(entries))
 	for i, e := range entries {
+		verb, script := "evalsha", scripts.Take.SHA
+		if teach && i == 0 {
+			verb, script = "eval", scripts.Take.Source
+		}
 		cmds[i] = onceInts{redis.NewIntSliceCmd(ctx, verb, script, 1, Key(e.subject), e.appendTo([]byte{0}, 1))}
 		cmds[i].SetFirstKeyPos(3)
 		_ = pipe.Process(ctx, cmds[i]) // it is only noted

@@ -336,11 +336,11 @@ func (s *Store) giveBackOne(ctx context.Context, l *lease) {
 	defer cancel()
 	line, err := s.server.lineTo(ctx, c.Subject)
 	if err != nil {
-		return // lost, and charged until the window ends, as below
+		return // it stays held, and is given back the next time
 	}
 	p := line.join(&c, l.hash, l, deadline)
 	defer line.leave(p.batch)
-	_ = line.await(&p, deadline)
+	_ = line.await(&p, deadline) // lost, and charged until the window ends
 }
 
 // Close gives back what this process holds of leased limits, and takes no more

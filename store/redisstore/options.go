@@ -2,6 +2,8 @@ package redisstore
 
 import (
 	"fmt"
+	neturl "net/url"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -45,6 +47,9 @@ func SentinelOptions(url string, budget time.Duration) (*redis.FailoverOptions, 
 	if opts.MasterName == "" {
 		return nil, &tierlimit.FieldError{Field: "master_name", Want: "given: the name under which the Sentinels know the master"}
 	}
+	if opts.TLSConfig != nil {
+		opts.TLSConfig.ServerName = "" // each server shows its own name
+	}
 	b := budgetOr(budget)
 	opts.ContextTimeoutEnabled = true
 	opts.MaxRetries = -1
@@ -67,6 +72,15 @@ func ClusterOptions(url string, budget time.Duration) (*redis.ClusterOptions, er
 	if err != nil {
 		return nil, fmt.Errorf("redis URL: %w", err)
 	}
+	switch at, _ := neturl.Parse(url); {
+	case strings.Trim(at.Path, "/") != "" && strings.Trim(at.Path, "/") != "0":
+		return nil, &tierlimit.FieldError{Field: "database", Value: at.Path, Want: "0 or none: a Cluster has no other"}
+	case opts.ReadOnly || opts.RouteByLatency || opts.RouteRandomly:
+		return nil, &tierlimit.FieldError{Field: "read_only, route_by_latency, route_randomly", Value: "true", Want: "false: replicas do not count"}
+	}
+	if opts.TLSConfig != nil {
+		opts.TLSConfig.ServerName = ""
+	}
 	b := budgetOr(budget)
 	opts.ContextTimeoutEnabled = true
 	opts.MaxRetries = -1
@@ -76,6 +90,7 @@ func ClusterOptions(url string, budget time.Duration) (*redis.ClusterOptions, er
 	opts.DialTimeout = dialTimeout(b)
 	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = b, b, b
 	opts.MinIdleConns = maxCalls
+	opts.PipelinePoolSize = -1 // pipelines are all there is: a pool of their own would begin cold
 	opts.DisableIdentity = true
 	// They want the server's table of commands, and the right to ask for it.
 	opts.DisableRoutingPolicies = true

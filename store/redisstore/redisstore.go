@@ -68,7 +68,7 @@ func NewCluster(client *redis.ClusterClient) (*Store, error) {
 	if err := validate(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
 		return nil, err
 	}
-	many := &cluster{client: client, lines: make(map[string]*line)}
+	many := &cluster{client: client, timeout: opts.ReadTimeout, lines: make(map[string]*line)}
 	s := newStore(many, opts.ReadTimeout)
 	many.newLine = func() *line { return &line{send: s.send, timeout: s.timeout} }
 	return s, nil
@@ -222,24 +222,35 @@ func (s *Store) Restore(ctx context.Context, list []durable.Loss) (int, error) {
 func (s *Store) Server(subject string) string { return s.server.name(subject) }
 
 // Ping reports whether Redis answers within ctx's deadline, of a Cluster each master,
-// and lets this user run the scripts. It reads the counters of a subject that is none
+// and lets this user run the scripts. It reads the counters of subjects that are none
 // and writes nothing: a server that only cannot be written to answers it.
 func (s *Store) Ping(ctx context.Context) error {
-	_, err := s.Take(ctx, tierlimit.Charge{
-		Subject:  "tierlimit:ping",
-		Ceilings: []tierlimit.Ceiling{{Name: "ping", Window: tierlimit.Window{Length: time.Second}}},
-	})
-	if err != nil {
-		return err
+	asked := make(map[string]bool) // of a Cluster each master has rights of its own
+	for i := range pings {
+		subject := "tierlimit:ping" + strconv.Itoa(i)
+		server := s.Server(subject)
+		if i > 0 && asked[server] {
+			continue
+		}
+		_, err := s.Take(ctx, tierlimit.Charge{
+			Subject:  subject,
+			Ceilings: []tierlimit.Ceiling{{Name: "ping", Window: tierlimit.Window{Length: time.Second}}},
+		})
+		if err != nil {
+			return err
+		}
+		asked[s.Server(subject)] = true
 	}
-	err = s.server.each(ctx, func(ctx context.Context, server *redis.Client) error {
+	return s.server.each(ctx, func(ctx context.Context, server *redis.Client) error {
 		if err := server.Ping(ctx).Err(); err != nil {
 			return fmt.Errorf("ping of %s: %w", server.Options().Addr, classify(err))
 		}
 		return nil
 	})
-	return err
 }
+
+// pings is how many names are tried to find one that each master counts.
+const pings = 200
 
 // once is a command that go-redis sends at most once. Its own retries would
 // charge again a call whose reply was lost.
