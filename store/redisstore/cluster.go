@@ -2,27 +2,40 @@ package redisstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/scripts"
 )
 
 // A cluster is a Redis Cluster. Charges are on one line to each master, so that one
 // that is stuck holds up nobody else's; a batch is a pipeline of one call for each
-// subject, as a script may touch one slot. Where a slot has moved, or is moving, the
-// client follows: a call that was redirected has not run.
+// subject, as a script may touch one slot.
+//
+// A batch goes to its master and nowhere else. Who is told that the slot has moved, or
+// is moving, has not been charged, and follows alone: the others do not wait for where
+// that leads.
 type cluster struct {
 	client  *redis.ClusterClient
-	newLine func() *line
+	newLine func(send func(context.Context, *batch)) *line
 	timeout time.Duration // of asking who has which slots
 	reached atomic.Bool   // it has told who has which slots: asking for that does not wait again
 
 	mu    sync.RWMutex
-	lines map[string]*line // guarded by mu: by the master's address
+	lines map[string]masterLine // guarded by mu: by the master's address
+}
+
+// A masterLine is the line to a master. Its client is another one when the master has
+// left the Cluster and come back.
+type masterLine struct {
+	client *redis.Client
+	line   *line
 }
 
 // manyLines is how many masters there have been when those nobody uses are forgotten:
@@ -30,48 +43,52 @@ type cluster struct {
 const manyLines = 1000
 
 func (c *cluster) lineTo(ctx context.Context, subject string) (*line, error) {
-	addr, err := c.master(ctx, subject)
+	master, err := c.master(ctx, subject)
 	if err != nil {
 		return nil, err
 	}
+	addr := master.Options().Addr
 	c.mu.RLock()
 	l := c.lines[addr]
 	c.mu.RUnlock()
-	if l != nil {
-		return l, nil
+	if l.client == master {
+		return l.line, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l = c.lines[addr]; l == nil {
+	if l = c.lines[addr]; l.client != master {
 		if len(c.lines) >= manyLines {
 			clear(c.lines) // who is on one stays there
 		}
-		l = c.newLine()
+		l = masterLine{master, c.newLine(func(ctx context.Context, b *batch) { c.charge(ctx, master, b) })}
 		c.lines[addr] = l
 	}
-	return l, nil
+	return l.line, nil
 }
 
-func (c *cluster) master(ctx context.Context, subject string) (addr string, err error) {
+func (c *cluster) master(ctx context.Context, subject string) (*redis.Client, error) {
 	if !c.reached.Load() { // it may have to be asked who has which slots
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	server, err := c.client.MasterForKey(ctx, Key(subject))
+	master, err := c.client.MasterForKey(ctx, Key(subject))
 	if err != nil {
-		return "", err
+		return nil, fmt.Errorf("who has which slots: %w", classify(err))
 	}
 	c.reached.Store(true)
-	return server.Options().Addr, nil
+	return master, nil
 }
 
 func (c *cluster) name(subject string) string {
 	if !c.reached.Load() {
 		return ""
 	}
-	addr, _ := c.master(context.Background(), subject)
-	return addr
+	master, err := c.master(context.Background(), subject)
+	if err != nil {
+		return ""
+	}
+	return master.Options().Addr
 }
 
 func (c *cluster) process(ctx context.Context, cmd redis.Cmder) error {
@@ -82,10 +99,13 @@ func (c *cluster) each(ctx context.Context, ask func(context.Context, *redis.Cli
 	return c.client.ForEachMaster(ctx, ask)
 }
 
-func (c *cluster) charge(ctx context.Context, b *batch) {
-	unknown := c.take(ctx, b.call.all(), false)
+// errMoved is of an entry that its server has not, or not any more.
+var errMoved = errors.New("its slot is elsewhere")
+
+func (c *cluster) charge(ctx context.Context, master *redis.Client, b *batch) {
+	unknown := c.take(ctx, master, b.call.all(), false)
 	for len(unknown) > 0 { // each time the first is made, at least
-		unknown = c.take(ctx, unknown, true)
+		unknown = c.take(ctx, master, unknown, true)
 	}
 }
 
@@ -93,27 +113,60 @@ func (c *cluster) charge(ctx context.Context, b *batch) {
 // whose server does not know the script: NOSCRIPT says that nothing ran. To teach, the
 // first call brings the source, which the others follow on the same connection: a
 // server that has forgotten it, or has just been promoted, is sent it once.
-func (c *cluster) take(ctx context.Context, entries []*entry, teach bool) (unknown []*entry) {
-	pipe := c.client.Pipeline()
+func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*entry, teach bool) (unknown []*entry) {
+	pipe := master.Pipeline()
 	cmds := make([]onceInts, len(entries))
 	for i, e := range entries {
-		verb, script := "evalsha", scripts.Take.SHA
-		if teach && i == 0 {
-			verb, script = "eval", scripts.Take.Source
-		}
-		cmds[i] = onceInts{redis.NewIntSliceCmd(ctx, verb, script, 1, Key(e.subject), e.appendTo([]byte{0}, 1))}
-		cmds[i].SetFirstKeyPos(3)
+		cmds[i] = e.alone(ctx, teach && i == 0)
 		_ = pipe.Process(ctx, cmds[i]) // it is only noted
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
+	moved := false
 	for i, e := range entries {
 		reply, err := cmds[i].Result()
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
-			unknown = append(unknown, e)
-		}
-		if e.err = classify(err); err == nil {
+		switch {
+		case err == nil:
 			e.readAlone(reply)
+		case redis.HasErrorPrefix(err, "NOSCRIPT"):
+			unknown = append(unknown, e)
+		case redis.HasErrorPrefix(err, "MOVED"), redis.HasErrorPrefix(err, "ASK"):
+			e.err, moved = errMoved, true
+		default:
+			e.err = classify(err)
 		}
 	}
+	if moved {
+		c.client.ReloadState(ctx) // in the background
+	}
 	return unknown
+}
+
+// alone is the call for e alone, with the script's source or with its name.
+func (e *entry) alone(ctx context.Context, source bool) onceInts {
+	verb, script := "evalsha", scripts.Take.SHA
+	if source {
+		verb, script = "eval", scripts.Take.Source
+	}
+	cmd := onceInts{redis.NewIntSliceCmd(ctx, verb, script, 1, Key(e.subject), e.appendTo([]byte{0}, 1))}
+	cmd.SetFirstKeyPos(3)
+	return cmd
+}
+
+// follow charges one whose slot is elsewhere: go-redis goes where it is sent, and sends
+// nothing again that may have run.
+func (c *cluster) follow(ctx context.Context, charge *tierlimit.Charge) (tierlimit.Outcome, error) {
+	b := &batch{entries: []entry{{subject: charge.Subject, ceilings: charge.Ceilings, runs: []run{{cost: charge.Cost, came: 1}}}}}
+	e := &b.entries[0]
+	cmd := e.alone(ctx, false)
+	err := c.client.Process(ctx, cmd)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		cmd = e.alone(ctx, true)
+		err = c.client.Process(ctx, cmd)
+	}
+	if err != nil {
+		return tierlimit.Outcome{}, classify(err)
+	}
+	e.readAlone(cmd.Val())
+	p := place{batch: b}
+	return p.outcome(charge)
 }

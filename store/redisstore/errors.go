@@ -16,14 +16,16 @@ import (
 // other error reply (WRONGTYPE, NOPERM, NOAUTH, a script's own) is a fault in
 // the set-up or an attack: opening up on it would hand out quota.
 var passing = []string{
-	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS",
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "NOREPLICAS",
 	"OOM", "BUSY", "MISCONF", "max number of clients",
 }
 
 // classify wraps tierlimit.ErrStoreUnavailable around what the failure policy
 // may answer for: no connection, no reply in time, a server that is not ready.
 func classify(err error) error {
-	if err == nil || errors.Is(err, redis.Nil) {
+	// Nil itself, and no error that has it inside: Sentinels that do not know the master
+	// say so with one.
+	if err == nil || err == redis.Nil { //nolint:errorlint // see above
 		return nil
 	}
 	var reply redis.Error

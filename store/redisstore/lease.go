@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"math/bits"
 	"slices"
 	"sync"
@@ -227,6 +228,10 @@ func (l *lease) answered(e *entry, asked time.Duration) {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
 	l.asking = false
+	if errors.Is(e.err, errMoved) { // nothing was given back
+		l.left = e.back
+		return
+	}
 	if e.err != nil || e.granted == 0 {
 		return
 	}

@@ -36,8 +36,8 @@ type Store struct {
 type server interface {
 	// lineTo returns the line that carries the charges of a subject.
 	lineTo(ctx context.Context, subject string) (*line, error)
-	// charge makes the calls for a batch, and fills in what came of its entries.
-	charge(ctx context.Context, b *batch)
+	// follow charges one of whom a line has said errMoved.
+	follow(ctx context.Context, c *tierlimit.Charge) (tierlimit.Outcome, error)
 	// process sends a command on one key.
 	process(ctx context.Context, cmd redis.Cmder) error
 	// name is the address of the server that counts a subject, "" if there is one. It
@@ -57,7 +57,7 @@ func New(client *redis.Client) (*Store, error) {
 	}
 	one := &single{client: client}
 	s := newStore(one, opts.ReadTimeout)
-	one.line.send, one.line.timeout = s.send, s.timeout
+	one.line.send, one.line.timeout = s.send(one.charge), s.timeout
 	return s, nil
 }
 
@@ -68,9 +68,11 @@ func NewCluster(client *redis.ClusterClient) (*Store, error) {
 	if err := validate(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
 		return nil, err
 	}
-	many := &cluster{client: client, timeout: opts.ReadTimeout, lines: make(map[string]*line)}
+	many := &cluster{client: client, timeout: opts.ReadTimeout, lines: make(map[string]masterLine)}
 	s := newStore(many, opts.ReadTimeout)
-	many.newLine = func() *line { return &line{send: s.send, timeout: s.timeout} }
+	many.newLine = func(charge func(context.Context, *batch)) *line {
+		return &line{send: s.send(charge), timeout: s.timeout}
+	}
 	return s, nil
 }
 
@@ -125,7 +127,7 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 	}
 	line, err := s.server.lineTo(ctx, c.Subject)
 	if err != nil {
-		return tierlimit.Outcome{}, unanswered(&c, errNotSent, err)
+		return tierlimit.Outcome{}, fmt.Errorf("take on %s, %w: %w", Key(c.Subject), errNotSent, err)
 	}
 	p := line.join(&c, hash, l, deadline)
 	defer line.leave(p.batch)
@@ -133,6 +135,11 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 		return tierlimit.Outcome{}, unanswered(&c, err, context.DeadlineExceeded)
 	}
 	o, err := p.outcome(&c)
+	if errors.Is(err, errMoved) {
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		o, err = s.server.follow(ctx, &c)
+	}
 	if err != nil {
 		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", Key(c.Subject), err)
 	}
@@ -152,14 +159,16 @@ func unanswered(c *tierlimit.Charge, what, cause error) error {
 	return fmt.Errorf("take on %s, %w: %w: %w", Key(c.Subject), what, tierlimit.ErrStoreUnavailable, cause)
 }
 
-// send makes the calls for a batch, and lets leases know what came of it.
-func (s *Store) send(ctx context.Context, b *batch) {
-	asked := s.leases.now()
-	if !b.call.prepare(b, asked) {
-		return // everybody has given up
+// send makes the calls for a batch with charge, and lets leases know what came of it.
+func (s *Store) send(charge func(context.Context, *batch)) func(context.Context, *batch) {
+	return func(ctx context.Context, b *batch) {
+		asked := s.leases.now()
+		if !b.call.prepare(b, asked) {
+			return // everybody has given up
+		}
+		defer b.call.answer(asked)
+		charge(ctx, b)
 	}
-	defer b.call.answer(asked)
-	s.server.charge(ctx, b)
 }
 
 // Reset implements tierlimit.Store.

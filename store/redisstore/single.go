@@ -5,6 +5,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/scripts"
 )
 
@@ -25,6 +26,10 @@ func (s *single) process(ctx context.Context, cmd redis.Cmder) error {
 
 func (s *single) each(ctx context.Context, ask func(context.Context, *redis.Client) error) error {
 	return ask(ctx, s.client)
+}
+
+func (s *single) follow(context.Context, *tierlimit.Charge) (tierlimit.Outcome, error) {
+	return tierlimit.Outcome{}, errMoved // one server does not say so
 }
 
 func (s *single) charge(ctx context.Context, b *batch) {
