@@ -96,6 +96,8 @@ func (g *guard) who(r *http.Request) (role access.Role, actor, caller string, er
 		brought.succeeded()
 	case errors.Is(err, tiers.ErrNotFound):
 		brought.failed()
+	default:
+		brought.undecided()
 	}
 	return role, actor, caller, err
 }

@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"hash/maphash"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -18,12 +20,16 @@ import (
 // were right before: a neighbour who guesses must not lock out who works.
 const mostFailures = 20
 
+// shared is how many counts the addresses share that there is no room for.
+const shared = 4096
+
 // A throttle slows down who guesses tokens. It counts in memory, by the client's
 // address as the limits do: it holds while Redis and Postgres are away, and each
 // replica counts for itself.
 type throttle struct {
 	client   httplimit.SubjectFunc
 	failures *memstore.Store
+	overflow *memstore.Store // for addresses that failures has no room for
 	seed     maphash.Seed
 	right    [1024]places
 }
@@ -57,6 +63,7 @@ func newThrottle(trusted []netip.Prefix) *throttle {
 	return &throttle{
 		client:   httplimit.ByAddress(httplimit.AddressConfig{Trusted: trusted}),
 		failures: memstore.New(memstore.Config{MaxSubjects: 100_000}),
+		overflow: memstore.New(memstore.Config{}),
 		seed:     maphash.MakeSeed(),
 	}
 }
@@ -64,8 +71,9 @@ func newThrottle(trusted []netip.Prefix) *throttle {
 // A guess is a token that a client brings, right or wrong.
 type guess struct {
 	*throttle
-	client string
-	hash   uint64
+	client   string
+	hash     uint64
+	takeBack func() // that it was counted as wrong; nil if it was not
 }
 
 func (t *throttle) guess(r *http.Request, token string) guess {
@@ -75,40 +83,62 @@ func (t *throttle) guess(r *http.Request, token string) guess {
 	_, _ = h.WriteString(client)
 	_ = h.WriteByte(0)
 	_, _ = h.WriteString(token)
-	return guess{throttle: t, client: "client " + client, hash: h.Sum64() | 1}
+	return guess{throttle: t, client: client, hash: h.Sum64() | 1}
 }
 
-// refused returns how long the token is not looked at; 0 if it is.
+// refused returns how long the token is not looked at; 0 if it is. One that was not right
+// before counts as wrong until it has been: many at once must not all be looked at.
 func (g *guess) refused() time.Duration {
 	if g.places().has(g.hash) {
 		return 0
 	}
-	used, reset := g.count(0)
-	if used < mostFailures {
-		return 0
-	}
-	return reset
+	return g.count()
 }
 
-func (g *guess) succeeded() { g.places().put(g.hash) }
+func (g *guess) succeeded() {
+	g.places().put(g.hash)
+	g.undecided()
+}
+
+// undecided takes back what was counted: it is not known to be wrong.
+func (g *guess) undecided() {
+	if g.takeBack != nil {
+		g.takeBack()
+	}
+}
 
 func (g *guess) failed() {
-	if was := g.places().find(g.hash); was != nil { // it has been revoked
+	if was := g.places().find(g.hash); was != nil { // it was right, and has been revoked
 		was.CompareAndSwap(g.hash, 0)
+		_ = g.count()
 	}
-	g.count(1)
 }
 
 // places are where the guess would stand if it was right before.
 func (g *guess) places() *places { return &g.right[g.hash%uint64(len(g.right))] }
 
-func (g *guess) count(cost int64) (used int64, reset time.Duration) {
-	o, err := g.failures.Take(context.Background(), tierlimit.Charge{
-		Subject: g.client, Cost: cost,
+// count counts one more as wrong, or returns how long there is no room for more.
+func (g *guess) count() time.Duration {
+	c := tierlimit.Charge{
+		Subject: "client " + g.client, Cost: 1,
 		Ceilings: []tierlimit.Ceiling{{Name: "failures", Max: mostFailures, Window: tierlimit.Window{Length: time.Minute}}},
-	})
-	if err != nil { // more addresses than it has room for: those that are new are not slowed down
-		return 0, 0
 	}
-	return o.Counts[0].Used, o.Counts[0].Reset
+	store := g.failures
+	o, err := store.Take(context.Background(), c)
+	if err != nil { // more addresses than there is room for: those that are new share what there is
+		store, c.Subject = g.overflow, "others "+strconv.FormatUint(maphash.String(g.seed, g.client)%shared, 10)
+		if o, err = store.Take(context.Background(), c); err != nil {
+			return time.Minute
+		}
+	}
+	if !o.Allowed {
+		return o.Counts[0].Reset
+	}
+	g.takeBack = func() {
+		_, _ = store.Refund(context.Background(), tierlimit.Refund{ // memory does not fail
+			Subject: c.Subject, Cost: 1, Nonce: rand.Uint64() | 1, At: o.At, //nolint:gosec // not a secret
+			Windows: []tierlimit.RefundWindow{{Limit: "failures", End: o.Counts[0].End}},
+		})
+	}
+	return 0
 }

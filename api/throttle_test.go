@@ -1,14 +1,18 @@
 package api_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 func TestWhoGuessesTokensIsSlowedDownAndNobodyElse(t *testing.T) {
@@ -55,6 +59,82 @@ func TestWhoGuessesTokensIsSlowedDownAndNobodyElse(t *testing.T) {
 		}
 		if wait, err := strconv.Atoi(h.Get("Retry-After")); code == 429 && (err != nil || wait < 1 || wait > 60) {
 			t.Errorf("%s: Retry-After %q", c.what, h.Get("Retry-After"))
+		}
+	}
+}
+
+// slowRing knows no token, and takes its time to say so.
+type slowRing struct {
+	asked  atomic.Int64
+	answer chan struct{}
+}
+
+func (k *slowRing) Authenticate(context.Context, string) (access.Credential, error) {
+	k.asked.Add(1)
+	<-k.answer
+	return access.Credential{}, tiers.ErrNotFound
+}
+
+// Two hundred guesses that came at once were all looked at.
+func TestGuessesThatComeAtOnceAreNotAllLookedAt(t *testing.T) {
+	cfg := newSite(t, 0).cfg
+	ring := &slowRing{answer: make(chan struct{})}
+	cfg.Keyring = ring
+	admin := api.Admin(cfg)
+	codes := make(chan int)
+	for i := range 200 {
+		go func() {
+			r := httptest.NewRequest(http.MethodGet, "/admin/v1/tiers", nil)
+			r.Header.Set("Authorization", fmt.Sprint("Bearer guess", i))
+			w := httptest.NewRecorder()
+			admin.ServeHTTP(w, r)
+			codes <- w.Code
+		}()
+	}
+	for range 180 {
+		if code := <-codes; code != http.StatusTooManyRequests {
+			t.Errorf("%d, want 429", code)
+		}
+	}
+	close(ring.answer)
+	for range 20 {
+		if code := <-codes; code != http.StatusUnauthorized {
+			t.Errorf("%d, want 401", code)
+		}
+	}
+	if n := ring.asked.Load(); n != 20 {
+		t.Errorf("%d were looked at", n)
+	}
+}
+
+// Tokens that were right put each other out of a table that was too small.
+func TestManyRightTokensOfOneAddressGoOn(t *testing.T) {
+	s := newSite(t, 0)
+	admin := api.Admin(s.cfg)
+	ask := func(token string) int {
+		r := httptest.NewRequest(http.MethodGet, "/admin/v1/tiers", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		admin.ServeHTTP(w, r)
+		return w.Code
+	}
+	var tokens []string
+	for i := range 200 {
+		c := access.Credential{Kind: access.Token, Name: fmt.Sprint("token", i), Role: access.Viewer}.WithSecret()
+		if _, err := s.cfg.Catalogue.CreateCredential(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		tokens = append(tokens, c.Secret)
+		if code := ask(c.Secret); code != 200 {
+			t.Fatalf("token %d: %d", i, code)
+		}
+	}
+	for i := range 25 {
+		ask(fmt.Sprint("guess", i))
+	}
+	for i, token := range tokens {
+		if code := ask(token); code != 200 {
+			t.Errorf("token %d: %d", i, code)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/servers"
 	"github.com/tierlimit/tierlimit/store/redisstore"
 )
@@ -211,6 +213,40 @@ func TestAClusterUserOfFewRights(t *testing.T) {
 		must(t, admin.Do(t.Context(), append([]any{"acl", "setuser", "tierlimit"}, leastRights...)...).Err())
 	}
 	everything(t, clusterStore(t, strings.Replace(c.URL(), "redis://", "redis://tierlimit:hunter2@", 1), testBudget, nil))
+}
+
+// A Cluster that refuses was taken for one that is away, and opened up.
+func TestAClusterThatRefusesIsNotAway(t *testing.T) {
+	c := newCluster(t, false)
+	for _, p := range c.Masters {
+		admin := newClient(t, "redis://"+p.Addr, testBudget)
+		must(t, admin.Do(t.Context(), append([]any{"acl", "setuser", "tierlimit"}, leastRights...)...).Err())
+		must(t, admin.Do(t.Context(), append(append([]any{"acl", "setuser", "noslots"}, leastRights...), "-cluster|slots")...).Err())
+	}
+	for what, user := range map[string]string{"WRONGPASS": "tierlimit:wrong-one", "NOPERM": "noslots:hunter2"} {
+		url := strings.Replace(c.URL(), "redis://", "redis://"+user+"@", 1)
+		_, err := clusterStore(t, url, testBudget, nil).Take(t.Context(), charge("acct_42", 1, perHour(1)))
+		if err == nil || errors.Is(err, tierlimit.ErrStoreUnavailable) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v, want a refusal", what, err)
+		}
+		out := refusesToStart(t, "--redis-mode", "cluster", "--redis-url", url, "--database-url", newDatabase(t))
+		if !strings.Contains(out, "redis refuses") || !strings.Contains(out, what) || strings.Contains(out, "wrong-one") {
+			t.Errorf("%s: %s", what, out)
+		}
+	}
+}
+
+// Sentinels that do not know the master said that a reset was made.
+func TestSentinelsThatDoNotKnowTheMasterMakeNoReset(t *testing.T) {
+	watch, err := servers.NewSentinel(newMachine(t, 5))
+	must(t, err)
+	s := sentinelStore(t, strings.Replace(watch.URL(), "master_name="+servers.MasterName, "master_name=nobody", 1), testBudget, nil)
+	_, err = s.Take(t.Context(), charge("acct_42", 1, perHour(1)))
+	for what, err := range map[string]error{"reset": s.Reset(t.Context(), "acct_42"), "take": err} {
+		if err == nil || errors.Is(err, tierlimit.ErrStoreUnavailable) || !strings.Contains(err.Error(), "do not know a master") {
+			t.Errorf("%s: %v, want a refusal that says why", what, err)
+		}
+	}
 }
 
 func TestServeRunsOnAClusterAndBehindSentinels(t *testing.T) {

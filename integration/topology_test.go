@@ -232,6 +232,43 @@ func aFrozenMaster(f *field) {
 	f.tell("%d subjects on the frozen master, whose charges failed %d times; %d elsewhere: %d charges, none failed", frozen, failed, fine, admitted)
 }
 
+// aFrozenTarget leaves a slot half way to a master that then freezes, and charges a
+// subject of it among those of the master it came from.
+func aFrozenTarget(f *field) {
+	t := f.T
+	c := newCluster(t, false)
+	const budget = 200 * time.Millisecond
+	s := clusterStore(t, c.URL(), budget, nil)
+	must(t, s.Ping(t.Context()))
+	guarded := breaker.New(s, breaker.Config{Server: s.Server, Patience: budget / 2, Busy: redisstore.Busy})
+	var here []string
+	for _, subject := range newSubjects(t, 200) {
+		if s.Server(subject) == c.Masters[0].Addr {
+			here = append(here, subject)
+		}
+	}
+	under, subjects := here[0], here[1:]
+	slot, err := c.Slot(t.Context(), redisstore.Key(under))
+	must(t, err)
+	must(t, c.Open(t.Context(), c.Masters[0], c.Masters[1], slot))
+	must(t, c.Masters[1].Freeze())
+	stop := press(guarded, 8, subjects, plenty)
+	moving := press(guarded, 1, []string{under}, plenty)
+	time.Sleep(2 * time.Second)
+	half := moving()[0]
+	must(t, c.Masters[1].Thaw())
+	var admitted int64
+	var slowest time.Duration
+	for i, y := range stop() {
+		admitted += y.admitted.Load()
+		slowest = max(slowest, time.Duration(y.slowest.Load()))
+		f.hold(y.unknown.Load() == 0, "%s: %d failed", subjects[i], y.unknown.Load())
+	}
+	f.hold(half.admitted.Load() == 0 && half.unknown.Load() > 0, "the subject under way: %d admitted, %d failed: this shows nothing", half.admitted.Load(), half.unknown.Load())
+	f.hold(slowest < budget, "the slowest took %v", slowest)
+	f.tell("the subject under way failed %d times; of %d charges to the master it comes from none, the slowest took %d ms", half.unknown.Load(), admitted, slowest.Milliseconds())
+}
+
 func aMasterDies(f *field) {
 	t := f.T
 	c := newCluster(t, true)
@@ -318,6 +355,9 @@ var topologyFaults = []fault{
 	},
 	{
 		name: "a master of a Cluster is frozen", promise: "it concerns those it counts, and nobody else", alone: true, run: aFrozenMaster,
+	},
+	{
+		name: "a slot is half way to a master that is frozen", promise: "it concerns those of that slot, and nobody else", alone: true, run: aFrozenTarget,
 	},
 	{
 		name: "a master of a Cluster dies", promise: "it is counted again once there is another, by itself", alone: true, run: aMasterDies,

@@ -99,10 +99,11 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 
 // breakerConfig gives each master of a Cluster a breaker of its own.
 func breakerConfig(set *settings, store *redisstore.Store) breaker.Config {
+	cfg := breaker.Config{Patience: set.budget / 2, Busy: redisstore.Busy}
 	if set.redisMode == redisCluster {
-		return breaker.Config{Server: store.Server}
+		cfg.Server = store.Server
 	}
-	return breaker.Config{}
+	return cfg
 }
 
 // writeUsage writes what was used of long windows, once nobody is served any more.

@@ -199,11 +199,31 @@ func (c *Cluster) Slot(ctx context.Context, key string) (slot int, err error) {
 	return slot, err
 }
 
-func (c *Cluster) migrate(ctx context.Context, from, to *redis.Client, source, target, port string, slot int) error {
+// Open leaves a slot half way from one master to another, as a move does that was
+// interrupted.
+func (c *Cluster) Open(ctx context.Context, from, to *Process, slot int) error {
+	source, err := c.id(ctx, from)
+	if err != nil {
+		return err
+	}
+	target, err := c.id(ctx, to)
+	if err != nil {
+		return err
+	}
+	return c.on(from, func(f *redis.Client) error {
+		return c.on(to, func(t *redis.Client) error { return open(ctx, f, t, source, target, slot) })
+	})
+}
+
+func open(ctx context.Context, from, to *redis.Client, source, target string, slot int) error {
 	if err := to.Do(ctx, "cluster", "setslot", slot, "importing", source).Err(); err != nil {
 		return err
 	}
-	if err := from.Do(ctx, "cluster", "setslot", slot, "migrating", target).Err(); err != nil {
+	return from.Do(ctx, "cluster", "setslot", slot, "migrating", target).Err()
+}
+
+func (c *Cluster) migrate(ctx context.Context, from, to *redis.Client, source, target, port string, slot int) error {
+	if err := open(ctx, from, to, source, target, slot); err != nil {
 		return err
 	}
 	time.Sleep(slotPause)

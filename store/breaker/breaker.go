@@ -10,7 +10,7 @@
 // not speak for the others.
 //
 // Only failures to be reached count, by the store's fault: what a store refuses it
-// has answered, and whoever gave up early says nothing of it.
+// has answered, and whoever gave up early, or had hardly any time, says nothing of it.
 package breaker
 
 import (
@@ -31,6 +31,14 @@ type Config struct {
 	InARow int           // failures in a row that open the breaker; default 5
 	Of     int           // or half of at least so many charges within a second; default 20
 	Retry  time.Duration // how long it stays open before one charge tries; default 250ms
+
+	// Patience is what a server may take: a charge that had less and ran out of it says
+	// nothing of the server; default 10ms.
+	Patience time.Duration
+
+	// Busy tells errors that a server answers with for one subject alone, although it
+	// cannot serve that one now; default: there are none.
+	Busy func(error) bool
 
 	// Server names the server that counts a subject, such as redisstore.Store.Server;
 	// default: one counts all.
@@ -68,6 +76,7 @@ type breaker struct {
 	// troubled is set by a failure, and cleared when it has been forgotten: only in
 	// between is the state asked, which has a lock.
 	troubled atomic.Bool
+	row      atomic.Int64 // failures since the last success, however long ago
 }
 
 const window = time.Second
@@ -83,6 +92,12 @@ func New(inner tierlimit.Store, cfg Config) *Store {
 	if cfg.Retry <= 0 {
 		cfg.Retry = 250 * time.Millisecond
 	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = 10 * time.Millisecond
+	}
+	if cfg.Busy == nil {
+		cfg.Busy = func(error) bool { return false }
+	}
 	s := &Store{inner: inner, cfg: cfg, breakers: make(map[string]*breaker)}
 	if cfg.Server == nil {
 		s.only = newBreaker("", &cfg)
@@ -94,15 +109,16 @@ func New(inner tierlimit.Store, cfg Config) *Store {
 }
 
 func newBreaker(server string, cfg *Config) *breaker {
+	b := &breaker{}
 	settings := gobreaker.Settings{
 		Name:     server,
 		Interval: window,
 		Timeout:  cfg.Retry,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return int(c.ConsecutiveFailures) >= cfg.InARow || int(c.Requests) >= cfg.Of && 2*c.TotalFailures >= c.Requests
+			return int(b.row.Load()) >= cfg.InARow || int(c.Requests) >= cfg.Of && 2*c.TotalFailures >= c.Requests
 		},
 		IsSuccessful: func(err error) bool { return !errors.Is(err, tierlimit.ErrStoreUnavailable) },
-		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) },
+		IsExcluded:   func(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errSaysNothing) },
 	}
 	if cfg.OnChange != nil {
 		settings.OnStateChange = func(server string, from, to gobreaker.State) {
@@ -112,7 +128,39 @@ func newBreaker(server string, cfg *Config) *breaker {
 			}
 		}
 	}
-	return &breaker{state: gobreaker.NewTwoStepCircuitBreaker[any](settings)}
+	b.state = gobreaker.NewTwoStepCircuitBreaker[any](settings)
+	return b
+}
+
+// errSaysNothing is what a breaker is told of a failure that says nothing of its server.
+var errSaysNothing = errors.New("no fault of the server")
+
+// A try is one question to a store.
+type try struct {
+	cfg     *Config
+	breaker *breaker
+	done    func(error) // nil while there is no trouble
+	fast    bool        // there was hardly any time
+}
+
+func (s *Store) try(ctx context.Context, subject string) (t try, err error) {
+	deadline, bounded := ctx.Deadline()
+	t = try{cfg: &s.cfg, breaker: s.of(subject), fast: bounded && time.Until(deadline) < s.cfg.Patience}
+	if t.breaker.troubled.Load() {
+		t.done, err = t.breaker.allow()
+	}
+	return t, err
+}
+
+func (t *try) over(err error) {
+	if err != nil && (t.fast && errors.Is(err, context.DeadlineExceeded) || t.cfg.Busy(err)) {
+		err = errSaysNothing
+	}
+	if t.done == nil {
+		t.breaker.first(err)
+		return
+	}
+	t.done(err)
 }
 
 // of returns the breaker of the server that counts a subject.
@@ -141,12 +189,12 @@ func (s *Store) of(subject string) *breaker {
 
 // Take implements tierlimit.Store.
 func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
-	done, err := s.of(c.Subject).allow()
+	t, err := s.try(ctx, c.Subject)
 	if err != nil {
 		return tierlimit.Outcome{}, err
 	}
 	o, err := s.inner.Take(ctx, c)
-	done(err)
+	t.over(err)
 	return o, err
 }
 
@@ -160,12 +208,12 @@ func (s *Store) TakeNow(c tierlimit.Charge) (o tierlimit.Outcome, ok bool) {
 
 // Refund implements tierlimit.Store.
 func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
-	done, err := s.of(r.Subject).allow()
+	t, err := s.try(ctx, r.Subject)
 	if err != nil {
 		return false, err
 	}
 	refunded, err := s.inner.Refund(ctx, r)
-	done(err)
+	t.over(err)
 	return refunded, err
 }
 
@@ -176,19 +224,28 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 
 // allow returns what to call with how it went.
 func (b *breaker) allow() (done func(error), err error) {
-	if !b.troubled.Load() {
-		return b.first, nil
-	}
 	tell, err := b.state.Allow()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, ErrOpen)
 	}
 	return func(err error) {
+		b.count(err)
 		tell(err)
 		if err == nil && b.state.State() == gobreaker.StateClosed && b.state.Counts().TotalFailures == 0 {
 			b.troubled.Store(false)
 		}
 	}, nil
+}
+
+// count counts failures in a row.
+func (b *breaker) count(err error) {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, errSaysNothing):
+	case errors.Is(err, tierlimit.ErrStoreUnavailable):
+		b.row.Add(1)
+	default:
+		b.row.Store(0)
+	}
 }
 
 // first is how it went while there was no trouble.
@@ -197,6 +254,7 @@ func (b *breaker) first(err error) {
 		return
 	}
 	b.troubled.Store(true)
+	b.count(err)
 	if done, open := b.state.Allow(); open == nil {
 		done(err)
 	}

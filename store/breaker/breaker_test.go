@@ -212,3 +212,67 @@ func (b byName) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
 func (b byName) Reset(ctx context.Context, subject string, limits ...string) error {
 	return b[subject].Reset(ctx, subject, limits...)
 }
+
+// Callers with no time left opened it for those who had time.
+func TestWhoHasNoTimeSaysNothingOfTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, s, changes := start(breaker.Config{})
+		srv.fail(fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, context.DeadlineExceeded))
+		for range 100 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			if _, err := s.Take(ctx, charge); errors.Is(err, breaker.ErrOpen) {
+				t.Fatal("it opened")
+			}
+			cancel()
+		}
+		if len(*changes) != 0 {
+			t.Errorf("it changed: %v", *changes)
+		}
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, _ = s.Take(ctx, charge)
+			cancel()
+		}
+		if _, err := s.Take(t.Context(), charge); !errors.Is(err, breaker.ErrOpen) {
+			t.Errorf("five that had time: %v", err)
+		}
+	})
+}
+
+// Failures that came one at a time, a second apart, never opened it: each waited for the
+// whole budget.
+func TestFailuresInARowCountHoweverFarApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, s, _ := start(breaker.Config{})
+		srv.fail(errDown)
+		for range 20 {
+			_, _ = s.Take(t.Context(), charge)
+			time.Sleep(200 * time.Millisecond) // 250 ms from one to the next, with what it takes
+		}
+		if n := srv.asked.Load(); n > 14 {
+			t.Errorf("%d of 20 asked a store that is away", n)
+		}
+		srv.fail(nil)
+		time.Sleep(time.Second)
+		for range 2 {
+			if _, err := s.Take(t.Context(), charge); err != nil {
+				t.Errorf("once it is back: %v", err)
+			}
+		}
+	})
+}
+
+// A subject that cannot be served says nothing of the others.
+func TestABusySubjectSaysNothingOfTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busy := fmt.Errorf("%w: TRYAGAIN", tierlimit.ErrStoreUnavailable)
+		srv, s, changes := start(breaker.Config{Busy: func(err error) bool { return errors.Is(err, busy) }})
+		srv.fail(busy)
+		for range 100 {
+			_, _ = s.Take(t.Context(), charge)
+		}
+		if n := srv.asked.Load(); n != 100 || len(*changes) != 0 {
+			t.Errorf("%d of 100 asked; it changed: %v", n, *changes)
+		}
+	})
+}

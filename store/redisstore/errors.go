@@ -23,16 +23,24 @@ var passing = []string{
 // classify wraps tierlimit.ErrStoreUnavailable around what the failure policy
 // may answer for: no connection, no reply in time, a server that is not ready.
 func classify(err error) error {
-	// Nil itself, and no error that has it inside: Sentinels that do not know the master
-	// say so with one.
-	if err == nil || err == redis.Nil { //nolint:errorlint // see above
+	switch {
+	case err == nil, err == redis.Nil: //nolint:errorlint // itself: one that has it inside is another matter
 		return nil
+	case errors.Is(err, redis.Nil):
+		return fmt.Errorf("the Sentinels do not know a master of this name: %w", err)
 	}
 	var reply redis.Error
 	if errors.As(err, &reply) && !isPassing(reply) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
+}
+
+// Busy reports whether a server answered that one subject's slot is on its way to
+// another: it says nothing of the server.
+func Busy(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply) && redis.HasErrorPrefix(reply, "TRYAGAIN")
 }
 
 func isPassing(err error) bool {
