@@ -156,7 +156,7 @@ func (a *account) answered() *account {
 			return a
 		}
 	}
-	a.hold(recovery <= time.Second, "it took %v until no answer was degraded", recovery)
+	a.hold(recovery <= 2500*time.Millisecond, "it took %v until no answer was degraded", recovery)
 	a.hold(worst <= a.Budget+max(slack, a.patience), "the slowest answer took %v, the budget is %v", worst, a.Budget)
 	a.tell("%d answers, slowest %d ms, %d degraded", len(a.answers), worst.Milliseconds(), degraded)
 	if degraded > 0 {

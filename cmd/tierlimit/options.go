@@ -125,14 +125,26 @@ func (o *option) find(given bool, env func(string) (string, bool)) error {
 
 const hidden = "(hidden)"
 
-// shown is the value for people: of a secret URL all but the password, of
-// another secret nothing.
+// shown is the value for people: of a secret URL where it leads and as whom; nothing of
+// another secret, nor of what is a file's text in place of its name.
 func (o *option) shown() string {
-	if !o.secret || o.value == "" {
+	switch {
+	case strings.ContainsAny(o.value, "\r\n"):
+		return hidden
+	case !o.secret || o.value == "":
 		return o.value
 	}
-	if u, err := url.Parse(o.value); err == nil && u.Host != "" && u.RawQuery == "" {
-		return u.Redacted()
+	u, err := url.Parse(o.value)
+	if err != nil || u.Host == "" || !whole(u, o.value) || strings.Contains(u.RawQuery, "@") {
+		return hidden
 	}
-	return hidden
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	_, withPassword := u.User.Password()
+	if withPassword {
+		shown.User = u.User
+	}
+	if u.RawQuery != "" || u.User != nil && !withPassword { // a name alone may be a token
+		return shown.Redacted() + " (the rest is hidden)"
+	}
+	return shown.Redacted()
 }

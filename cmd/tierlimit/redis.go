@@ -31,7 +31,7 @@ func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
 	case redisSentinel:
 		opts, err := redisstore.SentinelOptions(set.redisURL, set.budget)
 		if err != nil {
-			return nil, nil, badRedisURL(set, err)
+			return nil, nil, badRedisURL(set)
 		}
 		opts.TLSConfig, err = set.redisTLS(opts.TLSConfig)
 		if err != nil {
@@ -43,7 +43,7 @@ func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
 	case redisCluster:
 		opts, err := redisstore.ClusterOptions(set.redisURL, set.budget)
 		if err != nil {
-			return nil, nil, badRedisURL(set, err)
+			return nil, nil, badRedisURL(set)
 		}
 		opts.TLSConfig, err = set.redisTLS(opts.TLSConfig)
 		if err != nil {
@@ -55,7 +55,7 @@ func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
 	default:
 		opts, err := redisstore.Options(set.redisURL, set.budget)
 		if err != nil {
-			return nil, nil, badRedisURL(set, err)
+			return nil, nil, badRedisURL(set)
 		}
 		opts.TLSConfig, err = set.redisTLS(opts.TLSConfig)
 		if err != nil {
@@ -67,15 +67,19 @@ func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
 	}
 }
 
-// badRedisURL says what is wrong with the URL for the mode. It shows no URL: there may
-// be a password in it.
-func badRedisURL(set *settings, err error) error {
+// badRedisURL says what the URL must be for the mode. It shows nothing of what it is,
+// nor what the client says of it: any part may be of a password.
+func badRedisURL(set *settings) error {
 	want := map[string]string{
-		redisSingle:   "redis://, rediss:// or unix:// and an address",
-		redisSentinel: "redis:// or rediss:// and the address of a Sentinel, with ?master_name=NAME and &addr=HOST:PORT of the others",
-		redisCluster:  "redis:// or rediss:// and the address of one server, with ?addr=HOST:PORT of others",
+		redisSingle: "redis://, rediss:// or unix:// and an address, with a database's number at most",
+		redisSentinel: "redis:// or rediss:// and the address of a Sentinel, with ?master_name=NAME, &addr=HOST:PORT of the others, " +
+			"and &username= and &password= of the master",
+		redisCluster: "redis:// or rediss:// and the address of one server, with ?addr=HOST:PORT of others, and no database but 0",
 	}[set.redisMode]
-	return usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_URL", Want: fmt.Sprintf("for TIERLIMIT_REDIS_MODE %s: %s (%v)", set.redisMode, want, err)})
+	return usage(&tierlimit.FieldError{
+		Field: "TIERLIMIT_REDIS_URL", Value: hidden,
+		Want: want + ", in the mode " + set.redisMode + "; what is special in URLs is written %XX in a password",
+	})
 }
 
 // redisTLS adds the authority and the certificate that are configured to what the URL
@@ -99,7 +103,10 @@ func (s *settings) redisTLS(config *tls.Config) (*tls.Config, error) {
 	if s.redisCert != "" || s.redisKey != "" {
 		pair, err := tls.LoadX509KeyPair(s.redisCert, s.redisKey)
 		if err != nil {
-			return nil, usage(&tierlimit.FieldError{Field: "TIERLIMIT_REDIS_CERT", Value: s.redisCert, Want: fmt.Sprintf("a certificate in PEM, and TIERLIMIT_REDIS_KEY the file of its key (%v)", err)})
+			return nil, usage(&tierlimit.FieldError{
+				Field: "TIERLIMIT_REDIS_CERT and TIERLIMIT_REDIS_KEY", Value: s.redisCert + " and " + s.redisKey,
+				Want: "files that can be read, of a certificate in PEM and of its key",
+			})
 		}
 		config.Certificates = []tls.Certificate{pair}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -261,5 +262,39 @@ func TestCommandLineMistakes(t *testing.T) {
 	}
 	if code, out, _ := (shell{T: t}).run("version"); code != exitOK || !strings.HasPrefix(out, "tierlimit ") {
 		t.Errorf("version: %d: %s", code, out)
+	}
+}
+
+// Parts of passwords were shown where a URL was not what it looked like.
+func TestNoPartOfASecretIsShown(t *testing.T) {
+	const part = "PASSWORD"
+	good := map[string]string{
+		"TIERLIMIT_ADMIN_TOKEN": "0123456789abcdef", "TIERLIMIT_DATABASE_URL": "postgres://127.0.0.1:1/tl", "TIERLIMIT_START_TIMEOUT": "0s",
+	}
+	for _, c := range []map[string]string{
+		{"TIERLIMIT_REDIS_URL": "redis://:p#PASSWORD@host"},
+		{"TIERLIMIT_REDIS_URL": "redis://:1/PASSWORD@host"},
+		{"TIERLIMIT_REDIS_URL": "redis://:1?PASSWORD@host"},
+		{"TIERLIMIT_REDIS_URL": "redis://PASSWORD@127.0.0.1:1"},
+		{"TIERLIMIT_REDIS_URL": "redis://u:PASSWORD@127.0.0.1:1"},
+		{"TIERLIMIT_REDIS_URL": "redis://h:1?password=PASSWORD"},
+		{"TIERLIMIT_REDIS_MODE": "cluster", "TIERLIMIT_REDIS_URL": "redis://u:x@h:1?addr=u:PASSWORD@h2:1"},
+		{"TIERLIMIT_REDIS_MODE": "sentinel", "TIERLIMIT_REDIS_URL": "redis://h:1?master_name=m&password=a&PASSWORD=1"},
+		{"TIERLIMIT_DATABASE_URL": "postgres://u:1@x#PASSWORD@127.0.0.1:1/x"},
+		{"TIERLIMIT_DATABASE_URL": "postgres://u:PASSWORD@127.0.0.1:1/x"},
+		{"TIERLIMIT_REDIS_KEY": "-----BEGIN\nPASSWORD"},
+		{"TIERLIMIT_REDIS_URL": "rediss://127.0.0.1:1", "TIERLIMIT_REDIS_KEY": "-----BEGIN\nPASSWORD"},
+	} {
+		env := maps.Clone(good)
+		maps.Copy(env, c)
+		for _, command := range []string{"serve", "config"} {
+			code, out, errs := shell{T: t, env: env}.run(command)
+			if strings.Contains(out, part) || strings.Contains(errs, part) {
+				t.Errorf("%v: %s shows it: %s%s", c, command, out, errs)
+			}
+			if command == "serve" && code == exitOK {
+				t.Errorf("%v: it started", c)
+			}
+		}
 	}
 }

@@ -79,15 +79,15 @@ func (s *settings) serve() options {
 		},
 		{
 			name: "redis-ca", usage: "who signs the Redis servers' certificates, for rediss://",
-			want: "a file of certificates in PEM", parse: into(&s.redisCA),
+			want: "a file of certificates in PEM", parse: fileName(&s.redisCA),
 		},
 		{
 			name: "redis-cert", usage: "the certificate to show to Redis, for rediss://",
-			want: "a file of a certificate in PEM", parse: into(&s.redisCert),
+			want: "a file of a certificate in PEM", parse: fileName(&s.redisCert),
 		},
 		{
 			name: "redis-key", usage: "the key of that certificate",
-			want: "a file of a key in PEM", parse: into(&s.redisKey),
+			want: "a file of a key in PEM", parse: fileName(&s.redisKey),
 		},
 		s.database(),
 		{
@@ -124,7 +124,7 @@ func (s *settings) dev() options {
 	return append(options{
 		{
 			name: "data", usage: "file that keeps tiers and subjects across restarts; it begins with the built-in tiers",
-			want: "a file name", parse: into(&s.dataFile),
+			want: "a file name", parse: fileName(&s.dataFile),
 		},
 		{
 			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
@@ -160,8 +160,25 @@ func oneOf(allowed ...string) func(string) error {
 	return func(v string) error { return check(slices.Contains(allowed, v)) }
 }
 
-func into(field *string) func(string) error {
-	return func(v string) error { *field = v; return nil }
+// fileName refuses what is a file's text rather than its name.
+func fileName(into *string) func(string) error {
+	return func(v string) error {
+		*into = v
+		return check(!strings.ContainsAny(v, "\r\n\x00"))
+	}
+}
+
+// serverURL reads a URL of a server.
+func serverURL(v string, schemes ...string) error {
+	u, err := url.Parse(v)
+	return errors.Join(err, check(err == nil && slices.Contains(schemes, u.Scheme) && whole(u, v)))
+}
+
+// whole reports whether a URL is what it looks like. Where a password has a character
+// that ends the part of a URL it stands in, the rest would be taken for something else,
+// and shown.
+func whole(u *url.URL, text string) bool {
+	return !strings.Contains(text, "#") && !strings.Contains(u.Path, "@") && !strings.Contains(u.Host, "@")
 }
 
 func address(into *string) func(string) error {
@@ -230,8 +247,7 @@ func duration(into *time.Duration, least, most time.Duration) func(string) error
 
 func (s *settings) parseRedisURL(v string) error {
 	s.redisURL = v
-	u, err := url.Parse(v)
-	return errors.Join(err, check(err == nil && slices.Contains([]string{"redis", "rediss", "unix"}, u.Scheme)))
+	return serverURL(v, "redis", "rediss", "unix")
 }
 
 func (s *settings) parseRedisMode(v string) error {
@@ -241,6 +257,5 @@ func (s *settings) parseRedisMode(v string) error {
 
 func (s *settings) parseDatabaseURL(v string) error {
 	s.databaseURL = v
-	u, err := url.Parse(v)
-	return errors.Join(err, check(err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql")))
+	return serverURL(v, "postgres", "postgresql")
 }
