@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -145,10 +146,11 @@ var redisFaults = []fault{
 // now is a fate that befalls one in so many replies to scripts.
 func (f *field) now(oneIn int, fate proxy.Fate) func(proxy.Reply) proxy.Fate {
 	var mu sync.Mutex
+	random := rand.New(rand.NewPCG(f.random.Uint64(), 0))
 	return func(r proxy.Reply) proxy.Fate {
 		mu.Lock()
 		defer mu.Unlock()
-		if r.Script && f.random.IntN(oneIn) == 0 {
+		if r.Script && random.IntN(oneIn) == 0 {
 			return fate
 		}
 		return proxy.Fate{}

@@ -21,6 +21,9 @@ type kind struct {
 	wires *wires
 	// store is a new client of it, over the wires if there are any.
 	store func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store
+	// shuffle moves the slots of subjects from master to master until stop is called,
+	// which returns how often; nil where there are no slots.
+	shuffle func(t *testing.T, subjects []string) (stop func() int)
 }
 
 // onEachKind runs a test against a single Redis, Sentinels and a Cluster.
@@ -43,10 +46,45 @@ func onEachKind(t *testing.T, run func(*testing.T, *kind)) {
 	})
 	t.Run("cluster", func(t *testing.T) {
 		c := newCluster(t, false)
-		run(t, &kind{name: "Cluster", wires: newWires(t), store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
-			return clusterStore(t, c.URL(), budget, over)
-		}})
+		run(t, &kind{
+			name: "Cluster", wires: newWires(t),
+			store: func(t *testing.T, budget time.Duration, over *wires) *redisstore.Store {
+				return clusterStore(t, c.URL(), budget, over)
+			},
+			shuffle: func(t *testing.T, subjects []string) (stop func() int) { return shuffle(t, c, subjects) },
+		})
 	})
+}
+
+func shuffle(t *testing.T, c *servers.Cluster, subjects []string) (stop func() int) {
+	t.Helper()
+	s := clusterStore(t, c.URL(), testBudget, nil)
+	must(t, s.Ping(t.Context()))
+	owner := make(map[int]int) // by slot: the index of its master
+	for _, subject := range subjects {
+		slot, err := c.Slot(t.Context(), redisstore.Key(subject))
+		must(t, err)
+		owner[slot] = slices.IndexFunc(c.Masters, func(p *servers.Process) bool { return p.Addr == s.Server(subject) })
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done, moves := make(chan struct{}), 0
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			for slot, from := range owner {
+				to := (from + 1) % len(c.Masters)
+				if err := c.Migrate(t.Context(), c.Masters[from], c.Masters[to], slot); err != nil {
+					t.Error(err)
+					return
+				}
+				owner[slot] = to
+				if moves++; ctx.Err() != nil {
+					return
+				}
+			}
+		}
+	}()
+	return func() int { cancel(); <-done; return moves }
 }
 
 // Stores on new clients, over wires if there are any.

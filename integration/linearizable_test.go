@@ -218,6 +218,10 @@ func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
 			return proxy.Fate{Cut: n == 1, Torn: n > 1}
 		})
 		subjects := newSubjects(t, 64)
+		moved := func() int { return 0 }
+		if k.shuffle != nil {
+			moved = k.shuffle(t, subjects)
+		}
 		tallies := make([]tally, len(subjects))
 		var wg sync.WaitGroup
 		for i := range subjects { // each on its own, so that few share a reply
@@ -229,6 +233,7 @@ func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
 		}
 		wg.Wait()
 		k.wires.replies(nil)
+		moves := moved()
 		var admitted, unknown, counted int64
 		for i := range tallies {
 			y := &tallies[i]
@@ -240,5 +245,8 @@ func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
 			admitted, unknown, counted = admitted+y.admitted.Load(), unknown+y.unknown.Load(), counted+n
 		}
 		row.tell("%d replies lost; %d confirmed, %d unknown, %d counted", cut.Load(), admitted, unknown, counted)
+		if moves > 0 {
+			row.tell("meanwhile slots were moved %d times", moves)
+		}
 	})
 }

@@ -236,6 +236,29 @@ func TestAClusterThatRefusesIsNotAway(t *testing.T) {
 	}
 }
 
+// A Cluster that is taken for a single server: whoever has a slot elsewhere is refused,
+// and the operator is told at the start.
+func TestAClusterThatIsTakenForASingleServerIsWarnedOf(t *testing.T) {
+	c := newCluster(t, false)
+	s := newStore(t, newClient(t, "redis://"+c.Masters[1].Addr, testBudget))
+	warnings, err := s.Check(t.Context())
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "belongs to a Cluster") {
+		t.Errorf("%v, %v", warnings, err)
+	}
+	refused := 0
+	for _, subject := range newSubjects(t, 30) {
+		_, err := s.Take(t.Context(), charge(subject, 1, perHour(1)))
+		if errors.Is(err, tierlimit.ErrStoreUnavailable) {
+			t.Errorf("%s: %v is no outage", subject, err)
+		} else if err != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("nobody was refused: the test shows nothing")
+	}
+}
+
 // Sentinels that do not know the master said that a reset was made.
 func TestSentinelsThatDoNotKnowTheMasterMakeNoReset(t *testing.T) {
 	watch, err := servers.NewSentinel(newMachine(t, 5))

@@ -24,9 +24,10 @@ const (
 // that one could not be asked. The right to do so (+info) is not needed for anything
 // else; that it is missing is a warning too.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
+	_, one := s.server.(*single)
 	var mu sync.Mutex
 	err = s.server.each(ctx, func(ctx context.Context, server *redis.Client) error {
-		found, err := check(ctx, server)
+		found, err := check(ctx, server, !one)
 		mu.Lock()
 		defer mu.Unlock()
 		for _, w := range found {
@@ -39,7 +40,7 @@ func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 	return warnings, err
 }
 
-func check(ctx context.Context, server *redis.Client) (warnings []string, err error) {
+func check(ctx context.Context, server *redis.Client, cluster bool) (warnings []string, err error) {
 	text, err := server.Info(ctx, "server", "memory").Result()
 	if redis.HasErrorPrefix(err, "NOPERM") {
 		return []string{"this user may not ask for INFO (+info): whether the server evicts counters is not known"}, nil
@@ -56,7 +57,10 @@ func check(ctx context.Context, server *redis.Client) (warnings []string, err er
 	if version := info["redis_version"]; tooOld(version) {
 		warnings = append(warnings, fmt.Sprintf("the server is version %s: %d.%d or newer is needed", version, oldestMajor, oldestMinor))
 	}
-	if info["redis_mode"] == "cluster" && requiresAll(ctx, server) {
+	if info["redis_mode"] == "cluster" && !cluster {
+		warnings = append(warnings, "the server belongs to a Cluster, and is spoken to as a single one: it refuses whoever it does not count")
+	}
+	if cluster && requiresAll(ctx, server) {
 		warnings = append(warnings, "cluster-require-full-coverage is yes, or may not be asked for (+config|get): while a master without a successor is away, all the others refuse; set no")
 	}
 	if policy := info["maxmemory_policy"]; policy != "" && policy != "noeviction" {

@@ -91,8 +91,18 @@ func (c *cluster) name(subject string) string {
 	return master.Options().Addr
 }
 
+// process follows redirections. Where there is no end of them the Cluster is not ready:
+// from a server that is taken for a single one they are a refusal.
 func (c *cluster) process(ctx context.Context, cmd redis.Cmder) error {
-	return c.client.Process(ctx, cmd)
+	err := c.client.Process(ctx, cmd)
+	if isElsewhere(err) {
+		return fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
+	}
+	return err
+}
+
+func isElsewhere(err error) bool {
+	return redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")
 }
 
 func (c *cluster) each(ctx context.Context, ask func(context.Context, *redis.Client) error) error {
@@ -129,7 +139,7 @@ func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*ent
 			e.readAlone(reply)
 		case redis.HasErrorPrefix(err, "NOSCRIPT"):
 			unknown = append(unknown, e)
-		case redis.HasErrorPrefix(err, "MOVED"), redis.HasErrorPrefix(err, "ASK"):
+		case isElsewhere(err):
 			e.err, moved = errMoved, true
 		default:
 			e.err = classify(err)
@@ -158,10 +168,10 @@ func (c *cluster) follow(ctx context.Context, charge *tierlimit.Charge) (tierlim
 	b := &batch{entries: []entry{{subject: charge.Subject, ceilings: charge.Ceilings, runs: []run{{cost: charge.Cost, came: 1}}}}}
 	e := &b.entries[0]
 	cmd := e.alone(ctx, false)
-	err := c.client.Process(ctx, cmd)
+	err := c.process(ctx, cmd)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		cmd = e.alone(ctx, true)
-		err = c.client.Process(ctx, cmd)
+		err = c.process(ctx, cmd)
 	}
 	if err != nil {
 		return tierlimit.Outcome{}, classify(err)

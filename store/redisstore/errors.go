@@ -16,7 +16,7 @@ import (
 // other error reply (WRONGTYPE, NOPERM, NOAUTH, a script's own) is a fault in
 // the set-up or an attack: opening up on it would hand out quota.
 var passing = []string{
-	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "NOREPLICAS",
+	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS",
 	"OOM", "BUSY", "MISCONF", "max number of clients",
 }
 

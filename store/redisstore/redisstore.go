@@ -38,7 +38,7 @@ type server interface {
 	lineTo(ctx context.Context, subject string) (*line, error)
 	// follow charges one of whom a line has said errMoved.
 	follow(ctx context.Context, c *tierlimit.Charge) (tierlimit.Outcome, error)
-	// process sends a command on one key.
+	// process sends a command on the keys of one subject.
 	process(ctx context.Context, cmd redis.Cmder) error
 	// name is the address of the server that counts a subject, "" if there is one. It
 	// does not wait.
