@@ -8,8 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tierlimit/tierlimit"
 )
 
 // The oldest Redis whose commands the scripts use.
@@ -17,6 +20,37 @@ const (
 	oldestMajor = 6
 	oldestMinor = 2
 )
+
+// Ping reports whether Redis answers within ctx's deadline, of a Cluster each master,
+// and lets this user run the scripts. It reads the counters of subjects that are none
+// and writes nothing: a server that only cannot be written to answers it.
+func (s *Store) Ping(ctx context.Context) error {
+	asked := make(map[string]bool) // of a Cluster each master has rights of its own
+	for i := range pings {
+		subject := "tierlimit:ping" + strconv.Itoa(i)
+		server := s.Server(subject)
+		if i > 0 && asked[server] {
+			continue
+		}
+		_, err := s.Take(ctx, tierlimit.Charge{
+			Subject:  subject,
+			Ceilings: []tierlimit.Ceiling{{Name: "ping", Window: tierlimit.Window{Length: time.Second}}},
+		})
+		if err != nil {
+			return err
+		}
+		asked[s.Server(subject)] = true
+	}
+	return s.server.each(ctx, func(ctx context.Context, server *redis.Client) error {
+		if err := server.Ping(ctx).Err(); err != nil {
+			return fmt.Errorf("ping of %s: %w", server.Options().Addr, classify(err))
+		}
+		return nil
+	})
+}
+
+// pings is how many names are tried to find one that each master counts.
+const pings = 200
 
 // Check returns what an operator should know of the servers before they are trusted
 // with quotas: a version that is too old, a policy that evicts counters, a Cluster that

@@ -14,14 +14,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/scripts"
-	"github.com/tierlimit/tierlimit/store/durable"
 )
 
 // A Store counts in Redis. It is safe for concurrent use. It does not close its
@@ -171,141 +168,9 @@ func (s *Store) send(charge func(context.Context, *batch)) func(context.Context,
 	}
 }
 
-// Reset implements tierlimit.Store.
-func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
-	// A share of what is forgotten is not served on.
-	_ = s.giveBack(ctx, s.leases.of(subject))
-	args := make([]any, len(limits))
-	for i, name := range limits {
-		args[i] = name
-	}
-	key := Key(subject)
-	if _, err := s.run(ctx, scripts.Reset, []string{key, resetsKey(key)}, args); err != nil {
-		return fmt.Errorf("reset of %s: %w", key, err)
-	}
-	return nil
-}
-
-// resetsKey holds when the windows that still run were reset.
-func resetsKey(key string) string { return key + ":resets" }
-
-// Refund implements tierlimit.Store. Sent again it does nothing: whoever does not
-// know whether it arrived may ask once more.
-func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
-	if err := r.Validate(); err != nil {
-		return false, err
-	}
-	args := []any{r.Cost, r.At}
-	for _, w := range r.Windows {
-		args = append(args, w.Limit, w.End, w.Length)
-	}
-	key := Key(r.Subject)
-	keys := []string{key, resetsKey(key), key + ":refunded:" + strconv.FormatUint(r.Nonce, 36)}
-	reply, err := s.run(ctx, scripts.Refund, keys, args)
-	if err != nil {
-		return false, fmt.Errorf("refund to %s: %w", key, err)
-	}
-	return reply == int64(1), nil
-}
-
-// Restore implements durable.Restorer. Sent again it does nothing.
-func (s *Store) Restore(ctx context.Context, list []durable.Loss) (int, error) {
-	var args []any
-	for _, l := range list {
-		args = append(args, l.Limit, l.Used, l.End, l.At, l.Begun, l.BegunAt)
-	}
-	key := Key(list[0].Subject)
-	reply, err := s.run(ctx, scripts.Restore, []string{key, resetsKey(key), key + ":restored"}, args)
-	if err != nil {
-		return 0, fmt.Errorf("restore of %s: %w", key, err)
-	}
-	n, ok := reply.(int64)
-	if !ok {
-		return 0, fmt.Errorf("restore of %s: %w", key, errReply)
-	}
-	return int(n), nil
-}
-
 // Server is the address of the master that counts a subject, of a Cluster; "" where
 // one server counts all, or as long as none has been reached. It does not wait.
 func (s *Store) Server(subject string) string { return s.server.name(subject) }
-
-// Ping reports whether Redis answers within ctx's deadline, of a Cluster each master,
-// and lets this user run the scripts. It reads the counters of subjects that are none
-// and writes nothing: a server that only cannot be written to answers it.
-func (s *Store) Ping(ctx context.Context) error {
-	asked := make(map[string]bool) // of a Cluster each master has rights of its own
-	for i := range pings {
-		subject := "tierlimit:ping" + strconv.Itoa(i)
-		server := s.Server(subject)
-		if i > 0 && asked[server] {
-			continue
-		}
-		_, err := s.Take(ctx, tierlimit.Charge{
-			Subject:  subject,
-			Ceilings: []tierlimit.Ceiling{{Name: "ping", Window: tierlimit.Window{Length: time.Second}}},
-		})
-		if err != nil {
-			return err
-		}
-		asked[s.Server(subject)] = true
-	}
-	return s.server.each(ctx, func(ctx context.Context, server *redis.Client) error {
-		if err := server.Ping(ctx).Err(); err != nil {
-			return fmt.Errorf("ping of %s: %w", server.Options().Addr, classify(err))
-		}
-		return nil
-	})
-}
-
-// pings is how many names are tried to find one that each master counts.
-const pings = 200
-
-// once is a command that go-redis sends at most once. Its own retries would
-// charge again a call whose reply was lost.
-type once struct{ *redis.Cmd }
-
-// NoRetry is what go-redis asks before it sends a command again.
-func (once) NoRetry() bool { return true }
-
-// run calls a script by name, and by source if the server does not know the
-// name: NOSCRIPT says that nothing ran.
-//
-// TRYAGAIN says so too: of a slot that is on its way to another server one of the keys
-// is here and one there. It is over in a moment.
-func (s *Store) run(ctx context.Context, script scripts.Script, keys []string, args []any) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	for {
-		reply, err := s.eval(ctx, "evalsha", script.SHA, keys, args)
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
-			reply, err = s.eval(ctx, "eval", script.Source, keys, args)
-		}
-		if !redis.HasErrorPrefix(err, "TRYAGAIN") {
-			return reply, classify(err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, classify(err)
-		case <-time.After(tryAgainAfter):
-		}
-	}
-}
-
-const tryAgainAfter = 2 * time.Millisecond
-
-func (s *Store) eval(ctx context.Context, verb, script string, keys []string, args []any) (any, error) {
-	words := append(make([]any, 0, 3+len(keys)+len(args)), verb, script, len(keys))
-	for _, key := range keys {
-		words = append(words, key)
-	}
-	cmd := once{redis.NewCmd(ctx, append(words, args...)...)}
-	cmd.SetFirstKeyPos(3)
-	if err := s.server.process(ctx, cmd); err != nil {
-		return nil, err
-	}
-	return cmd.Result()
-}
 
 // errReply is an answer of a script that is not ours.
 var errReply = errors.New("the script's reply has an unknown shape")
