@@ -237,7 +237,7 @@ func aFrozenMaster(f *field) {
 func aFrozenTarget(f *field) {
 	t := f.T
 	c := newCluster(t, false)
-	const budget = 200 * time.Millisecond
+	const budget = 500 * time.Millisecond
 	s := clusterStore(t, c.URL(), budget, nil)
 	must(t, s.Ping(t.Context()))
 	guarded := breaker.New(s, breaker.Config{Server: s.Server, Patience: budget / 2, Busy: redisstore.Busy})
