@@ -166,6 +166,24 @@ func (c *Cluster) URL() string {
 // redis-cli --cluster reshard does: key by key, each of them here or there.
 // See https://redis.io/docs/latest/commands/cluster-setslot/.
 func (c *Cluster) Migrate(ctx context.Context, from, to *Process, slots ...int) error {
+	return c.between(ctx, from, to, func(r *route) error {
+		for _, slot := range slots {
+			if err := r.migrate(ctx, slot); err != nil {
+				return fmt.Errorf("migrate slot %d: %w", slot, err)
+			}
+		}
+		return nil
+	})
+}
+
+// A route is from one master to another.
+type route struct {
+	from, to       *redis.Client
+	source, target string // their ids
+	port           string // of the target
+}
+
+func (c *Cluster) between(ctx context.Context, from, to *Process, do func(*route) error) error {
 	source, err := c.id(ctx, from)
 	if err != nil {
 		return err
@@ -175,14 +193,7 @@ func (c *Cluster) Migrate(ctx context.Context, from, to *Process, slots ...int) 
 		return err
 	}
 	return c.on(from, func(f *redis.Client) error {
-		return c.on(to, func(t *redis.Client) error {
-			for _, slot := range slots {
-				if err := c.migrate(ctx, f, t, source, target, to.Port, slot); err != nil {
-					return fmt.Errorf("migrate slot %d: %w", slot, err)
-				}
-			}
-			return nil
-		})
+		return c.on(to, func(t *redis.Client) error { return do(&route{f, t, source, target, to.Port}) })
 	})
 }
 
@@ -202,33 +213,23 @@ func (c *Cluster) Slot(ctx context.Context, key string) (slot int, err error) {
 // Open leaves a slot half way from one master to another, as a move does that was
 // interrupted.
 func (c *Cluster) Open(ctx context.Context, from, to *Process, slot int) error {
-	source, err := c.id(ctx, from)
-	if err != nil {
-		return err
-	}
-	target, err := c.id(ctx, to)
-	if err != nil {
-		return err
-	}
-	return c.on(from, func(f *redis.Client) error {
-		return c.on(to, func(t *redis.Client) error { return open(ctx, f, t, source, target, slot) })
-	})
+	return c.between(ctx, from, to, func(r *route) error { return r.open(ctx, slot) })
 }
 
-func open(ctx context.Context, from, to *redis.Client, source, target string, slot int) error {
-	if err := to.Do(ctx, "cluster", "setslot", slot, "importing", source).Err(); err != nil {
+func (r *route) open(ctx context.Context, slot int) error {
+	if err := r.to.Do(ctx, "cluster", "setslot", slot, "importing", r.source).Err(); err != nil {
 		return err
 	}
-	return from.Do(ctx, "cluster", "setslot", slot, "migrating", target).Err()
+	return r.from.Do(ctx, "cluster", "setslot", slot, "migrating", r.target).Err()
 }
 
-func (c *Cluster) migrate(ctx context.Context, from, to *redis.Client, source, target, port string, slot int) error {
-	if err := open(ctx, from, to, source, target, slot); err != nil {
+func (r *route) migrate(ctx context.Context, slot int) error {
+	if err := r.open(ctx, slot); err != nil {
 		return err
 	}
 	time.Sleep(slotPause)
 	for {
-		keys, err := from.ClusterGetKeysInSlot(ctx, slot, 1).Result()
+		keys, err := r.from.ClusterGetKeysInSlot(ctx, slot, 1).Result()
 		if err != nil {
 			return err
 		}
@@ -236,14 +237,14 @@ func (c *Cluster) migrate(ctx context.Context, from, to *redis.Client, source, t
 			break
 		}
 		for _, key := range keys {
-			if err := from.Migrate(ctx, "127.0.0.1", port, key, 0, time.Second).Err(); err != nil {
+			if err := r.from.Migrate(ctx, "127.0.0.1", r.port, key, 0, time.Second).Err(); err != nil {
 				return err
 			}
 		}
 	}
 	// The new owner first: until it knows, it sends clients back.
-	if err := to.Do(ctx, "cluster", "setslot", slot, "node", target).Err(); err != nil {
+	if err := r.to.Do(ctx, "cluster", "setslot", slot, "node", r.target).Err(); err != nil {
 		return err
 	}
-	return from.Do(ctx, "cluster", "setslot", slot, "node", target).Err()
+	return r.from.Do(ctx, "cluster", "setslot", slot, "node", r.target).Err()
 }
