@@ -31,7 +31,7 @@ integration: ## pass the tests on real servers: Docker where it answers, else lo
 faults: ## let everything fail that may, and print what was promised and measured: docs/faults.md (SEED=1)
 	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && \
 	$(GO) test -count=1 -timeout=40m -run='FaultMatrix|Linearizable|AtMostOnce|MadeUpSubjects' ./integration \
-		-args -matrix="$(CURDIR)/docs/faults.md" -histories=700 -lost=10000 -madeup=1000000 -seed=$(or $(SEED),1); \
+		-args -on-time -matrix="$(CURDIR)/docs/faults.md" -histories=700 -lost=10000 -madeup=1000000 -seed=$(or $(SEED),1); \
 	status=$$?; cat docs/faults.md; exit $$status
 
 soak: ## put a steady load on three replicas for ten minutes, a fault every minute: docs/soak.md (ARGS="-h")

@@ -103,7 +103,7 @@ func TestTenThousandChangesAreSeenInOrder(t *testing.T) {
 				}
 				changed := time.Now()
 				for j, r := range replicas {
-					for newest := int64(0); newest < n && time.Since(changed) < 30*time.Second; {
+					for newest := int64(0); newest < n && time.Since(changed) < busyMachine; {
 						var err error
 						if newest, err = c.look(r, fmt.Sprint(j)); err != nil {
 							t.Error(err)
@@ -125,7 +125,7 @@ func TestTenThousandChangesAreSeenInOrder(t *testing.T) {
 	slices.Sort(took)
 	p50, p99 := took[len(took)/2], took[len(took)*99/100]
 	t.Logf("%d changes in %s; until the last replica knows: median %s, p99 %s, worst %s", clients*each, time.Since(began).Round(time.Millisecond), p50, p99, took[len(took)-1])
-	if p99 > time.Second {
+	if *onTime && p99 > time.Second {
 		t.Errorf("one in a hundred takes more than %s to be in effect", p99)
 	}
 

@@ -124,12 +124,12 @@ func TestWhatWasResetIsNotRestored(t *testing.T) {
 		id := newSubject(t)
 		take(t, s, id, 30, perDay(100), perMonth(1000))
 		take(t, other, id, 1, perDay(100), perMonth(1000))
-		time.Sleep(100 * time.Millisecond)
+		flush(t, s)
 		if err := s.Reset(t.Context(), id, "per_day"); err != nil {
 			t.Fatal(err)
 		}
 		if lost {
-			time.Sleep(500 * time.Millisecond) // until both have written
+			flush(t, s, other)
 			flushAll(t, client)
 		}
 		take(t, s, id, 2, perDay(100), perMonth(1000))
@@ -137,7 +137,7 @@ func TestWhatWasResetIsNotRestored(t *testing.T) {
 		eventually(t, time.Second, "the other limit as it was", func() bool {
 			return take(t, s, id, 0, perDay(100), perMonth(1000)).Counts[1].Used == month
 		})
-		time.Sleep(200 * time.Millisecond)
+		flush(t, s, other)
 		if o := take(t, s, id, 0, perDay(100), perMonth(1000)); o.Counts[0].Used != 2 {
 			t.Errorf("lost %v: a reset came back: %+v", lost, o.Counts)
 		}
@@ -154,7 +154,7 @@ func TestWhatHasEndedIsNotRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	take(t, s, id, 2, perDay(100))
-	time.Sleep(200 * time.Millisecond)
+	flush(t, s)
 	if o := take(t, s, id, 0, perDay(100)); o.Counts[0].Used != 2 {
 		t.Errorf("a window that had ended came back: %+v", o.Counts)
 	}
@@ -215,7 +215,7 @@ func TestTheLedgerIsNotInTheWay(t *testing.T) {
 			t.Fatalf("%+v", o)
 		}
 	}
-	time.Sleep(200 * time.Millisecond)
+	_ = s.Flush(t.Context()) // it is away
 	ledger.down.Store(false)
 	eventually(t, 2*time.Second, "written", func() bool {
 		list, err := ledger.RunningWindows(t.Context(), []string{id}, time.Now().UnixMilli())
@@ -225,7 +225,7 @@ func TestTheLedgerIsNotInTheWay(t *testing.T) {
 	ledger.down.Store(true)
 	flushAll(t, client)
 	take(t, s, id, 1, perDay(100))
-	time.Sleep(200 * time.Millisecond)
+	_ = s.Flush(t.Context()) // it is away
 	ledger.down.Store(false)
 	eventually(t, 2*time.Second, "restored", func() bool { return take(t, s, id, 0, perDay(100)).Counts[0].Used == 11 })
 }
@@ -355,7 +355,7 @@ func TestFlushAllUnderLoadLosesAtMostASecond(t *testing.T) {
 			}
 		}
 		lastSecond += recent
-		if missing := int64(len(log.at[i])) - used; missing > recent || missing < 0 {
+		if missing := int64(len(log.at[i])) - used; *onTime && missing > recent || missing < 0 {
 			t.Errorf("%s: admitted %d, known %d: %d are lost, of which %d were charged in the last second and a half", id, len(log.at[i]), used, missing, recent)
 		}
 	}

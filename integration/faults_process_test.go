@@ -13,7 +13,7 @@ import (
 
 var processFaults = []fault{
 	{
-		name: "a replica is killed with kill -9", promise: "the others do not notice; what it had confirmed stays counted, and nothing is counted twice",
+		name: "a replica is killed with kill -9", promise: "the others do not notice; what it had confirmed stays counted, and nothing is counted twice", steady: true,
 		run: func(f *field) {
 			dead := f.Replicas[1]
 			a := f.ending(dead, func() { dead.Kill() })
@@ -30,7 +30,7 @@ var processFaults = []fault{
 		},
 	},
 	{
-		name: "a replica is told to stop", promise: "every request that it accepted is answered, and it ends with 0",
+		name: "a replica is told to stop", promise: "every request that it accepted is answered, and it ends with 0", steady: true,
 		run: func(f *field) {
 			leaving := f.Replicas[1]
 			a := f.ending(leaving, func() { f.hold(leaving.Terminate() == nil, "it ended with: %v", leaving.Log()) })
@@ -38,7 +38,7 @@ var processFaults = []fault{
 		},
 	},
 	{
-		name: "callers give up", promise: "each charge is counted at most once, and nobody else notices",
+		name: "callers give up", promise: "each charge is counted at most once, and nobody else notices", steady: true,
 		run: func(f *field) {
 			f.RedisWire.Replies(delayed(5 * time.Millisecond))
 			hasty := f.Start(rig.Load{Rate: 150, Subjects: []string{f.subject(rig.Counted, "hasty")}, Patience: 4 * time.Millisecond})

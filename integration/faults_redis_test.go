@@ -18,7 +18,7 @@ const (
 
 var redisFaults = []fault{
 	{
-		name: "Redis is slow, within the budget", promise: "every decision is made in Redis, none degraded",
+		name: "Redis is slow, within the budget", promise: "every decision is made in Redis, none degraded", steady: true,
 		run: func(f *field) {
 			f.through(time.Second, func() { f.RedisWire.Replies(delayed(30 * time.Millisecond)) }, func() { f.RedisWire.Replies(nil) }).
 				answered().undisturbed().accounted().bounded(1)
@@ -53,14 +53,14 @@ var redisFaults = []fault{
 		},
 	},
 	{
-		name: "SCRIPT FLUSH in a loop", promise: "nobody notices",
+		name: "SCRIPT FLUSH in a loop", promise: "nobody notices", steady: true,
 		run: func(f *field) {
 			stop := f.again(5*time.Millisecond, func() error { return f.Client.ScriptFlush(f.Context()).Err() })
 			f.through(time.Second, func() {}, stop).answered().undisturbed().accounted().bounded(1)
 		},
 	},
 	{
-		name: "FLUSHALL, three times", promise: "no request fails; each time at most the max of a short window once more",
+		name: "FLUSHALL, three times", promise: "no request fails; each time at most the max of a short window once more", steady: true,
 		run: func(f *field) {
 			f.through(1500*time.Millisecond, func() {
 				for range 3 {

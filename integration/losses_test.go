@@ -25,8 +25,16 @@ import (
 
 const quickly = 30 * time.Millisecond // how often these tests write the ledger
 
-// soon is when a loss has been made good, or what was none has been left alone.
-const soon = 300 * time.Millisecond
+// flush returns once all stores have written what they noted and looked into what they
+// suspect.
+func flush(t *testing.T, stores ...*durable.Store) {
+	t.Helper()
+	for _, s := range stores {
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
 
 // A clockClient is a client whose Redis believes the time that set gives it.
 func clockClient(t *testing.T) (client *redis.Client, set func(time.Time)) {
@@ -61,10 +69,10 @@ func TestTheFirstUseOfAnotherLimitIsNoLoss(t *testing.T) {
 	for _, cost := range []int64{1, 0} { // to charge it, and only to look at it
 		id := newSubject(t)
 		take(t, s, id, 30, perMonth(1000))
-		time.Sleep(100 * time.Millisecond)
+		flush(t, s)
 		for range 4 {
 			take(t, s, id, cost, exports, perMonth(1000))
-			time.Sleep(100 * time.Millisecond)
+			flush(t, s)
 		}
 		wantUsed(t, s, id, []int64{4 * cost, 30 + 4*cost}, exports, perMonth(1000))
 	}
@@ -77,7 +85,7 @@ func TestTheNextDayIsNoLoss(t *testing.T) {
 	for i := 10; i < 14; i++ {
 		set(time.Date(2027, 3, i, 12, 0, 0, 0, time.UTC))
 		take(t, s, id, 100, day, perMonth(100_000))
-		time.Sleep(100 * time.Millisecond)
+		flush(t, s)
 	}
 	wantUsed(t, s, id, []int64{100, 400}, day, perMonth(100_000))
 }
@@ -92,15 +100,15 @@ func TestAWindowThatWasShortenedWhileItWasFullIsNoLoss(t *testing.T) {
 	id := newSubject(t)
 	set(now)
 	take(t, s, id, 100, quota(tierlimit.Month))
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	set(now.Add(time.Hour))
 	if o := take(t, s, id, 1, quota(tierlimit.Day)); o.Allowed {
 		t.Fatalf("%+v", o)
 	}
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	set(now.Add(24 * time.Hour))
 	take(t, s, id, 1, quota(tierlimit.Day))
-	time.Sleep(soon)
+	flush(t, s)
 	wantUsed(t, s, id, []int64{1}, quota(tierlimit.Day))
 }
 
@@ -110,7 +118,7 @@ func TestALossWhoseFirstAnswerIsLostIsSeen(t *testing.T) {
 	s := newDurable(t, newClient(t, "redis://"+between.Addr, 300*time.Millisecond), ledger, durable.Config{Every: quickly})
 	id := newSubject(t)
 	take(t, s, id, 90, perDay(100), perMonth(100))
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	flushAll(t, direct)
 	between.Replies(lost)
 	if _, err := s.Take(t.Context(), charge(id, 1, perDay(100), perMonth(100))); err == nil {
@@ -129,7 +137,7 @@ func TestCloseMakesKnownLossesGood(t *testing.T) {
 	other := newDurable(t, client, ledger, durable.Config{Every: quickly})
 	id := newSubject(t)
 	take(t, s, id, 90, perDay(100))
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	flushAll(t, client)
 	take(t, s, id, 1, perDay(100))
 	if err := s.Close(t.Context()); err != nil {
@@ -148,10 +156,10 @@ func TestAResetBeforeTheFirstWriteHolds(t *testing.T) {
 		if err := s.Reset(t.Context(), id, limits...); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(500 * time.Millisecond)
+		flush(t, s)
 		flushAll(t, client)
 		take(t, s, id, 2, perDay(100), perMonth(100))
-		time.Sleep(soon)
+		flush(t, s)
 		wantUsed(t, s, id, []int64{2, 2}, perDay(100), perMonth(100))
 	}
 }
@@ -183,10 +191,10 @@ func TestAResetHoldsWhenALossIsAtHand(t *testing.T) {
 			s := newDurable(t, client, ledger, durable.Config{Every: quickly})
 			id := newSubject(t)
 			take(t, s, id, 90, perDay(100))
-			time.Sleep(100 * time.Millisecond)
+			flush(t, s)
 			lose(s, id)
 			take(t, s, id, 2, perDay(100))
-			time.Sleep(soon)
+			flush(t, s)
 			wantUsed(t, s, id, []int64{2}, perDay(100))
 		})
 	}
@@ -197,7 +205,7 @@ func TestWhatIsChargedAfterAResetIsNoted(t *testing.T) {
 	s := newDurable(t, client, ledger, durable.Config{Every: 200 * time.Millisecond})
 	id := newSubject(t)
 	take(t, s, id, 1, perMonth(100))
-	time.Sleep(300 * time.Millisecond)
+	flush(t, s)
 	take(t, s, id, 60, perMonth(100))
 	if err := s.Reset(t.Context(), id); err != nil {
 		t.Fatal(err)
@@ -218,10 +226,11 @@ func TestChargesThatWaitAreNotOverwrittenByALoss(t *testing.T) {
 	for range 9 {
 		take(t, s, id, 10, perDay(100), perMonth(100))
 	}
-	time.Sleep(100 * time.Millisecond)
+	_ = s.Flush(t.Context())         // the ledger is away
+	time.Sleep(2 * time.Millisecond) // instants are whole milliseconds: what follows is later
 	flushAll(t, client)
 	take(t, s, id, 1, perDay(100), perMonth(100))
-	time.Sleep(100 * time.Millisecond)
+	_ = s.Flush(t.Context())
 	ledger.down.Store(false)
 	eventually(t, 3*time.Second, "restored", func() bool {
 		o := take(t, s, id, 0, perDay(100), perMonth(100))
@@ -235,7 +244,7 @@ func TestARedisWhoseClockIsBehindIsRestored(t *testing.T) {
 	id, now := newSubject(t), time.Now()
 	set(now)
 	take(t, s, id, 90, perDay(100), perMonth(100))
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	flushAll(t, client)
 	set(now.Add(-2 * time.Second))
 	take(t, s, id, 1, perDay(100), perMonth(100))
@@ -252,7 +261,7 @@ func TestDeniedChargesAndMadeUpNamesAreNoFloodOfLooks(t *testing.T) {
 	for range 500 {
 		take(t, s, id, 1, perDay(0)) // always denied: the window is never there
 	}
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	if n := ledger.looks.Load(); n > 3 {
 		t.Errorf("%d looks for one subject", n)
 	}
@@ -272,7 +281,7 @@ func TestMadeUpNamesTakeNoCustomersPlace(t *testing.T) {
 	id := newSubject(t)
 	s := newDurable(t, client, ledger, durable.Config{Every: quickly, Subjects: 1024, Known: func(subject string) bool { return subject == id }})
 	take(t, s, id, 90, perDay(100))
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	flushAll(t, client)
 	ledger.down.Store(true)
 	for i := range 2000 {
@@ -290,12 +299,12 @@ func TestWhatIsNoLossIsNotLoggedAndWhatCannotBeRestoredIs(t *testing.T) {
 	s := durable.New(newStore(t, client), ledger, cfg)
 	id := newSubject(t)
 	take(t, s, id, 90, perDay(100))
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	if err := s.Reset(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
 	take(t, s, id, 1, perDay(100))
-	time.Sleep(soon)
+	flush(t, s)
 	if err := s.Close(t.Context()); err != nil || log.String() != "" {
 		t.Errorf("%v, and the log says %q", err, log.String())
 	}
@@ -304,7 +313,7 @@ func TestWhatIsNoLossIsNotLoggedAndWhatCannotBeRestoredIs(t *testing.T) {
 	s = durable.New(inner, ledger, cfg)
 	id = newSubject(t)
 	take(t, s, id, 90, perDay(100))
-	time.Sleep(100 * time.Millisecond)
+	flush(t, s)
 	flushAll(t, client)
 	take(t, s, id, 1, perDay(100))
 	eventually(t, 3*time.Second, "tried again", func() bool { return inner.tries.Load() > 2 })

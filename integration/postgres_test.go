@@ -125,6 +125,7 @@ func TestMigrationsRunOnceWhenReplicasStartTogether(t *testing.T) {
 // eventually waits for a condition that another process brings about.
 func eventually(t *testing.T, within time.Duration, what string, holds func() bool) {
 	t.Helper()
+	within = patience(within)
 	deadline := time.Now().Add(within)
 	for !holds() {
 		if time.Now().After(deadline) {

@@ -98,7 +98,7 @@ func TestSlowClientsAreHungUpOnAndHoldUpNobody(t *testing.T) {
 		began := time.Now()
 		fmt.Fprintf(conn, "POST /v1/take HTTP/1.1\r\nHost: x\r\nX-Slow-%d: ", i) // and no more
 		go func() {
-			_ = conn.SetReadDeadline(began.Add(20 * time.Second))
+			_ = conn.SetReadDeadline(began.Add(busyMachine))
 			_, err := conn.Read(make([]byte, 1))
 			if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
 				hungUp <- time.Hour
@@ -113,7 +113,7 @@ func TestSlowClientsAreHungUpOnAndHoldUpNobody(t *testing.T) {
 		}
 	}
 	for range many {
-		if took := <-hungUp; took > 10*time.Second {
+		if took := <-hungUp; *onTime && took > 10*time.Second || took == time.Hour {
 			t.Fatalf("a client that sends no headers was kept for %v", took)
 		}
 	}

@@ -45,6 +45,17 @@ type replica struct {
 	log           func() string
 }
 
+// loadModeFor keeps the load of the machine that runs the tests out of those that do not
+// ask for it.
+func loadModeFor(args []string) string {
+	for _, arg := range args {
+		if arg == "--load-fixed" {
+			return "enforce"
+		}
+	}
+	return "off"
+}
+
 func startReplica(t *testing.T, redisURL, databaseURL string, args ...string) *replica {
 	t.Helper()
 	file, err := binary()
@@ -53,6 +64,7 @@ func startReplica(t *testing.T, redisURL, databaseURL string, args ...string) *r
 	}
 	cmd := exec.Command(file, append([]string{"serve"}, args...)...)
 	cmd.Env = append(os.Environ(),
+		"TIERLIMIT_LOAD_MODE="+loadModeFor(args),
 		"TIERLIMIT_REDIS_URL="+redisURL, "TIERLIMIT_DATABASE_URL="+databaseURL, "TIERLIMIT_ADMIN_TOKEN="+adminToken,
 		"TIERLIMIT_ADDR=127.0.0.1:0", "TIERLIMIT_ADMIN_ADDR=127.0.0.1:0",
 		"TIERLIMIT_DRAIN=100ms",
@@ -174,8 +186,8 @@ func storm(t *testing.T, replicas []*replica, clients, requests int, subject str
 func TestTwoReplicasHoldOneSubjectToItsPlan(t *testing.T) {
 	database := newDatabase(t)
 	replicas := []*replica{
-		startReplica(t, redisServer.URL, database, "--load-mode", "off"),
-		startReplica(t, redisServer.URL, database, "--load-mode", "off"),
+		startReplica(t, redisServer.URL, database),
+		startReplica(t, redisServer.URL, database),
 	}
 	subject := newSubject(t)
 	for _, r := range replicas {

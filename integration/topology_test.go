@@ -198,7 +198,7 @@ func giveBackAndForget(t *testing.T, s tierlimit.Store, subjects []string) (stop
 func aFrozenMaster(f *field) {
 	t := f.T
 	c := newCluster(t, false)
-	const budget = time.Second
+	const budget = 2 * time.Second
 	s := clusterStore(t, c.URL(), budget, nil)
 	guarded := breaker.New(s, breaker.Config{Server: s.Server})
 	subjects := newSubjects(t, 60)
@@ -224,7 +224,7 @@ func aFrozenMaster(f *field) {
 		}
 		fine++
 		admitted += y.admitted.Load()
-		if y.unknown.Load() > 0 || time.Duration(y.slowest.Load()) > budget/2 {
+		if y.unknown.Load() > 0 || *onTime && time.Duration(y.slowest.Load()) > budget/2 {
 			t.Errorf("%s, on another server: %d failed, the slowest took %v", subjects[i], y.unknown.Load(), time.Duration(y.slowest.Load()))
 		}
 	}
@@ -265,7 +265,7 @@ func aFrozenTarget(f *field) {
 		f.hold(y.unknown.Load() == 0, "%s: %d failed", subjects[i], y.unknown.Load())
 	}
 	f.hold(half.admitted.Load() == 0 && half.unknown.Load() > 0, "the subject under way: %d admitted, %d failed: this shows nothing", half.admitted.Load(), half.unknown.Load())
-	f.hold(slowest < budget, "the slowest took %v", slowest)
+	f.onTime(slowest < budget, "the slowest took %v", slowest)
 	f.tell("the subject under way failed %d times; of %d charges to the master it comes from none, the slowest took %d ms", half.unknown.Load(), admitted, slowest.Milliseconds())
 }
 
@@ -279,6 +279,7 @@ func aMasterDies(f *field) {
 			t.Fatal(err)
 		}
 	}
+	must(t, c.Replicated(t.Context())) // replication is asynchronous: what a replica has not heard is lost
 	lost := s.Server(subjects[0])
 	for _, p := range c.Masters {
 		if p.Addr == lost {
@@ -300,7 +301,7 @@ func aMasterDies(f *field) {
 		return err == nil
 	})
 	counted, promotion := time.Now(), <-promoted
-	f.hold(counted.Sub(promotion) < 2*time.Second, "it was counted again %v after the promotion", counted.Sub(promotion))
+	f.onTime(counted.Sub(promotion) < 2*time.Second, "it was counted again %v after the promotion", counted.Sub(promotion))
 	f.tell("another was promoted after %d ms, and asked %d ms later", promotion.Sub(began).Milliseconds(), counted.Sub(promotion).Milliseconds())
 	for _, subject := range subjects {
 		if n := used(t, s, subject, plenty); n < 1 {

@@ -3,6 +3,7 @@ package servers
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,6 +123,45 @@ func until(ctx context.Context, try func() error) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// Replicated returns once each replica has all that its master has written by now.
+func (c *Cluster) Replicated(ctx context.Context) error {
+	for i, master := range c.Masters {
+		written, err := c.offset(ctx, master, "master_repl_offset:")
+		if err != nil {
+			return err
+		}
+		err = until(ctx, func() error {
+			heard, err := c.offset(ctx, c.Replicas[i], "slave_repl_offset:")
+			if err == nil && heard < written {
+				err = fmt.Errorf("the replica on port %s has %d of %d bytes", c.Replicas[i].Port, heard, written)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// offset returns a number of bytes that INFO REPLICATION names.
+func (c *Cluster) offset(ctx context.Context, p *Process, name string) (n int64, err error) {
+	err = c.on(p, func(r *redis.Client) error {
+		text, err := r.Info(ctx, "replication").Result()
+		if err != nil {
+			return err
+		}
+		_, rest, found := strings.Cut(text, name)
+		if !found {
+			return fmt.Errorf("no %s in %q", name, text)
+		}
+		line, _, _ := strings.Cut(rest, "\r\n")
+		n, err = strconv.ParseInt(line, 10, 64)
+		return err
+	})
+	return n, err
 }
 
 // Promoted returns when one of the replicas says that it is a master, or ctx ends.

@@ -112,6 +112,10 @@ type Store struct {
 	// What of them had no room.
 	unseen, unwritten, forgotten seldom.Line
 
+	// working is held while the ledger is read or written, so that Flush returns after
+	// whatever was under way.
+	working sync.Mutex
+
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 	closing  sync.Once
@@ -159,10 +163,16 @@ func (s *Store) Close(ctx context.Context) error {
 	s.closing.Do(func() {
 		s.stop()
 		s.running.Wait()
-		_, err := s.restoreAll(ctx)
-		s.closeErr = errors.Join(err, s.flush(ctx))
+		s.closeErr = s.Flush(ctx)
 	})
 	return s.closeErr
+}
+
+// Flush restores the losses that are known now and writes what was noted, both of which
+// the Store otherwise does in the background. What fails stays queued.
+func (s *Store) Flush(ctx context.Context) error {
+	_, err := s.restoreAll(ctx)
+	return errors.Join(err, s.flush(ctx))
 }
 
 // Take implements tierlimit.Store.

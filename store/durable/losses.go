@@ -227,16 +227,19 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // restoreAll looks into all who wait.
 func (s *Store) restoreAll(ctx context.Context) (restored int, err error) {
-	for s.losses.count.Load() > 0 && err == nil {
-		var n int
-		n, err = s.restoreRound(ctx)
+	for {
+		n, err := s.restoreRound(ctx) // at least one, which waits for a round under way
 		restored += n
+		if err != nil || s.losses.count.Load() == 0 {
+			return restored, err
+		}
 	}
-	return restored, err
 }
 
 // restoreRound looks into some who wait. Who could not be looked into waits on.
 func (s *Store) restoreRound(ctx context.Context) (restored int, err error) {
+	s.working.Lock()
+	defer s.working.Unlock()
 	some, dropped := s.losses.take(s.cfg.Batch, s.cfg.Unknown)
 	if dropped > 0 {
 		s.unseen.Add(dropped, func(total int64) {

@@ -181,6 +181,8 @@ func (s *Store) write(ctx context.Context) {
 
 // flush writes what waits. What could not be written waits on.
 func (s *Store) flush(ctx context.Context) error {
+	s.working.Lock()
+	defer s.working.Unlock()
 	if err := s.flushRare(ctx); err != nil {
 		return err
 	}
