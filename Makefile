@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit integration faults soak fuzz canaries lint format bench microbench clean
+.PHONY: help run build test unit integration faults soak fuzz canaries mutants lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +45,11 @@ fuzz: ## let each fuzz target look for what breaks it (FUZZTIME=20s)
 		done; \
 	done
 
-canaries: ## put known defects in, one by one, and show the test that sees each
-	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && integration/canary
+canaries: ## put known defects in, one by one, and show the test that sees each (ARGS="-only breaker")
+	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && $(GO) run ./integration/mutants $(ARGS) integration/mutants/canaries.txt
+
+mutants: ## put small mistakes in, one by one, and show how many the tests see: at least 85 of 100
+	$(GO) run ./integration/mutants -rate 0.85 $(ARGS) integration/mutants/mutants.txt
 
 lint: ## pass the linters
 	$(GO) vet ./... ./integration/...

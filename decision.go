@@ -19,15 +19,17 @@ type Decision struct {
 	Source     Source
 	Cost       int64         // what was charged, or would have been
 	Nonce      uint64        // tells a charge from every other; 0 if nothing was charged that Refund could give back
-	at         int64         // when it was charged, see Outcome
 	Windows    []WindowState // by limit name; empty when nothing could be counted; shared, not to be changed
+
+	at     int64  // when it was charged, see Outcome
+	policy string // the RateLimit-Policy field's value; "" if it has to be worked out
 }
 
 // A WindowState is where one limit of a decision stands, the charge included.
 type WindowState struct {
 	Limit        string
 	Max          int64 // as the plan says, or Unlimited
-	EffectiveMax int64 // as load left it, or Unlimited
+	EffectiveMax int64 // as load left it, or what this process may grant alone; or Unlimited
 	Used         int64
 	Remaining    int64         // never negative, or Unlimited
 	Reset        time.Duration // until nothing counts any more; 0 when a fixed window has not begun
@@ -36,9 +38,7 @@ type WindowState struct {
 	Shadow       bool   // it counts and never denies
 	Algorithm    Algorithm
 
-	end      int64 // see Count
-	previous int64
-	turn     time.Duration
+	end int64 // when it ends, or a sliding one turns; 0 if it has not begun
 }
 
 // A Reason says why a decision came out as it did.
@@ -63,154 +63,146 @@ type Source string
 const (
 	SourceRedis     Source = "redis"
 	SourceMemory    Source = "memory"
-	SourceLease     Source = "lease"      // charged in the shared store before, as part of this process' share
 	SourceDenyCache Source = "deny_cache" // a denial of a moment ago still stands
 	SourcePolicy    Source = "policy"     // nothing was counted
 )
 
-// judge fills in the windows of d from what the store counted, and the verdict.
-// The counts are those after the charge when charged is true, and as found
-// otherwise: then cost is what the charge would have been.
-func (d *Decision) judge(t *terms, counts []Count, cost int64, charged bool) {
-	d.Windows = make([]WindowState, len(t.limits))
-	for i := range t.limits {
-		limit, ceiling := &t.limits[i], t.effective[i]
+// A judgement is how a charge stands to each of its limits.
+type judgement struct {
+	*compiled
+	counts   []Count
+	maxes    []int64 // what each limit was held to, load included
+	cost     int64
+	replicas int // that count apart, this process among them; 0 if the store counted
+}
+
+// judge fills in d from what the store counted: the counts after the charge if charged
+// is true, else as found.
+func (d *Decision) judge(j *judgement, charged bool) {
+	d.Windows = make([]WindowState, len(j.limits))
+	for i := range j.limits {
+		limit, count := &j.limits[i], &j.counts[i]
 		d.Windows[i] = WindowState{
-			Limit:        limit.Name,
-			Max:          limit.Max,
-			EffectiveMax: ceiling,
-			Used:         counts[i].Used,
-			Remaining:    remaining(ceiling, counts[i].Used),
-			Reset:        counts[i].Reset,
-			Window:       limit.Window,
-			From:         limit.From,
-			Shadow:       limit.Shadow,
-			Algorithm:    limit.Algorithm,
-			end:          counts[i].End,
-			previous:     counts[i].Previous,
-			turn:         counts[i].Turn,
+			Limit: limit.Name, Max: limit.Max, EffectiveMax: j.maxes[i],
+			Used: count.Used, Remaining: remaining(j.maxes[i], count.Used),
+			Reset:  time.Duration(count.Reset) * time.Millisecond,
+			Window: limit.Window, From: limit.From, Shadow: limit.Shadow, Algorithm: limit.Algorithm,
+			end: count.End,
 		}
 	}
-	if !charged {
-		if w, reason := d.worst(cost); w != nil {
-			d.deny(w, reason)
-			return
-		}
-	}
-	d.allow()
 	if charged {
-		cost = 0 // it is in the counts
+		j.cost = 0 // it is in the counts
+	} else if i, reason := j.worst(); reason != OK {
+		d.Allowed, d.Reason, d.Limit = false, reason, j.limits[i].Name
+		d.RetryAfter = time.Duration(j.wait(i, reason)) * time.Millisecond
+		return
 	}
-	for i := range d.Windows {
-		if w := &d.Windows[i]; w.Shadow && w.exceeded(cost) != OK {
-			d.Reason, d.Limit = Shadowed, w.Limit
+	d.Allowed, d.Reason = true, OK
+	if w := d.Binding(); w != nil {
+		d.Limit = w.Limit
+	}
+	for i := range j.limits {
+		if j.limits[i].Shadow && j.exceeded(i) != OK {
+			d.Reason, d.Limit = Shadowed, j.limits[i].Name
 			return
 		}
 	}
 }
 
-func (d *Decision) allow() {
-	d.Allowed, d.Reason = true, OK
+// Binding returns the window that d's customer is held by: the one that denied, or of
+// those that can deny the one with the least left. nil if none can deny.
+func (d *Decision) Binding() *WindowState {
 	var binding *WindowState
 	for i := range d.Windows {
 		w := &d.Windows[i]
-		if w.EffectiveMax != Unlimited && !w.Shadow && (binding == nil || w.Remaining < binding.Remaining) {
+		if w.EffectiveMax == Unlimited || w.Shadow {
+			continue
+		}
+		if !d.Allowed && w.Limit == d.Limit {
+			return w
+		}
+		if binding == nil || w.Remaining < binding.Remaining {
 			binding = w
 		}
 	}
-	if binding != nil {
-		d.Limit = binding.Limit
-	}
+	return binding
 }
 
-func (d *Decision) deny(w *WindowState, reason Reason) {
-	d.Allowed, d.Reason, d.Limit = false, reason, w.Limit
-	switch {
-	case reason == CostTooLarge:
-	case w.Reset == 0:
-		d.RetryAfter = loadRetry
-	default:
-		d.RetryAfter = w.frees(d.Cost)
+// RateLimitPolicy returns the value of the RateLimit-Policy field of
+// draft-ietf-httpapi-ratelimit-headers-11: the maxes in force and their windows, ""
+// if no limit can deny.
+func (d *Decision) RateLimitPolicy() string {
+	if d.policy != "" {
+		return d.policy
 	}
-}
-
-// refuse denies what judge found no reason to deny.
-func (d *Decision) refuse() {
-	if d.Allowed {
-		d.Allowed, d.Reason = false, Exceeded
-	}
-}
-
-// loadRetry is when to come back if load leaves too little room even in a
-// window that has not begun: only falling load helps, and that has no time.
-const loadRetry = time.Second
-
-// worst returns the window that binds a charge of cost, nil if it fits them
-// all: one that no waiting frees before one whose max is reached, that before
-// one that only load has filled, and among equals the one that frees last.
-func (d *Decision) worst(cost int64) (worst *WindowState, reason Reason) {
+	var policy []byte
 	for i := range d.Windows {
-		w := &d.Windows[i]
-		r := w.refusal(cost)
-		if r == OK {
+		if w := &d.Windows[i]; w.EffectiveMax != Unlimited && !w.Shadow {
+			policy = appendPolicy(policy, w.Limit, w.EffectiveMax, w.Window)
+		}
+	}
+	return string(policy)
+}
+
+// worst returns the limit that binds the charge: one that no waiting frees before one
+// whose max is reached, that before one that only load has filled, and among equals the
+// one that frees last. The reason is OK if the charge fits them all.
+func (j *judgement) worst() (worst int, reason Reason) {
+	reason = OK
+	for i := range j.limits {
+		r := j.exceeded(i)
+		if r == OK || j.limits[i].Shadow {
 			continue
 		}
-		if worst == nil || r.severity() > reason.severity() || r == reason && w.frees(cost) > worst.frees(cost) {
-			worst, reason = w, r
+		if reason == OK || r.severity() > reason.severity() || r == reason && j.wait(i, r) > j.wait(worst, r) {
+			worst, reason = i, r
 		}
 	}
 	return worst, reason
 }
 
-// refusal says why a charge of cost does not fit w, OK if it does.
-func (w *WindowState) refusal(cost int64) Reason {
-	if w.Shadow {
-		return OK
+// exceeded says why the charge does not fit limit i, OK if it does.
+func (j *judgement) exceeded(i int) Reason {
+	limit, most, used := &j.limits[i], j.maxes[i], j.counts[i].Used
+	if limit.Shadow {
+		most = j.effective[i]
 	}
-	return w.exceeded(cost)
-}
-
-func (w *WindowState) exceeded(cost int64) Reason {
 	switch {
-	case w.EffectiveMax == Unlimited || w.Used+cost <= w.EffectiveMax:
+	case most == Unlimited || used+j.cost <= most:
 		return OK
-	case cost > w.Max:
+	case j.cost > limit.Max:
 		return CostTooLarge
-	case w.Used+cost > w.Max:
+	case j.replicas > 1 && j.cost > max(1, j.effective[i]/int64(j.replicas)):
+		return StoreDown // more than this process ever grants alone: only the store can tell
+	case used+j.cost > limit.Max || j.replicas > 0:
 		return Exceeded
-	default:
-		return LoadScaled
 	}
+	return LoadScaled
 }
 
-// frees returns how long until a charge of cost fits into w, which it does not.
-// A fixed window frees all at its end. A sliding one frees the charges of the
-// window before bit by bit, and after its turn those of this one. What does not
-// even fit then is freed by falling load only, and w is empty after Reset.
-func (w *WindowState) frees(cost int64) time.Duration {
-	if w.Algorithm != Sliding || w.turn == 0 {
-		return w.Reset
+// wait returns how many milliseconds pass until the charge may fit limit i, which it
+// does not; 0 if waiting cannot help.
+func (j *judgement) wait(i int, reason Reason) int64 {
+	switch {
+	case reason == CostTooLarge:
+		return 0
+	case reason == StoreDown:
+		return policyRetry.Milliseconds()
+	case j.counts[i].Reset == 0:
+		return loadRetry.Milliseconds()
 	}
-	current := w.Used - Weighted(w.previous, w.turn, w.Window.Length)
-	if room := w.EffectiveMax - cost - current; room >= 0 {
-		return w.turn - within(w.previous, room, w.turn, w.Window.Length)
-	}
-	return min(w.turn+w.Window.Length-within(current, max(w.EffectiveMax-cost, 0), w.Window.Length, w.Window.Length), w.Reset)
+	return j.ceilings.Spec(i).Wait(j.counts[i].State, j.maxes[i], j.cost)
 }
 
-// within returns the longest time before its turn, and at most turn, at which no
-// more than room counts of a sliding window's previous charges.
-func within(previous, room int64, turn, length time.Duration) time.Duration {
-	d := time.Duration(float64(length.Milliseconds())*float64(room)/float64(max(previous, 1))) * time.Millisecond
-	for d = min(d, turn); Weighted(previous, d, length) > room; {
-		d -= time.Millisecond
-	}
-	return d
-}
+// loadRetry is when to come back if load leaves too little room even in a window that
+// has not begun: only falling load helps, and that has no time.
+const loadRetry = time.Second
 
 func (r Reason) severity() int {
 	switch r {
 	case CostTooLarge:
+		return 4
+	case StoreDown:
 		return 3
 	case Exceeded:
 		return 2
@@ -219,11 +211,11 @@ func (r Reason) severity() int {
 	}
 }
 
-func remaining(ceiling, used int64) int64 {
-	if ceiling == Unlimited {
+func remaining(most, used int64) int64 {
+	if most == Unlimited {
 		return Unlimited
 	}
-	return max(0, ceiling-used)
+	return max(0, most-used)
 }
 
 type contextKey struct{}

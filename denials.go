@@ -8,212 +8,195 @@ import (
 	"time"
 )
 
-// denials remembers who was denied, so that a client who keeps asking costs no
-// trip to the store. It never allows anything, and denies only what the store
-// would deny: the counts are those the store gave, no older than the store lets
-// a denial stand, and they are held against the terms in force now. An upgrade
-// or a raised multiplier passes at once; so does a smaller cost.
+// denials remembers recent denials, so that a client who keeps asking costs no trip to
+// the store. It never allows anything, and denies only what the store would deny: the
+// counts are those the store gave, no older than the store lets a denial stand, and
+// they are held against the limits in force now. An upgrade or a raised multiplier
+// passes at once; so does a smaller cost.
 //
-// It is a table of fixed size without locks: a denial that finds its places
-// taken replaces one, which costs somebody a trip and no more.
+// The table has a fixed size and no locks: a denial that finds its slots taken
+// replaces another one, which costs a trip to the store and no more.
 type denials struct {
-	size  int // places, a power of two; 0 remembers nothing
+	size  int // slots, a power of two; 0 remembers nothing
 	began time.Time
 	seed  maphash.Seed
 
-	resets atomic.Int64 // how often something was forgotten
-	made   sync.Once
-	table  atomic.Pointer[[]atomic.Pointer[denial]] // made with the first denial
+	forgotten [4096]atomic.Uint32 // by hash of the subject: how often a subject was forgotten
+	made      sync.Once
+	table     atomic.Pointer[[]atomic.Pointer[denial]] // made with the first denial
 }
 
-// ways is how many places a subject may stand in, one for each scope it is
-// denied in.
+// ways is how many slots a subject may use, one for each scope it is denied in.
 const ways = 4
 
-// A denial is what a store counted when it denied, at an instant of the table's
-// clock.
+// A denial is what a store counted when it denied.
 type denial struct {
-	subject string
-	terms   *terms
-	counted []Count       // as they came, but Reset and Turn on the table's clock, and Used without what is weighted
-	expires time.Duration // on the table's clock
-	shown   atomic.Pointer[shown]
+	subject  string
+	compiled *compiled
+	counts   []Count
+	at       time.Duration // on the table's clock, whole milliseconds
+	expires  time.Duration // on the table's clock
+	latest   atomic.Pointer[cachedDecision]
 }
 
-// shown is a denial as it was last given: the same for all who ask within a
+// A cachedDecision is a denial as it was given last: the same for all who ask within a
 // millisecond, as nothing in a decision is finer.
-type shown struct {
+type cachedDecision struct {
 	at       time.Duration
 	cost     int64
 	scope    string
-	terms    *terms
+	compiled *compiled
 	decision Decision
 }
 
 func newDenials(most int) *denials {
-	d := &denials{began: time.Now(), seed: maphash.MakeSeed()}
+	t := &denials{began: time.Now(), seed: maphash.MakeSeed()}
 	if most > 0 {
-		for d.size = ways; d.size < most; {
-			d.size *= 2
+		for t.size = ways; t.size < most; {
+			t.size *= 2
 		}
 	}
-	return d
+	return t
 }
 
-// now is the table's clock. It is monotonic, which the wall's is not.
-func (t *denials) now() time.Duration { return time.Since(t.began) }
+func (t *denials) hash(subject string) uint64 { return maphash.String(t.seed, subject) }
 
-// places are those a subject may stand in; none before the first denial.
-func (t *denials) places(subject string) []atomic.Pointer[denial] {
+// slots returns those a subject may use; none before the first denial.
+func (t *denials) slots(hash uint64) []atomic.Pointer[denial] {
 	table := t.table.Load()
 	if table == nil {
 		return nil
 	}
-	first := int(maphash.String(t.seed, subject)) & (t.size - 1) &^ (ways - 1) //nolint:gosec // wraps on purpose
+	first := int(hash) & (t.size - 1) &^ (ways - 1) //nolint:gosec // wraps on purpose
 	return (*table)[first : first+ways]
 }
 
-// again answers q from memory, with a decision that is not to be changed. nil if
-// only the store can tell.
-func (t *denials) again(q *question) *Decision {
-	places := t.places(q.Subject)
-	for i := range places {
-		d := places[i].Load()
-		if d == nil || d.subject != q.Subject || d.terms.scope != q.terms.scope {
+// lookup answers e from memory, with a decision that must not be changed; nil if the
+// store must be asked.
+func (t *denials) lookup(e *evaluation, wall time.Time) *Decision {
+	if t.table.Load() == nil {
+		return nil
+	}
+	slots := t.slots(t.hash(e.Subject))
+	for i := range slots {
+		d := slots[i].Load()
+		if d == nil || d.subject != e.Subject || d.compiled.scope != e.compiled.scope {
 			continue
 		}
-		now := t.now()
+		now := wall.Sub(t.began)
 		if now >= d.expires {
 			return nil
 		}
 		now = now.Truncate(time.Millisecond)
-		if s := d.shown.Load(); s != nil && s.at == now && s.cost == q.Cost && s.terms == q.terms && s.scope == q.Scope {
-			return &s.decision
+		if c := d.latest.Load(); c != nil && c.at == now && c.cost == e.Cost && c.compiled == e.compiled && c.scope == e.Scope {
+			return &c.decision
 		}
-		return d.show(q, now)
+		return d.decide(e, now)
 	}
 	return nil
 }
 
-func (d *denial) show(q *question, now time.Duration) *Decision {
-	counts := d.counts(q.terms, now)
-	if counts == nil || !over(q.terms.ceilings, counts, q.Cost) {
+// decide holds what was counted against e; nil if the store must be asked.
+func (d *denial) decide(e *evaluation, now time.Duration) *Decision {
+	counts := d.countsFor(e.compiled, now)
+	if counts == nil || !exceeds(e.compiled.ceilings, counts, e.Cost) {
 		return nil
 	}
-	s := &shown{at: now, cost: q.Cost, scope: q.Scope, terms: q.terms}
-	s.decision = q.answer(Outcome{Counts: counts, Source: SourceDenyCache}, true)
-	d.shown.Store(s)
-	return &s.decision
+	c := &cachedDecision{at: now, cost: e.Cost, scope: e.Scope, compiled: e.compiled}
+	c.decision = e.explain(&Outcome{Counts: counts, Source: SourceDenyCache})
+	d.latest.Store(c)
+	return &c.decision
 }
 
-// counts are those of d for other terms, or later. nil if they would have to be
-// asked for: a window has ended, or the terms count over others.
-func (d *denial) counts(t *terms, now time.Duration) []Count {
-	if t != d.terms && !sameWindows(t.ceilings, d.terms.ceilings) {
+// countsFor returns what counts now against other limits. nil if the store must be
+// asked: a window has ended or turned, or the limits count over other windows.
+func (d *denial) countsFor(c *compiled, now time.Duration) []Count {
+	if !c.ceilings.sameWindows(d.compiled.ceilings) {
 		return nil
 	}
-	counts := make([]Count, len(d.counted))
+	elapsed := max(0, (now - d.at).Milliseconds())
+	counts := make([]Count, len(d.counts))
 	for i := range counts {
-		c := d.counted[i]
-		if c.Reset > 0 {
-			if c.Reset -= now; c.Reset <= 0 {
-				return nil
-			}
+		state, ok := c.ceilings.Spec(i).Later(d.counts[i].State, elapsed)
+		if !ok {
+			return nil
 		}
-		if c.Turn > 0 {
-			if c.Turn -= now; c.Turn <= 0 {
-				return nil
-			}
-			c.Used += Weighted(c.Previous, c.Turn, t.ceilings[i].Window.Length)
-		}
-		counts[i] = c
+		counts[i].State = state
 	}
 	return counts
 }
 
-func sameWindows(a, b []Ceiling) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i].Name != b[i].Name || a[i].Window != b[i].Window || a[i].Sliding != b[i].Sliding {
-			return false
-		}
-	}
-	return true
-}
-
-func over(ceilings []Ceiling, counts []Count, cost int64) bool {
-	for i := range ceilings {
-		if ceilings[i].Max != Unlimited && counts[i].Used+cost > ceilings[i].Max {
+func exceeds(ceilings *Ceilings, counts []Count, cost int64) bool {
+	for i := range counts {
+		if most := ceilings.Max(i); most != Unlimited && counts[i].Used+cost > most {
 			return true
 		}
 	}
 	return false
 }
 
-// asking is the state of the table when a store is asked.
-type asking struct {
-	at     time.Duration
-	resets int64
+// A ticket is taken before the store is asked. A denial that comes back is kept only if
+// nothing of its subject was forgotten meanwhile.
+type ticket struct {
+	hash      uint64
+	at        time.Duration
+	forgotten uint32
 }
 
-func (t *denials) asking(now time.Time) asking {
-	return asking{at: now.Sub(t.began), resets: t.resets.Load()}
+func (t *denials) ticket(subject string, wall time.Time) ticket {
+	if t.size == 0 {
+		return ticket{}
+	}
+	hash := t.hash(subject)
+	return ticket{hash: hash, at: wall.Sub(t.began), forgotten: t.forgotten[hash>>52].Load()}
 }
 
-// remember keeps what the store answered q, if it denied and lets that stand.
-// Ends are reckoned from when it was asked, so that none comes out later than it
-// is. What was answered before a reset and comes after it is not kept.
-func (t *denials) remember(q *question, o Outcome, when asking) {
-	if o.Allowed || o.StandsFor <= 0 || t.size == 0 {
+// remember keeps what the store answered e, if it lets that stand. Windows are reckoned
+// from when the store was asked, so that none is taken to end later than it does.
+func (t *denials) remember(e *evaluation, o *Outcome, ticket ticket) {
+	if o.StandsFor <= 0 || t.size == 0 {
 		return
 	}
-	asked := when.at
 	t.made.Do(func() {
 		table := make([]atomic.Pointer[denial], t.size)
 		t.table.Store(&table)
 	})
 	d := &denial{
-		subject: q.Subject, terms: q.terms, expires: asked + o.StandsFor,
-		counted: slices.Clone(o.Counts),
+		subject: e.Subject, compiled: e.compiled, counts: slices.Clone(o.Counts),
+		at: ticket.at.Truncate(time.Millisecond), expires: ticket.at + o.StandsFor,
 	}
-	for i := range d.counted {
-		c := &d.counted[i]
-		if c.Reset > 0 {
-			c.Reset = (asked + c.Reset).Truncate(time.Millisecond)
-		}
-		if c.Turn > 0 {
-			c.Used -= Weighted(c.Previous, c.Turn, q.terms.ceilings[i].Window.Length) // it falls with time
-			c.Turn = (asked + c.Turn).Truncate(time.Millisecond)
-		}
-	}
-	places := t.places(q.Subject)
-	place := &places[len(q.Subject)%ways]
-	for i := range places {
-		old := places[i].Load()
-		if old != nil && old.subject == d.subject && old.terms.scope == d.terms.scope {
-			place = &places[i]
-			break
-		}
-		if old == nil || asked >= old.expires {
-			place = &places[i]
-		}
-	}
-	place.Store(d)
-	if t.resets.Load() != when.resets {
-		place.CompareAndSwap(d, nil)
+	slot := t.slotFor(d, ticket)
+	slot.Store(d)
+	if t.forgotten[ticket.hash>>52].Load() != ticket.forgotten {
+		slot.CompareAndSwap(d, nil)
 	}
 }
 
-// forget lets go of what is remembered of a subject. Its store has forgotten
-// before.
+// slotFor returns the slot that d replaces: that of an older denial of the same subject
+// and scope, else one that is free or has expired, else any.
+func (t *denials) slotFor(d *denial, ticket ticket) *atomic.Pointer[denial] {
+	slots := t.slots(ticket.hash)
+	slot := &slots[len(d.subject)%ways]
+	for i := range slots {
+		old := slots[i].Load()
+		if old != nil && old.subject == d.subject && old.compiled.scope == d.compiled.scope {
+			return &slots[i]
+		}
+		if old == nil || ticket.at >= old.expires {
+			slot = &slots[i]
+		}
+	}
+	return slot
+}
+
+// forget drops what is remembered of a subject. Its store has forgotten before.
 func (t *denials) forget(subject string) {
-	t.resets.Add(1)
-	places := t.places(subject)
-	for i := range places {
-		if d := places[i].Load(); d != nil && d.subject == subject {
-			places[i].CompareAndSwap(d, nil)
+	hash := t.hash(subject)
+	t.forgotten[hash>>52].Add(1)
+	slots := t.slots(hash)
+	for i := range slots {
+		if d := slots[i].Load(); d != nil && d.subject == subject {
+			slots[i].CompareAndSwap(d, nil)
 		}
 	}
 }

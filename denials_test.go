@@ -9,6 +9,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/store/storetest"
 )
 
 // A farStore is a store that one would rather not ask twice: it lets denials
@@ -32,9 +33,9 @@ func (s *farStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outc
 // A shelf holds one plan, in memory.
 type shelf struct{ plan *tierlimit.Plan }
 
-func (s *shelf) Held(string) (*tierlimit.Plan, bool) { return s.plan, true }
-
-func (s *shelf) Resolve(context.Context, string) (*tierlimit.Plan, error) { return s.plan, nil }
+func (s *shelf) Resolve(context.Context, string, time.Time) (*tierlimit.Plan, error) {
+	return s.plan, nil
+}
 
 type fixedLoad struct{ multiplier float64 }
 
@@ -53,7 +54,7 @@ func newCounter(t *testing.T, denials int, limits ...tierlimit.Limit) *counter {
 	t.Helper()
 	c := &counter{
 		T: t, store: &farStore{Store: memstore.New(memstore.Config{})},
-		shelf: &shelf{&tierlimit.Plan{Tier: "free", Limits: limits}}, load: &fixedLoad{1},
+		shelf: &shelf{newPlan(t, tierlimit.PlanConfig{Tier: "free", Limits: limits})}, load: &fixedLoad{1},
 	}
 	var err error
 	c.lim, err = tierlimit.New(tierlimit.Config{Store: c.store, Tiers: c.shelf, Load: c.load, Denials: denials})
@@ -61,6 +62,11 @@ func newCounter(t *testing.T, denials int, limits ...tierlimit.Limit) *counter {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func (c *counter) on(tier string, limits ...tierlimit.Limit) {
+	c.Helper()
+	c.shelf.plan = newPlan(c.T, tierlimit.PlanConfig{Tier: tier, Limits: limits})
 }
 
 // take decides, and fails unless the store was asked, or was not.
@@ -104,14 +110,15 @@ func TestADenialIsRepeatedFromMemory(t *testing.T) {
 		c.fill(5)
 		time.Sleep(400 * time.Millisecond)
 		got := c.take(cost(1), false)
-		want, err := c.store.Store.Take(c.Context(), tierlimit.Charge{Subject: "acct_42", Cost: 1, Ceilings: []tierlimit.Ceiling{
-			{Name: "per_day", Max: 1000, Window: perDay(1).Window}, {Name: "per_minute", Max: 5, Window: perMinute(1).Window},
-		}})
+		want, err := c.store.Store.Take(c.Context(), storetest.Charge("acct_42", 1,
+			tierlimit.Ceiling{Name: "per_day", Max: 1000, Window: perDay(1).Window},
+			tierlimit.Ceiling{Name: "per_minute", Max: 5, Window: perMinute(1).Window},
+		))
 		if err != nil {
 			c.Fatal(err)
 		}
 		for i, w := range got.Windows {
-			if w.Used != want.Counts[i].Used || w.Reset != want.Counts[i].Reset {
+			if w.Used != want.Counts[i].Used || w.Reset.Milliseconds() != want.Counts[i].Reset {
 				c.Errorf("remembered %+v, the store says %+v", w, want.Counts[i])
 			}
 		}
@@ -140,12 +147,12 @@ func TestADenialIsRepeatedFromMemory(t *testing.T) {
 	})
 	bubble("but a raised max passes at once", func(c *counter) {
 		c.fill(5)
-		c.shelf.plan = &tierlimit.Plan{Tier: "pro", Limits: []tierlimit.Limit{perDay(1000), perMinute(6)}}
+		c.on("pro", perDay(1000), perMinute(6))
 		if d := c.take(cost(1), true); !d.Allowed || d.Windows[1].Used != 6 {
 			c.Errorf("after the upgrade: %+v", d)
 		}
 		c.take(cost(1), true)
-		c.shelf.plan = &tierlimit.Plan{Tier: "free", Limits: []tierlimit.Limit{perDay(1000), perMinute(2)}}
+		c.on("free", perDay(1000), perMinute(2))
 		if d := c.take(cost(1), false); d.Tier != "free" || d.Windows[1].Max != 2 {
 			c.Errorf("after the downgrade: %+v", d)
 		}
@@ -196,11 +203,32 @@ func TestADenialIsRepeatedFromMemory(t *testing.T) {
 			c.Errorf("after a reset: %+v", d)
 		}
 	})
+	bubble("also if somebody else was reset before it arrived", func(c *counter) {
+		c.take(cost(5), true)
+		kept := 0
+		for i := range 4 { // one in 4,096 subjects is taken for another
+			c.store.onReply = func() {
+				c.store.onReply = nil
+				if err := c.lim.Reset(c.Context(), fmt.Sprint("somebody_else_", i)); err != nil {
+					c.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second) // so that the store is asked
+			c.take(cost(1), true)
+			before := c.store.asked
+			if _, err := c.lim.Take(c.Context(), tierlimit.Request{Subject: "acct_42"}); err == nil && c.store.asked == before {
+				kept++
+			}
+		}
+		if kept < 3 {
+			c.Errorf("%d of 4 denials outlived the reset of somebody else", kept)
+		}
+	})
 	bubble("but not for a window of another length", func(c *counter) {
 		c.fill(5)
 		shorter := perMinute(5)
 		shorter.Window.Length = time.Second
-		c.shelf.plan = &tierlimit.Plan{Tier: "free", Limits: []tierlimit.Limit{perDay(1000), shorter}}
+		c.on("free", perDay(1000), shorter)
 		c.take(cost(1), true)
 	})
 	bubble("but not to somebody else", func(c *counter) {

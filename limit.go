@@ -28,7 +28,6 @@ type Limit struct {
 	Max      int64  // 0 to MaxCount, or Unlimited
 	Window   Window
 	Adaptive bool // scaled by load; windows of at most MaxAdaptiveLength only
-	Lease    bool // a process may take a share of it to serve alone; see the README for what that trades
 	Shadow   bool // counted and reported, and never denies
 
 	Algorithm Algorithm
@@ -79,8 +78,6 @@ func (l Limit) Validate() error {
 		return &FieldError{Field: "algorithm", Value: string(l.Algorithm), Want: "fixed or sliding"}
 	case l.Algorithm == Sliding && l.Window.Period != "":
 		return &FieldError{Field: "algorithm", Value: "sliding", Want: "fixed for a calendar period, here " + l.Window.String()}
-	case l.Algorithm == Sliding && l.Lease:
-		return &FieldError{Field: "lease", Value: "true", Want: "false for a sliding window"}
 	}
 	if l.Adaptive && (l.Window.Period != "" || l.Window.Length > MaxAdaptiveLength) {
 		return &FieldError{Field: "adaptive", Value: "true", Want: "false for windows longer than 1h, here " + l.Window.String()}

@@ -24,9 +24,11 @@ type world struct {
 	load  float64
 	fail  error
 	store *memstore.Store
+
+	replicas int
 }
 
-func (w *world) Resolve(context.Context, string) (*tierlimit.Plan, error) {
+func (w *world) Resolve(context.Context, string, time.Time) (*tierlimit.Plan, error) {
 	if w.plan == nil {
 		return nil, tierlimit.ErrNoPlan
 	}
@@ -49,20 +51,43 @@ func (w *world) Reset(ctx context.Context, subject string, limits ...string) err
 	return w.store.Reset(ctx, subject, limits...)
 }
 
-func (w *world) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
+func (w *world) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
 	if w.fail != nil {
-		return false, w.fail
+		return nil, w.fail
 	}
 	return w.store.Refund(ctx, r)
 }
 
+func newPlan(t *testing.T, cfg tierlimit.PlanConfig) *tierlimit.Plan {
+	t.Helper()
+	p, err := tierlimit.NewPlan(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// on puts everybody on a tier with these limits.
+func (w *world) on(tier string, limits ...tierlimit.Limit) {
+	w.Helper()
+	w.plan = newPlan(w.T, tierlimit.PlanConfig{Tier: tier, Limits: limits})
+}
+
+// without takes the store away, for plans of this policy.
+func (w *world) without(policy tierlimit.Policy, fail error) {
+	w.Helper()
+	cfg := w.plan.Config()
+	cfg.OnStoreError = policy
+	w.plan, w.fail = newPlan(w.T, cfg), fail
+}
+
 func newWorld(t *testing.T, limits ...tierlimit.Limit) *world {
 	t.Helper()
-	w := &world{T: t, now: noon, load: 1, plan: &tierlimit.Plan{Tier: "free", Limits: limits}}
+	w := &world{T: t, now: noon, load: 1, replicas: 2, plan: newPlan(t, tierlimit.PlanConfig{Tier: "free", Limits: limits})}
 	w.store = memstore.New(memstore.Config{Now: func() time.Time { return w.now }})
 	local := memstore.New(memstore.Config{Now: func() time.Time { return w.now }})
 	var err error
-	w.lim, err = tierlimit.New(tierlimit.Config{Store: w, Tiers: w, Load: w, Local: local, Replicas: func() int { return 2 }})
+	w.lim, err = tierlimit.New(tierlimit.Config{Store: w, Tiers: w, Load: w, Local: local, Replicas: func() int { return w.replicas }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,11 +244,11 @@ func TestAPlanChangeActsAtOnceAndKeepsUsage(t *testing.T) {
 	if d := w.take(cost(1)); d.Allowed {
 		t.Fatalf("%+v", d)
 	}
-	w.plan = &tierlimit.Plan{Tier: "pro", Limits: []tierlimit.Limit{perMinute(100)}}
+	w.on("pro", perMinute(100))
 	if d := w.take(cost(1)); !d.Allowed || d.Tier != "pro" || d.Windows[0].Used != 6 || d.Windows[0].Remaining != 94 {
 		t.Errorf("upgraded: %+v", d)
 	}
-	w.plan = &tierlimit.Plan{Tier: "free", Limits: []tierlimit.Limit{perMinute(5)}}
+	w.on("free", perMinute(5))
 	if d := w.take(cost(1)); d.Allowed || d.Windows[0].Used != 6 || d.Windows[0].Remaining != 0 {
 		t.Errorf("downgraded: %+v", d)
 	}
@@ -266,7 +291,7 @@ func TestScopes(t *testing.T) {
 	if d := w.take(tierlimit.Request{Scope: "search"}); names(d) != "per_minute=6 search=1 " {
 		t.Errorf("after a reset of search: %s", names(d))
 	}
-	w.plan = &tierlimit.Plan{Tier: "scoped", Limits: []tierlimit.Limit{search}}
+	w.on("scoped", search)
 	if d := w.take(tierlimit.Request{}); !d.Allowed || len(d.Windows) != 0 {
 		t.Errorf("no limit guards the request: %+v", d)
 	}
@@ -319,7 +344,7 @@ func TestThePolicyAnswersWhenTheStoreCannot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, perMinute(5))
-			w.plan.OnStoreError, w.fail = c.policy, c.fail
+			w.without(c.policy, c.fail)
 			d, err := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
 			if !errors.Is(err, c.fail) || d.Allowed != c.allowed || !d.Degraded || d.Source != c.source || d.Tier != "free" {
 				t.Errorf("%+v, %v", d, err)
@@ -351,24 +376,155 @@ func TestLocalCountsAShareOfTheMax(t *testing.T) {
 	if d.Reason != tierlimit.Exceeded || d.RetryAfter != time.Minute {
 		t.Errorf("past the share: %s, retry in %v", d.Reason, d.RetryAfter)
 	}
-	d, _ = w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 6})
+	d, _ = w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 11})
 	if d.Reason != tierlimit.CostTooLarge || d.RetryAfter != 0 {
-		t.Errorf("a cost no share allows: %s, retry in %v", d.Reason, d.RetryAfter)
+		t.Errorf("a cost the plan never allows: %s, retry in %v", d.Reason, d.RetryAfter)
 	}
 }
 
-func TestAPlanThatCannotBeCountedIsNotTheCallersFault(t *testing.T) {
-	w := newWorld(t, perMinute(5), perDay(5)) // out of order
+// With four replicas a cost of 5 under a max of 10 was "too large", and for ever.
+func TestLocalTellsWhenToComeBackForACostThatNoShareAllows(t *testing.T) {
+	w := newWorld(t, perMinute(10))
+	w.replicas, w.fail = 4, tierlimit.ErrStoreUnavailable
+	d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 5})
+	if d.Allowed || d.Reason != tierlimit.StoreDown || d.RetryAfter != time.Second {
+		t.Errorf("%+v", d)
+	}
+	d, _ = w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 2})
+	if !d.Allowed || d.Windows[0].EffectiveMax != 2 {
+		t.Errorf("a quarter of the max: %+v", d)
+	}
+}
+
+// max(1, share): else a small max denies everybody while Redis is away.
+func TestLocalGrantsAtLeastOne(t *testing.T) {
+	w := newWorld(t, perMinute(2))
+	w.replicas, w.fail = 3, tierlimit.ErrStoreUnavailable
+	for i, want := range []bool{true, false} {
+		if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); d.Allowed != want {
+			t.Errorf("request %d: %+v", i+1, d)
+		}
+	}
+}
+
+// A customer who had used the quota up got a share of a fresh one with each outage.
+func TestLocalBeginsAtTheCountsLastSeen(t *testing.T) {
+	w := newWorld(t, perMinute(10))
+	w.take(cost(10))
+	w.take(tierlimit.Request{Subject: "acct_6", Cost: 6})
+	w.fail = tierlimit.ErrStoreUnavailable
 	d, err := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
-	var field *tierlimit.FieldError
-	if err == nil || errors.As(err, &field) || d.Allowed || d.Reason != tierlimit.StoreDown {
-		t.Errorf("%+v, %v", d, err)
+	if d.Allowed || d.Reason != tierlimit.Exceeded || !d.Degraded || err == nil || d.Windows[0].Used != 10 || d.RetryAfter != time.Minute {
+		t.Errorf("of 10 of 10: %+v, %v", d, err)
+	}
+	for i, want := range []bool{true, true, false} { // of the 4 that are left, one of two replicas grants 2
+		d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_6"})
+		if d.Allowed != want || d.Windows[0].EffectiveMax != 8 || d.Windows[0].Max != 10 {
+			t.Errorf("request %d: %+v", i+1, d)
+		}
+	}
+	w.now = noon.Add(time.Minute)
+	if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); !d.Allowed || d.Windows[0].Used != 1 {
+		t.Errorf("in the next window: %+v", d)
+	}
+}
+
+// Whatever a resolver does wrong is an error of the server: no panic, no 400 for the
+// client, nobody else's plan, and nothing that is allowed.
+func TestAResolversMistakeIsNotTheCallersFault(t *testing.T) {
+	for name, resolve := range map[string]func() (*tierlimit.Plan, error){
+		"no plan and no error":          func() (*tierlimit.Plan, error) { return nil, nil },
+		"a plan that NewPlan never saw": func() (*tierlimit.Plan, error) { return &tierlimit.Plan{}, nil },
+		"a FieldError": func() (*tierlimit.Plan, error) {
+			return nil, fmt.Errorf("look-up: %w", &tierlimit.FieldError{Field: "subject", Value: "x", Want: "y"})
+		},
+	} {
+		lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: resolverFunc(resolve)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+		var field *tierlimit.FieldError
+		if err == nil || errors.As(err, &field) || d.Allowed || d.Reason != tierlimit.StoreDown || !d.Degraded {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
+		if _, err := lim.Usage(t.Context(), "acct_42"); err == nil || errors.As(err, &field) {
+			t.Errorf("%s: usage: %v", name, err)
+		}
+	}
+}
+
+type resolverFunc func() (*tierlimit.Plan, error)
+
+func (f resolverFunc) Resolve(context.Context, string, time.Time) (*tierlimit.Plan, error) {
+	return f()
+}
+
+func TestNewPlanNamesWhatIsWrong(t *testing.T) {
+	many := make([]tierlimit.Limit, tierlimit.MaxLimits+1)
+	for i := range many {
+		many[i] = perMinute(5)
+		many[i].Name = fmt.Sprint("limit_", i)
+	}
+	for field, cfg := range map[string]tierlimit.PlanConfig{
+		"limits":                     {Limits: many},
+		"limits.per_minute.max":      {Limits: []tierlimit.Limit{perMinute(-2)}},
+		"limits.per_day.window":      {Limits: []tierlimit.Limit{{Name: "per_day", Max: 1}}},
+		"limits.per_day.adaptive":    {Limits: []tierlimit.Limit{{Name: "per_day", Max: 1, Window: tierlimit.Window{Length: time.Hour + time.Millisecond}, Adaptive: true}}},
+		"limits.per day.name":        {Limits: []tierlimit.Limit{{Name: "per day", Max: 1, Window: tierlimit.Window{Length: time.Hour}}}},
+		"limits.per_month.algorithm": {Limits: []tierlimit.Limit{{Name: "per_month", Window: tierlimit.Window{Period: tierlimit.Month}, Algorithm: tierlimit.Sliding}}},
+		"on_store_error":             {OnStoreError: "maybe"},
+		"refusal":                    {Refusal: tierlimit.Exceeded},
+	} {
+		var wrong *tierlimit.FieldError
+		if _, err := tierlimit.NewPlan(cfg); !errors.As(err, &wrong) || wrong.Field != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if _, err := tierlimit.NewPlan(tierlimit.PlanConfig{Limits: []tierlimit.Limit{perMinute(5), perMinute(6)}}); err == nil {
+		t.Error("two limits of one name")
+	}
+	hour := tierlimit.Limit{Name: "per_hour", Max: 1, Window: tierlimit.Window{Length: time.Hour}, Adaptive: true}
+	if _, err := tierlimit.NewPlan(tierlimit.PlanConfig{Limits: []tierlimit.Limit{hour}}); err != nil {
+		t.Errorf("adaptive by exactly the hour: %v", err)
+	}
+}
+
+// A plan that was changed after its first decision went on with its old limits.
+func TestAPlanDoesNotChange(t *testing.T) {
+	limits := []tierlimit.Limit{perMinute(5)}
+	w := newWorld(t, limits...)
+	limits[0].Max = 500
+	w.plan.Config().Limits[0].Max = 500
+	if d := w.take(cost(1)); d.Windows[0].Max != 5 || w.plan.Config().Limits[0].Max != 5 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestNewCeilingsRefusesWhatNoStoreShouldSee(t *testing.T) {
+	minute := tierlimit.Window{Length: time.Minute}
+	for name, list := range map[string][]tierlimit.Ceiling{
+		"none":                {},
+		"a negative max":      {{Name: "a", Max: -2, Window: minute}},
+		"a huge max":          {{Name: "a", Max: math.MaxInt64, Window: minute}},
+		"no window":           {{Name: "a", Max: 1}},
+		"a negative window":   {{Name: "a", Max: 1, Window: tierlimit.Window{Length: -time.Second}}},
+		"part of a ms":        {{Name: "a", Max: 1, Window: tierlimit.Window{Length: 1500 * time.Microsecond}}},
+		"an unknown period":   {{Name: "a", Max: 1, Window: tierlimit.Window{Period: "year"}}},
+		"a sliding period":    {{Name: "a", Max: 1, Window: tierlimit.Window{Period: tierlimit.Day}, Sliding: true}},
+		"the same name twice": {{Name: "a", Max: 1, Window: minute}, {Name: "a", Max: 1, Window: minute}},
+		"names out of order":  {{Name: "b", Max: 1, Window: minute}, {Name: "a", Max: 1, Window: minute}},
+		"a name with spaces":  {{Name: "a b", Max: 1, Window: minute}},
+	} {
+		if _, err := tierlimit.NewCeilings(list...); err == nil {
+			t.Errorf("%s: no error", name)
+		}
 	}
 }
 
 func TestACallerWhoIsGoneIsNotLetThrough(t *testing.T) {
 	w := newWorld(t, perMinute(5))
-	w.plan.OnStoreError, w.fail = tierlimit.Open, tierlimit.ErrStoreUnavailable
+	w.without(tierlimit.Open, tierlimit.ErrStoreUnavailable)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if d, err := w.lim.Take(ctx, tierlimit.Request{Subject: "acct_42"}); d.Allowed || err == nil {

@@ -33,16 +33,18 @@ func TestAShadowLimitCountsAndNeverDenies(t *testing.T) {
 func TestARefusedSubjectIsDeniedAndNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, perMinute(5))
-		limits := w.plan
-		w.plan = &tierlimit.Plan{Tier: "free", Limits: limits.Limits, Refusal: tierlimit.Suspended}
+		allowed, cfg := w.plan, w.plan.Config()
+		cfg.Refusal = tierlimit.Suspended
+		w.plan = newPlan(t, cfg)
 		if d := w.take(cost(1)); d.Allowed || d.Reason != tierlimit.Suspended || d.RetryAfter != 0 || d.Degraded {
 			t.Errorf("suspended: %+v", d)
 		}
-		w.plan = &tierlimit.Plan{Tier: "free", Limits: limits.Limits, Refusal: tierlimit.Blocked, RefusedUntil: time.Now().Add(time.Hour)}
+		cfg.Refusal, cfg.RefusedUntil = tierlimit.Blocked, time.Now().Add(time.Hour)
+		w.plan = newPlan(t, cfg)
 		if d := w.take(cost(1)); d.Allowed || d.Reason != tierlimit.Blocked || d.RetryAfter != time.Hour {
 			t.Errorf("blocked: %+v", d)
 		}
-		w.plan = limits
+		w.plan = allowed
 		if d := w.take(cost(1)); !d.Allowed || d.Windows[0].Used != 1 {
 			t.Errorf("afterwards: %+v", d)
 		}

@@ -15,8 +15,8 @@ type Refund struct {
 	Windows []RefundWindow
 }
 
-// A RefundWindow is one that was charged; they are in ascending order of names. Once it has ended, or ends at another
-// time, there is nothing to give back in it.
+// A RefundWindow is one that was charged; windows are in ascending order of names. Once
+// a window has ended, or ends at another time, there is nothing to give back in it.
 type RefundWindow struct {
 	Limit  string
 	End    int64 // as Count has it

@@ -2,134 +2,205 @@ package tierlimit
 
 import (
 	"context"
-	"math"
+	"encoding/binary"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/tierlimit/tierlimit/window"
 )
 
-// A Store counts charges per subject and limit. It knows neither tiers nor
-// load: each charge brings the ceilings in force. Implementations are safe for
-// concurrent use and pass the suite in store/storetest.
+// The words of this file are for those who write a Store. Programs that ask for
+// decisions need none of them.
+
+// A Store counts charges per subject and limit. It knows neither tiers nor load:
+// each charge brings the ceilings in force. Implementations are safe for concurrent
+// use and pass the suite in store/storetest.
 type Store interface {
-	// Take charges c against all its ceilings, or against none if one of them
-	// would be passed. A cost of 0 only reads. An error that wraps
-	// ErrStoreUnavailable may come after the charge was made; it is never made
+	// Take charges c against all its ceilings, or against none if one of them would
+	// be passed. A cost of 0 only reads. Take returns by c.Deadline. An error that
+	// wraps ErrStoreUnavailable may come after the charge was made; it is never made
 	// twice.
 	Take(ctx context.Context, c Charge) (Outcome, error)
-	// Reset forgets what the subject used of the named limits, or of all when
-	// none is named.
+	// Reset forgets what the subject used of the named limits, or of all when none is
+	// named.
 	Reset(ctx context.Context, subject string, limits ...string) error
 	// Refund takes a charge off those of its windows that still run, once for each
-	// nonce. It reports whether it took anything off.
-	Refund(ctx context.Context, r Refund) (refunded bool, err error)
+	// nonce, and returns the names of the limits in which it took something off.
+	Refund(ctx context.Context, r Refund) (limits []string, err error)
 }
 
-// An Immediate is a Store that can answer some charges at once, from what it has
-// in this process. A Limiter asks it first: there is nothing to wait for, and so
-// no budget to keep. A Store that wraps another and wants to see every charge
-// must not pass this on.
-type Immediate interface {
-	// TakeNow answers as Take does. If it cannot answer now, ok is false and
-	// nothing was charged.
-	TakeNow(c Charge) (o Outcome, ok bool)
+// A LocalStore counts for this process alone while the Store is unavailable, for plans
+// whose policy is Local. It is safe for concurrent use and never waits.
+type LocalStore interface {
+	// Saw tells what the Store answered to c. What a LocalStore grants begins there.
+	Saw(c Charge, o Outcome)
+	// TakeShare charges c as one of several replicas may that count apart: of what was
+	// left of each ceiling when the Store was seen last, it grants one in replicas.
+	TakeShare(c Charge, replicas int) (Outcome, error)
+	// Reset is that of a Store.
+	Reset(ctx context.Context, subject string, limits ...string) error
 }
 
 // A Charge asks a Store to add Cost to each of a subject's windows.
 type Charge struct {
-	Subject  string
-	Cost     int64     // 0 to MaxCount
-	Ceilings []Ceiling // ascending by name, names unique, at least one; shared, never changed
-	Counts   []Count   // room for the answer's counts, of length 0; a Store makes its own if it is too small
+	Subject  string // valid: see ValidSubject
+	Cost     int64  // 0 to MaxCount
+	Ceilings *Ceilings
+	Deadline time.Time // when the answer must be there; the zero time: whenever the Store gives up
+	Unknown  bool      // no customer has this name: anybody may have made it up
 }
 
 // A Ceiling is a limit as a Store sees it: the max in force, load included.
 type Ceiling struct {
-	Name   string
-	Max    int64 // 0 to MaxCount, or Unlimited
-	Window Window
-	Lease  bool // a Store that others share may take a part of it to serve alone
-
-	Sliding bool // counts the window before too, by [Weighted]; of fixed length, and not leased
+	Name    string // ValidName
+	Max     int64  // 0 to MaxCount, or Unlimited
+	Window  Window
+	Sliding bool // counts the window before too, see window.Weighted; of fixed length
 }
 
-func (c *Ceiling) algorithm() Algorithm {
-	if c.Sliding {
-		return Sliding
+// Ceilings are those that one charge is held to. They are checked when they are made,
+// and never change: a Store can trust them, and keep them.
+type Ceilings struct {
+	list    []Ceiling
+	specs   []window.Spec
+	encoded string
+}
+
+// NewCeilings returns the ceilings of list, which must be in ascending order of names,
+// or a *FieldError.
+func NewCeilings(list ...Ceiling) (*Ceilings, error) {
+	if len(list) == 0 || len(list) > MaxLimits {
+		return nil, &FieldError{Field: "limits", Value: strconv.Itoa(len(list)), Want: "1 to 16 limits"}
 	}
-	return Fixed
+	previous := ""
+	for i := range list {
+		if err := list[i].limit().Validate(); err != nil {
+			return nil, err
+		}
+		if list[i].Name <= previous {
+			return nil, &FieldError{Field: "name", Value: list[i].Name, Want: "unique and in ascending order"}
+		}
+		previous = list[i].Name
+	}
+	return newCeilings(slices.Clone(list)), nil
+}
+
+func (c *Ceiling) limit() Limit {
+	l := Limit{Name: c.Name, Max: c.Max, Window: c.Window}
+	if c.Sliding {
+		l.Algorithm = Sliding
+	}
+	return l
+}
+
+// newCeilings is NewCeilings for a list that is valid, and is not changed any more.
+func newCeilings(list []Ceiling) *Ceilings {
+	c := &Ceilings{list: list, specs: make([]window.Spec, len(list))}
+	for i := range list {
+		c.specs[i] = list[i].Window.spec(list[i].Sliding)
+	}
+	c.encoded = c.encode()
+	return c
+}
+
+// Len returns how many ceilings there are: 1 to MaxLimits.
+func (c *Ceilings) Len() int { return len(c.list) }
+
+// At returns the ceiling at index i, in ascending order of names.
+func (c *Ceilings) At(i int) Ceiling { return c.list[i] }
+
+// Name returns the name of the ceiling at index i.
+func (c *Ceilings) Name(i int) string { return c.list[i].Name }
+
+// Max returns the max of the ceiling at index i.
+func (c *Ceilings) Max(i int) int64 { return c.list[i].Max }
+
+// Spec returns how the ceiling at index i counts over time.
+func (c *Ceilings) Spec(i int) window.Spec { return c.specs[i] }
+
+// Equal reports whether c and other are the same ceilings.
+func (c *Ceilings) Equal(other *Ceilings) bool { return c == other || c.encoded == other.encoded }
+
+// sameWindows reports whether c and other differ in nothing but their maxes.
+func (c *Ceilings) sameWindows(other *Ceilings) bool {
+	if c == other {
+		return true
+	}
+	return slices.Equal(c.specs, other.specs) &&
+		slices.EqualFunc(c.list, other.list, func(a, b Ceiling) bool { return a.Name == b.Name })
+}
+
+// Encoded returns the canonical form of c, which scripts/take.lua reads, big-endian:
+// the number of ceilings (1 byte), the length of the head (2 bytes), the head (the
+// names in order, with a comma between two and a colon at the end), and for each
+// ceiling its max (7 bytes, all ones for Unlimited), the kind of its window (1 byte,
+// see window.Kind), and the window's length or a period's anchor (6 bytes,
+// milliseconds). Two Ceilings are equal exactly if their encoded forms are.
+func (c *Ceilings) Encoded() string { return c.encoded }
+
+func (c *Ceilings) encode() string {
+	var head strings.Builder
+	for i := range c.list {
+		if i > 0 {
+			head.WriteByte(',')
+		}
+		head.WriteString(c.list[i].Name)
+	}
+	head.WriteByte(':')
+	b := []byte{byte(len(c.list))}                           //nolint:gosec // at most MaxLimits
+	b = binary.BigEndian.AppendUint16(b, uint16(head.Len())) //nolint:gosec // at most 16 names of 64 bytes
+	b = append(b, head.String()...)
+	for i := range c.list {
+		most, spec := uint64(1<<56-1), c.specs[i]
+		if c.list[i].Max != Unlimited {
+			most = uint64(c.list[i].Max) //nolint:gosec // valid: not negative
+		}
+		b = append(appendUint(b, most, 7), byte(spec.Kind))
+		b = appendUint(b, uint64(spec.Length+spec.Anchor), 6) //nolint:gosec // one of them is 0, none negative
+	}
+	return string(b)
+}
+
+// appendUint writes the size lowest bytes of n.
+func appendUint(b []byte, n uint64, size int) []byte {
+	for shift := 8 * (size - 1); shift >= 0; shift -= 8 {
+		b = append(b, byte(n>>shift)) //nolint:gosec // one byte at a time
+	}
+	return b
 }
 
 // An Outcome is a Store's answer to a Charge.
 type Outcome struct {
 	Allowed bool
-	Counts  []Count // one for each ceiling, in the same order
+	Counts  []Count // one for each ceiling, in the same order; nobody else changes them
 	Source  Source
-	// StandsFor is how long a denial may be given again from memory while its
-	// windows last. 0 for a store that is as near as memory.
+	// Maxes are what a LocalStore held the charge to, one for each ceiling; nil where
+	// that is the ceilings' own.
+	Maxes []int64
+	// StandsFor is how long a denial may be given again from memory while its windows
+	// last. 0 for a store that is as near as memory.
 	StandsFor time.Duration
-	// At is when the store decided, on its own clock, in milliseconds since the
-	// epoch; of a charge served from a lease, when that was charged.
+	// At is when the store decided, on its own clock, in milliseconds since the epoch.
 	At int64
 }
 
-// A Count is the state of one window after the charge, or as found if the
-// charge was not made.
+// A Count is the state of one window after the charge, or as found if the charge was
+// not made.
 type Count struct {
-	Used  int64
-	Reset time.Duration // until nothing of it is left, to the millisecond; 0 when a fixed window has not begun
-	Began bool          // with this charge, or with one that travelled with it
-	End   int64         // when it ends, or a sliding one turns, on the store's clock: milliseconds since the epoch; 0 when it has not begun
-
-	// Of a sliding window: Used is Weighted(Previous, Turn, Length) and what was
-	// used since it last turned.
-	Previous int64         // used of the window before
-	Turn     time.Duration // until it turns: what was used is then of the window before; 0 when it has not begun
+	window.State
+	Began bool // with this charge, or with one that travelled with it
 }
 
-// Weighted is what counts of a sliding window's previous charges while it turns
-// in a while: the part of them that lies within the last length, rounded up. It
-// is the approximation by two counters that is usual; see for instance
-// https://blog.cloudflare.com/counting-things-a-lot-of-different-things/.
-func Weighted(previous int64, turn, length time.Duration) int64 {
-	if turn <= 0 || previous <= 0 {
-		return 0
-	}
-	part := float64(turn.Milliseconds()) / float64(length.Milliseconds())
-	return int64(math.Ceil(float64(previous) * min(part, 1)))
-}
-
-// Room returns a count for each ceiling, for a Store to fill in: those of
-// c.Counts where they are enough.
-func (c *Charge) Room() []Count {
-	if cap(c.Counts) >= len(c.Ceilings) {
-		return c.Counts[:len(c.Ceilings)]
-	}
-	return make([]Count, len(c.Ceilings))
-}
-
-// Validate reports a charge that no store should see. Stores call it before
-// they write anything.
+// Validate reports a charge that no store should see, as a *FieldError. Stores call it
+// before they write anything; the ceilings were checked when they were made.
 func (c *Charge) Validate() error {
+	if c.Ceilings == nil {
+		return &FieldError{Field: "ceilings", Value: "nil", Want: "those of NewCeilings"}
+	}
 	if err := checkSubject(c.Subject); err != nil {
 		return err
 	}
-	if err := checkCost(c.Cost); err != nil {
-		return err
-	}
-	if len(c.Ceilings) == 0 || len(c.Ceilings) > MaxLimits {
-		return &FieldError{Field: "limits", Value: strconv.Itoa(len(c.Ceilings)), Want: "1 to 16 limits"}
-	}
-	previous := ""
-	for i := range c.Ceilings {
-		ceiling := &c.Ceilings[i]
-		limit := Limit{Name: ceiling.Name, Max: ceiling.Max, Window: ceiling.Window, Lease: ceiling.Lease, Algorithm: ceiling.algorithm()}
-		if err := limit.Validate(); err != nil {
-			return err
-		}
-		if ceiling.Name <= previous {
-			return &FieldError{Field: "name", Value: ceiling.Name, Want: "unique and in ascending order"}
-		}
-		previous = ceiling.Name
-	}
-	return nil
+	return checkCost(c.Cost)
 }

@@ -3,6 +3,8 @@ package tierlimit
 import (
 	"strconv"
 	"time"
+
+	"github.com/tierlimit/tierlimit/window"
 )
 
 // A Period is a calendar period in UTC.
@@ -24,20 +26,20 @@ const (
 // MaxAnchor is the last millisecond of the year 9999.
 const MaxAnchor int64 = 253402300799999
 
-// A Window is the stretch of time a limit counts over: either a fixed Length
-// that starts with the first charge, or a Period. Exactly one of the two is set.
-// Windows are comparable.
+// A Window is the stretch of time a limit counts over: either a fixed Length that
+// starts with the first charge, or a Period. Exactly one of the two is set. Windows
+// are comparable.
 type Window struct {
 	Length time.Duration // whole milliseconds, MinLength to MaxLength
 	Period Period
-	// Anchor is an instant at which a period begins, such as that of a
-	// subscription: milliseconds since the epoch, up to MaxAnchor. A month that
-	// lacks the anchor's day begins on its last. 0 is the calendar.
+	// Anchor is an instant at which a period begins, such as that of a subscription:
+	// milliseconds since the epoch, up to MaxAnchor. A month that lacks the anchor's
+	// day begins on its last day. 0 is the calendar.
 	Anchor int64
 }
 
-// ParseWindow reads what [Window.String] prints: a duration such as "60s" or
-// "250ms", or a period's name.
+// ParseWindow reads what [Window.String] prints: a duration such as "60s" or "250ms",
+// or a period's name.
 func ParseWindow(s string) (Window, error) {
 	switch p := Period(s); p {
 	case Day, Week, Month:
@@ -84,51 +86,31 @@ func windowError(value string) error {
 	}
 }
 
-// End returns when a window that is charged first at now ends, to the
-// millisecond. For a period that is the first instant of the next one; an
-// instant on the boundary belongs to the new period.
-func (w Window) End(now time.Time) time.Time {
-	now = now.UTC().Truncate(time.Millisecond)
+// spec returns how w counts over time.
+func (w Window) spec(sliding bool) window.Spec {
 	switch w.Period {
 	case Day:
-		return w.turn(now, 24*time.Hour)
+		return window.Spec{Kind: window.Day, Anchor: w.Anchor}
 	case Week:
-		return w.turn(now, 7*24*time.Hour)
+		return window.Spec{Kind: window.Week, Anchor: w.Anchor}
 	case Month:
-		if end := w.monthly(now.Year(), now.Month()); end.After(now) {
-			return end
-		}
-		return w.monthly(now.Year(), now.Month()+1)
-	default:
-		return now.Add(w.Length)
+		return window.Spec{Kind: window.Month, Anchor: w.Anchor}
 	}
-}
-
-// monday began a week of the calendar.
-const monday = 4 * 24 * time.Hour
-
-// turn returns the first instant after now that is a whole number of lengths
-// from the anchor.
-func (w Window) turn(now time.Time, length time.Duration) time.Time {
-	anchor := w.Anchor
-	if anchor == 0 && w.Period == Week {
-		anchor = monday.Milliseconds()
+	spec := window.Spec{Length: w.Length.Milliseconds()}
+	if sliding {
+		spec.Kind = window.Sliding
 	}
-	since, step := now.UnixMilli()-anchor, length.Milliseconds()
-	past := ((since % step) + step) % step
-	return now.Add(time.Duration(step-past) * time.Millisecond)
+	return spec
 }
 
-// monthly returns when the period of a month begins.
-func (w Window) monthly(year int, month time.Month) time.Time {
-	anchor := time.UnixMilli(w.Anchor).UTC()
-	last := time.Date(year, month+1, 0, 0, 0, 0, 0, time.UTC)
-	return time.Date(last.Year(), last.Month(), min(anchor.Day(), last.Day()),
-		anchor.Hour(), anchor.Minute(), anchor.Second(), anchor.Nanosecond(), time.UTC)
+// End returns when a window that is charged first at now ends, to the millisecond.
+// For a period that is the first instant of the next one; an instant on the boundary
+// belongs to the new period.
+func (w Window) End(now time.Time) time.Time {
+	return time.UnixMilli(w.spec(false).End(now.UnixMilli())).UTC()
 }
 
-// String gives the window as JSON and people see it: "60s", "250ms", "24h",
-// "month".
+// String gives the window as JSON and people see it: "60s", "250ms", "24h", "month".
 func (w Window) String() string {
 	if w.Period != "" {
 		return string(w.Period)

@@ -183,7 +183,7 @@ func (a *admin) affectedSubject(r *http.Request, e *tiers.Event) (affected, erro
 	if err != nil {
 		return out, err
 	}
-	out.Refused = next.Refusal
+	out.Refused = next.Config().Refusal
 	out.Limits = a.limitEffects(r, e.Object, old, next)
 	return out, nil
 }
@@ -200,10 +200,10 @@ func (a *admin) limitEffects(r *http.Request, subject string, old, next *tierlim
 		}
 		return limits[name]
 	}
-	for _, l := range old.Limits {
+	for _, l := range old.Config().Limits {
 		of(l.Name).Before = mostOfLimit(l)
 	}
-	for _, l := range next.Limits {
+	for _, l := range next.Config().Limits {
 		of(l.Name).After = mostOfLimit(l)
 	}
 	if errBefore == nil && errAfter == nil { // else nobody knows

@@ -117,12 +117,18 @@ func (g *guess) failed() {
 // places are where the guess would stand if it was right before.
 func (g *guess) places() *places { return &g.right[g.hash%uint64(len(g.right))] }
 
+// failures is how many wrong tokens an address may bring.
+var failures = func() *tierlimit.Ceilings {
+	c, err := tierlimit.NewCeilings(tierlimit.Ceiling{Name: "failures", Max: mostFailures, Window: tierlimit.Window{Length: time.Minute}})
+	if err != nil {
+		panic(err)
+	}
+	return c
+}()
+
 // count counts one more as wrong, or returns how long there is no room for more.
 func (g *guess) count() time.Duration {
-	c := tierlimit.Charge{
-		Subject: "client " + g.client, Cost: 1,
-		Ceilings: []tierlimit.Ceiling{{Name: "failures", Max: mostFailures, Window: tierlimit.Window{Length: time.Minute}}},
-	}
+	c := tierlimit.Charge{Subject: "client " + g.client, Cost: 1, Ceilings: failures}
 	store := g.failures
 	o, err := store.Take(context.Background(), c)
 	if err != nil { // more addresses than there is room for: those that are new share what there is
@@ -132,7 +138,7 @@ func (g *guess) count() time.Duration {
 		}
 	}
 	if !o.Allowed {
-		return o.Counts[0].Reset
+		return time.Duration(o.Counts[0].Reset) * time.Millisecond
 	}
 	g.takeBack = func() {
 		_, _ = store.Refund(context.Background(), tierlimit.Refund{ // memory does not fail

@@ -29,52 +29,39 @@ func (l LegacyHeaders) valid() bool { return l == NoLegacy || l == LegacyEpoch |
 // whose length varies, have no number to send: the first are left out, as are
 // limits in shadow mode, which hold nobody; the second go without w.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
-	var policy, limit []byte
-	for i := range d.Windows {
-		w := &d.Windows[i]
-		if w.EffectiveMax == tierlimit.Unlimited || w.Shadow {
-			continue
+	if policy := d.RateLimitPolicy(); policy != "" {
+		var room [256]byte
+		limit := room[:0]
+		for i := range d.Windows {
+			if w := &d.Windows[i]; w.EffectiveMax != tierlimit.Unlimited && !w.Shadow {
+				limit = appendLimit(limit, w)
+			}
 		}
-		policy, limit = appendPolicy(policy, w), appendLimit(limit, w)
-		if legacy != NoLegacy && w.Limit == d.Limit {
+		fields := [2]string{policy, string(limit)} // one allocation for both values
+		h["Ratelimit-Policy"], h["Ratelimit"] = fields[:1:1], fields[1:]
+	}
+	if legacy != NoLegacy {
+		if w := d.Binding(); w != nil {
 			setLegacy(h, w, legacy)
 		}
-	}
-	if len(limit) > 0 {
-		h.Set("Ratelimit-Policy", string(policy))
-		h.Set("Ratelimit", string(limit))
 	}
 	if !d.Allowed && d.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(ceilSeconds(d.RetryAfter), 10))
 	}
 }
 
-// Limit names need no escapes in a structured field's string: see
-// tierlimit.ValidName.
-
-func appendPolicy(b []byte, w *tierlimit.WindowState) []byte {
-	b = appendName(b, w.Limit)
-	b = strconv.AppendInt(append(b, ";q="...), w.EffectiveMax, 10)
-	if seconds := windowSeconds(w.Window); seconds > 0 {
-		b = strconv.AppendInt(append(b, ";w="...), seconds, 10)
-	}
-	return b
-}
-
+// appendLimit appends an item of the RateLimit field. Limit names need no escapes in a
+// structured field's string: see tierlimit.ValidName.
 func appendLimit(b []byte, w *tierlimit.WindowState) []byte {
-	b = appendName(b, w.Limit)
+	if len(b) > 0 {
+		b = append(b, ", "...)
+	}
+	b = append(append(append(b, '"'), w.Limit...), '"')
 	b = strconv.AppendInt(append(b, ";r="...), w.Remaining, 10)
 	if w.Reset > 0 {
 		b = strconv.AppendInt(append(b, ";t="...), ceilSeconds(w.Reset), 10)
 	}
 	return b
-}
-
-func appendName(b []byte, name string) []byte {
-	if len(b) > 0 {
-		b = append(b, ", "...)
-	}
-	return append(append(append(b, '"'), name...), '"')
 }
 
 func setLegacy(h http.Header, w *tierlimit.WindowState, legacy LegacyHeaders) {
@@ -85,20 +72,6 @@ func setLegacy(h http.Header, w *tierlimit.WindowState, legacy LegacyHeaders) {
 	h.Set("X-Ratelimit-Limit", strconv.FormatInt(w.EffectiveMax, 10))
 	h.Set("X-Ratelimit-Remaining", strconv.FormatInt(w.Remaining, 10))
 	h.Set("X-Ratelimit-Reset", strconv.FormatInt(reset, 10))
-}
-
-func windowSeconds(w tierlimit.Window) int64 {
-	const day = 24 * time.Hour
-	switch w.Period {
-	case tierlimit.Day:
-		return int64(day / time.Second)
-	case tierlimit.Week:
-		return int64(7 * day / time.Second)
-	case tierlimit.Month:
-		return 0
-	default:
-		return ceilSeconds(w.Length)
-	}
 }
 
 func ceilSeconds(d time.Duration) int64 {

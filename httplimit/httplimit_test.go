@@ -360,6 +360,51 @@ func TestARefusedSubjectIsDeniedWhatCostsNothingToo(t *testing.T) {
 	if w := serve(t, suspended, free)(get()); w.Code != 403 {
 		t.Errorf("suspended: %d", w.Code)
 	}
+	blocked := refusing{tierlimit.Decision{Reason: tierlimit.Blocked, RetryAfter: time.Minute}}
+	if w := serve(t, blocked, free)(get()); w.Code != 429 || w.Header().Get("Retry-After") != "60" {
+		t.Errorf("blocked: %d", w.Code)
+	}
+}
+
+// Once a limit in shadow mode was exceeded, customers lost their X-RateLimit-* headers.
+func TestAShadowLimitLeavesTheLegacyHeadersAlone(t *testing.T) {
+	resolver, err := tiers.Static([]tiers.Tier{{Key: "pro", Default: true, Limits: tiers.Limits{
+		"per_hour":   {Max: 1, Window: tierlimit.Window{Length: time.Hour}, Shadow: true},
+		"per_minute": {Max: 100, Window: tierlimit.Window{Length: time.Minute}},
+	}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: resolver})
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := serve(t, lim, httplimit.Config{Legacy: httplimit.LegacyDelta})
+	for _, want := range []string{"99", "98", "97"} {
+		h := do(get()).Header()
+		if h.Get("X-Ratelimit-Remaining") != want || h.Get("X-Ratelimit-Limit") != "100" || strings.Contains(h.Get("Ratelimit"), "per_hour") {
+			t.Errorf("%v, want %s remaining", h, want)
+		}
+	}
+}
+
+// Basic credentials, and those of any other scheme, were handed to the look-up of keys.
+func TestOnlyABearerIsAnAPIKey(t *testing.T) {
+	for value, want := range map[string]string{
+		"Bearer key_1": "key_1", "bearer  key_1": "key_1", "key_1": "key_1",
+		"Basic dXNlcjpwYXNz": "", "Digest username=x": "", "Negotiate abc": "", "Bearer": "Bearer", "": "",
+	} {
+		looked := ""
+		subject := httplimit.ByAPIKey("Authorization", func(_ context.Context, key string) (string, error) {
+			looked = key
+			return "", nil
+		})
+		r := get()
+		r.Header.Set("Authorization", value)
+		if _, err := subject(r); err != nil || looked != want {
+			t.Errorf("%q: %q was looked up, want %q, %v", value, looked, want, err)
+		}
+	}
 }
 
 type refusing struct{ d tierlimit.Decision }

@@ -38,14 +38,18 @@ func ByKey(lookup KeyLookup) SubjectFunc {
 	return FirstOf(ByAPIKey("X-Api-Key", lookup), ByAPIKey("Authorization", lookup))
 }
 
-// ByAPIKey takes the subject that owns the API key in a header; a "Bearer "
-// before it is dropped. lookup returns "" for a key it does not know: a made-up
-// key names nobody, so that no client is charged for another, and none escapes
-// its limit by making keys up. Put ByAddress behind it with FirstOf.
+// ByAPIKey takes the subject that owns the API key in a header, by itself or behind
+// "Bearer ". Credentials of any other scheme, such as Basic, are no API key, and are not
+// looked up. lookup returns "" for a key it does not know: a made-up key names nobody, so
+// that no client is charged for another, and none escapes its limit by making keys up.
+// Put ByAddress behind it with FirstOf.
 func ByAPIKey(header string, lookup KeyLookup) SubjectFunc {
 	return func(r *http.Request) (string, error) {
 		key := strings.TrimSpace(r.Header.Get(header))
-		if scheme, rest, ok := strings.Cut(key, " "); ok && strings.EqualFold(scheme, "Bearer") {
+		if scheme, rest, ok := strings.Cut(key, " "); ok {
+			if !strings.EqualFold(scheme, "Bearer") {
+				return "", nil
+			}
 			key = strings.TrimSpace(rest)
 		}
 		if key == "" {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/store/redisstore"
+	"github.com/tierlimit/tierlimit/store/storetest"
 )
 
 // BenchmarkRedisTake is one decision on real Redis, over 16,384 subjects with
@@ -20,14 +21,15 @@ func BenchmarkRedisTake(b *testing.B) {
 	}
 	client := redis.NewClient(opts)
 	defer client.Close()
-	store, err := redisstore.New(client)
+	store, err := redisstore.New(client, redisstore.Config{Budget: testBudget})
 	if err != nil {
 		b.Fatal(err)
 	}
-	ceilings := []tierlimit.Ceiling{
-		{Name: "per_day", Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
-		{Name: "per_minute", Max: tierlimit.MaxCount, Window: tierlimit.Window{Length: time.Minute}},
-	}
+	defer store.Close(b.Context())
+	ceilings := storetest.Ceilings(
+		tierlimit.Ceiling{Name: "per_day", Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
+		tierlimit.Ceiling{Name: "per_minute", Max: tierlimit.MaxCount, Window: tierlimit.Window{Length: time.Minute}},
+	)
 	subjects := make([]string, 1<<14)
 	for i := range subjects {
 		subjects[i] = "bench_" + strconv.Itoa(i)

@@ -192,9 +192,9 @@ func aSteppedClock(f *field) {
 		f.hold(ask(noon).Allowed, "not allowed")
 	}
 	back := ask(noon.Add(-time.Hour))
-	f.hold(!back.Allowed && back.Counts[0].Reset <= time.Minute, "an hour back: %+v", back)
+	f.hold(!back.Allowed && back.Counts[0].Reset <= time.Minute.Milliseconds(), "an hour back: %+v", back)
 	f.hold(ask(noon.Add(-time.Hour+time.Minute)).Allowed, "a minute later it is not allowed again")
 	forth := ask(noon.Add(24 * time.Hour))
 	f.hold(forth.Allowed && forth.Counts[0].Used == 1, "a day forward: %+v", forth)
-	f.tell("an hour back: denied for %d s and no longer; a day forward: a new window", int(back.Counts[0].Reset.Seconds()))
+	f.tell("an hour back: denied for %d s and no longer; a day forward: a new window", int(back.Counts[0].Reset/1000))
 }

@@ -89,6 +89,15 @@ func shuffle(t *testing.T, c *servers.Cluster, subjects []string) (stop func() i
 
 // Stores on new clients, over wires if there are any.
 
+// failures lets stores over wires call their servers whatever happens: how charges fail
+// is the point of the tests that have wires.
+func failures(over *wires) int {
+	if over != nil {
+		return -1
+	}
+	return 0
+}
+
 func singleStore(t *testing.T, url string, budget time.Duration, over *wires) *redisstore.Store {
 	t.Helper()
 	opts, err := redisstore.Options(url, budget)
@@ -96,7 +105,7 @@ func singleStore(t *testing.T, url string, budget time.Duration, over *wires) *r
 	opts.Dialer = over.dialer()
 	client := redis.NewClient(opts)
 	t.Cleanup(func() { client.Close() })
-	return newStore(t, client)
+	return newStoreWith(t, client, failures(over))
 }
 
 func sentinelStore(t *testing.T, url string, budget time.Duration, over *wires) *redisstore.Store {
@@ -106,7 +115,7 @@ func sentinelStore(t *testing.T, url string, budget time.Duration, over *wires) 
 	opts.Dialer = over.dialer()
 	client := redis.NewFailoverClient(opts)
 	t.Cleanup(func() { client.Close() })
-	return newStore(t, client)
+	return newStoreWith(t, client, failures(over))
 }
 
 func clusterStore(t *testing.T, url string, budget time.Duration, over *wires) *redisstore.Store {
@@ -116,8 +125,9 @@ func clusterStore(t *testing.T, url string, budget time.Duration, over *wires) *
 	opts.Dialer = over.dialer()
 	client := redis.NewClusterClient(opts)
 	t.Cleanup(func() { client.Close() })
-	s, err := redisstore.NewCluster(client)
+	s, err := redisstore.NewCluster(client, redisstore.Config{Budget: budget, Failures: failures(over)})
 	must(t, err)
+	t.Cleanup(func() { s.Close(context.Background()) }) // before the client
 	return s
 }
 

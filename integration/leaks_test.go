@@ -14,7 +14,6 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/proxy"
 	"github.com/tierlimit/tierlimit/load"
-	"github.com/tierlimit/tierlimit/store/breaker"
 	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
@@ -83,7 +82,7 @@ func useAndClose(t *testing.T, database string, fail func(redis, postgres *proxy
 	must(t, err)
 	client := redis.NewClient(opts)
 	defer client.Close()
-	store, err := redisstore.New(client)
+	store, err := redisstore.New(client, redisstore.Config{})
 	must(t, err)
 	closing, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -91,7 +90,7 @@ func useAndClose(t *testing.T, database string, fail func(redis, postgres *proxy
 	ledger := durable.New(store, catalogue, durable.Config{Known: cache.Known, Every: 50 * time.Millisecond})
 	defer ledger.Close(closing)
 	lim, err := tierlimit.New(tierlimit.Config{
-		Store: breaker.New(ledger, breaker.Config{}), Tiers: cache, Load: cpu, Local: memstore.New(memstore.Config{}),
+		Store: ledger, Tiers: cache, Load: cpu, Local: memstore.New(memstore.Config{}),
 	})
 	must(t, err)
 

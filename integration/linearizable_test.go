@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -112,7 +111,7 @@ func (h *historian) ask(client int, s *redisstore.Store, in asked, patience time
 	case !errors.Is(err, tierlimit.ErrStoreUnavailable):
 		h.Errorf("%+v: %v", in, err)
 		return
-	case strings.Contains(err.Error(), "it was not sent"):
+	case errors.Is(err, redisstore.ErrNotSent):
 		return // never made: if it was, nothing explains the others
 	default:
 		op.Output, op.Return = answered{unknown: true}, forever

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -122,7 +121,7 @@ func TestAChargeGivenUpBeforeItLeftIsNeverMade(t *testing.T) {
 			switch {
 			case err == nil || !errors.Is(err, tierlimit.ErrStoreUnavailable):
 				t.Errorf("got %v", err)
-			case strings.Contains(err.Error(), "it was not sent"):
+			case errors.Is(err, redisstore.ErrNotSent):
 				unsent.Add(1)
 			default:
 				sent.Add(1)

@@ -18,7 +18,6 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/integration/rig"
-	"github.com/tierlimit/tierlimit/store/breaker"
 	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -38,7 +37,7 @@ func TestMadeUpSubjectsLeaveMemoryBoundedAndCustomersAlone(t *testing.T) {
 	ledger := durable.New(newStore(t, client), catalogue, durable.Config{Known: cache.Known})
 	defer ledger.Close(context.Background())
 	lim, err := tierlimit.New(tierlimit.Config{
-		Store: breaker.New(ledger, breaker.Config{}), Tiers: cache, Budget: 2 * time.Second, Local: memstore.New(memstore.Config{}),
+		Store: ledger, Tiers: cache, Budget: 2 * time.Second, Local: memstore.New(memstore.Config{}),
 	})
 	must(t, err)
 	customer, name := tierlimit.Request{Subject: "acct_real"}, newSubject(t)

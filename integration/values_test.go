@@ -25,6 +25,8 @@ func storedValue(windows ...storedWindow) string {
 	return strings.Join(names, ",") + ":" + string(used) + string(ends)
 }
 
+func binary64(n uint64) []byte { return bigendian.BigEndian.AppendUint64(nil, n) }
+
 // A frame is what scripts.Take takes beside its keys, with no check of what
 // stands in it. See scripts/take.lua.
 type frame struct {
@@ -37,7 +39,6 @@ type frameGroup struct {
 	head       string
 	limits     [][3]uint64 // max, period, length
 	runs       [][2]uint64 // cost, count
-	lease      []uint64    // share, back, ends; nil: not leased
 }
 
 func (f frame) String() string {
@@ -47,8 +48,8 @@ func (f frame) String() string {
 	}
 	for _, g := range f.groups {
 		put(uint64(g.keys), 4)
-		put(uint64(g.n), 1)
 		put(uint64(g.m), 2)
+		put(uint64(g.n), 1)
 		put(uint64(len(g.head)), 2)
 		b = append(b, g.head...)
 		for _, l := range g.limits {
@@ -59,10 +60,6 @@ func (f frame) String() string {
 		for _, r := range g.runs {
 			put(r[0], 7)
 			put(r[1], 7)
-		}
-		put(uint64(min(len(g.lease), 1)), 1)
-		for i, n := range g.lease {
-			put(n, []int{7, 6}[min(i/2, 1)])
 		}
 	}
 	return string(b)

@@ -96,7 +96,8 @@ func v1Mount(root fs.FS, controller string) string {
 // the path of /proc/self/cgroup may be the host's: then the mount is its root.
 func upwards(root fs.FS, mount, own string) []string {
 	dir := path.Join(mount, own)
-	if !exists(root, dir) || !strings.HasPrefix(dir, mount) {
+	inside := dir == mount || strings.HasPrefix(dir, mount+"/") // not so for "/../x", which is outside of the namespace
+	if !inside || !exists(root, dir) {
 		return []string{mount}
 	}
 	dirs := []string{dir}

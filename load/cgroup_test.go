@@ -58,6 +58,13 @@ func TestCapacityFromCgroupTrees(t *testing.T) {
 			"proc/self/cgroup":                    "5:cpu,cpuacct:/\n",
 			"sys/fs/cgroup/cpuacct/cpuacct.usage": "1000", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
 		}, 0},
+		"a path outside of the namespace, beside a mount named alike": {map[string]string{
+			"proc/self/cgroup":                   "3:cpuset:/../cpuset\n2:cpu,cpuacct:/../cpuset\n1:cpuacct:/../cpuset\n",
+			"sys/fs/cgroup/cpu/x":                "",
+			"sys/fs/cgroup/cpuset/y":             "",
+			"sys/fs/cgroup/cpuacct/z":            "",
+			"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+		}, 0.5},
 		"garbage": {map[string]string{
 			"proc/self/cgroup": "0::/\n\nx\n", "sys/fs/cgroup/cgroup.controllers": "cpu",
 			"sys/fs/cgroup/cpu.max": "lots\n", "sys/fs/cgroup/cpuset.cpus.effective": "0-x,,\n",
@@ -108,6 +115,36 @@ func TestUtilisationIsOfTheQuotaAndNotOfTheHost(t *testing.T) {
 		if err != nil || ok != step.ok || ok && math.Abs(u-step.want) > 1e-6 {
 			t.Errorf("%v later at %d us: %v, %v, %v; want %v, %v", step.after, step.usec, u, ok, err, step.want, step.ok)
 		}
+	}
+}
+
+// A container that is resized has another quota within ten seconds.
+func TestAResizedQuotaIsNoticed(t *testing.T) {
+	fs := tree(map[string]string{
+		"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cgroup.controllers": "cpu",
+		"sys/fs/cgroup/cpu.max": "50000 100000\n",
+	})
+	m := cpuMeter(fs)
+	now, usec := time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC), 0
+	read := func() float64 { // half a second in which a quarter of a CPU is used
+		now, usec = now.Add(500*time.Millisecond), usec+125_000
+		fs["sys/fs/cgroup/cpu.stat"] = &fstest.MapFile{Data: fmt.Appendf(nil, "usage_usec %d\n", usec)}
+		u, _, err := m.Read(now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	read()
+	if u := read(); math.Abs(u-0.5) > 1e-6 {
+		t.Fatalf("of half a CPU: %v", u)
+	}
+	fs["sys/fs/cgroup/cpu.max"] = &fstest.MapFile{Data: []byte("25000 100000\n")}
+	for range 22 {
+		read()
+	}
+	if u := read(); math.Abs(u-1) > 1e-6 {
+		t.Errorf("of a quarter of a CPU: %v", u)
 	}
 }
 

@@ -9,7 +9,7 @@
 -- ARGV    then for each window that was charged its limit's name, when it ends, and
 --         0; of a sliding one when it turns, and its length. One that ends at
 --         another time is not that window any more
--- returns 1 if anything was taken off, 0 if not, or an error
+-- returns the names of the limits in which something was taken off, or an error
 --
 -- Atomic.
 
@@ -17,7 +17,7 @@ local key, cost, charged = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = time_ms()
 local value = ask('GET', key)
 if not value then
-  return 0
+  return {}
 elseif type(value) == 'table' then
   return value
 end
@@ -35,18 +35,19 @@ for i = 3, #ARGV, 3 do
     stops[name] = stop + tonumber(ARGV[i + 2])
   end
 end
-local any = false
+local names = {}
 for i = 1, layout.n do
   if stops[layout.names[i]] == state[layout.n + i] and state[i] > 0 then
-    state[i], any = math.max(state[i] - cost, 0), true
+    state[i] = math.max(state[i] - cost, 0)
+    names[#names + 1] = layout.names[i]
   end
 end
-if not any then
-  return 0
+if #names == 0 then
+  return names
 end
 local first = ask('SET', KEYS[3], 1, 'PXAT', exact(last), 'NX')
 if not first then
-  return 0
+  return {}
 elseif first.err then
   return first
 end
@@ -54,4 +55,4 @@ local reply = ask('SETRANGE', key, layout.size, pack(layout.counts, unpack(state
 if type(reply) == 'table' then
   return reply
 end
-return 1
+return names

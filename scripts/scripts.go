@@ -8,6 +8,7 @@ import (
 	"crypto/sha1" //nolint:gosec // the name Redis gives a script, not a secret
 	"embed"
 	"encoding/hex"
+	"strings"
 )
 
 //go:embed *.lua
@@ -21,27 +22,28 @@ type Script struct {
 
 // The scripts.
 var (
-	Take    = load("time.lua", "value.lua", "take.lua")
-	Reset   = load("time.lua", "value.lua", "reset.lua")
-	Refund  = load("time.lua", "value.lua", "refund.lua")
-	Restore = load("time.lua", "value.lua", "restore.lua")
-	Show    = load("show.lua")
+	Take    = script(read("time.lua"), "local function make_any(now)\n", read("value.lua"), read("any.lua"), "end\n", read("take.lua"))
+	Reset   = script(read("time.lua"), read("value.lua"), read("reset.lua"))
+	Refund  = script(read("time.lua"), read("value.lua"), read("refund.lua"))
+	Restore = script(read("time.lua"), read("value.lua"), read("restore.lua"))
+	Show    = script(read("show.lua"))
 )
 
 // Time is the source of the functions that know when windows end, for tests
 // that hold them against the calendar.
-var Time = load("time.lua").Source
+var Time = read("time.lua")
 
-// load joins files, in order, to one script.
-func load(names ...string) Script {
-	var source []byte
-	for _, name := range names {
-		part, err := files.ReadFile(name)
-		if err != nil {
-			panic(err) // embedded: missing only if the build is wrong
-		}
-		source = append(source, part...)
+func read(name string) string {
+	source, err := files.ReadFile(name)
+	if err != nil {
+		panic(err) // embedded: missing only if the build is wrong
 	}
-	sum := sha1.Sum(source) //nolint:gosec // as above
-	return Script{Source: string(source), SHA: hex.EncodeToString(sum[:])}
+	return string(source)
+}
+
+// script joins parts, in order.
+func script(parts ...string) Script {
+	source := strings.Join(parts, "")
+	sum := sha1.Sum([]byte(source)) //nolint:gosec // as above
+	return Script{Source: source, SHA: hex.EncodeToString(sum[:])}
 }

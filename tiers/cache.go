@@ -35,8 +35,8 @@ type Cache struct {
 	mu          sync.Mutex
 	version     int64               // guarded by mu: all changes up to it are applied
 	history     int                 // guarded by mu: how often the source went back in time
-	subjects    *shelf[*resident]   // guarded by mu
-	credentials *shelf[*credential] // guarded by mu
+	subjects    *shelf[*resident]   // changed under mu
+	credentials *shelf[*credential] // changed under mu
 
 	stale   chan struct{} // holds one element when the source should be asked
 	uses    uses
@@ -44,10 +44,7 @@ type Cache struct {
 	running sync.WaitGroup
 }
 
-var (
-	_ tierlimit.Resolver = (*Cache)(nil)
-	_ tierlimit.Holder   = (*Cache)(nil)
-)
+var _ tierlimit.Resolver = (*Cache)(nil)
 
 // NewCache loads the tiers from source, which must answer, and follows it until
 // Close.
@@ -63,13 +60,7 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 	}
 	c := &Cache{source: source, cfg: cfg, stale: make(chan struct{}, 1)}
 	c.control.Store(&LoadControl{})
-	var err error
-	if c.subjects, err = newShelf[*resident](cfg.Subjects); err != nil {
-		return nil, err
-	}
-	if c.credentials, err = newShelf[*credential](cfg.Subjects); err != nil {
-		return nil, err
-	}
+	c.subjects, c.credentials = newShelf[*resident](cfg.Subjects), newShelf[*credential](cfg.Subjects)
 	if err := c.refresh(ctx); err != nil {
 		return nil, fmt.Errorf("load tiers: %w", err)
 	}
@@ -103,12 +94,11 @@ func (c *Cache) Tiers() []Tier { return c.set.Load().list() }
 // LoadControl returns what an administrator says of load.
 func (c *Cache) LoadControl() LoadControl { return *c.control.Load() }
 
-// Known reports whether a subject is known to be one. It answers at once, and no
-// of what it does not hold.
+// Known reports whether subject is held as a customer; false also for one that is not
+// held. It never blocks.
 func (c *Cache) Known(subject string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.subjects.known.Contains(subject)
+	_, ok := c.subjects.known.peek(subject)
+	return ok
 }
 
 // Version returns the version of the catalogue the cache has caught up with.
@@ -118,42 +108,31 @@ func (c *Cache) Version() int64 {
 	return c.version
 }
 
-// Resolve implements tierlimit.Resolver. For a subject it holds it never waits;
-// for another it waits at most half the time ctx leaves, so that the rest of
-// the decision keeps its share.
-func (c *Cache) Resolve(ctx context.Context, subject string) (*tierlimit.Plan, error) {
-	if plan, ok := c.Held(subject); ok {
-		return plan, nil
+// Resolve implements tierlimit.Resolver. For a subject it holds it never waits; for
+// another it waits at most half of the time until the deadline, so that the rest of the
+// decision keeps its share.
+func (c *Cache) Resolve(ctx context.Context, subject string, deadline time.Time) (*tierlimit.Plan, error) {
+	if r, ok := c.subjects.get(subject); ok {
+		return c.plan(r)
 	}
 	answer := c.subjects.ask(subject)
-	if !answer.await(ctx) {
+	if !answer.await(ctx, deadline) {
 		return c.set.Load().unknown.fallback, nil
 	}
-	return c.plan(answer.found), nil
+	return c.plan(answer.found)
 }
 
-// Held implements tierlimit.Holder.
-func (c *Cache) Held(subject string) (*tierlimit.Plan, bool) {
-	c.mu.Lock()
-	r, ok := c.subjects.get(subject)
-	c.mu.Unlock()
-	if !ok {
-		return nil, false
-	}
-	return c.plan(r), true
-}
-
-// plan is that of a subject; of nobody known, that is nil.
-func (c *Cache) plan(r *resident) *tierlimit.Plan {
+// plan returns that of a subject, nil for one that nobody knows.
+func (c *Cache) plan(r *resident) (*tierlimit.Plan, error) {
 	current := c.set.Load()
 	if r == nil {
-		return current.unknown.unknown
+		return current.unknown.unknown, nil
 	}
-	plan := r.plan(current)
-	if plan.Fallback && c.puzzled.Swap(current) != current {
+	plan, err := r.plan(current)
+	if err == nil && plan.Fallback() && c.puzzled.Swap(current) != current {
 		c.wake() // on a tier these do not have: ask once whether there are newer ones
 	}
-	return plan
+	return plan, err
 }
 
 func (c *Cache) lookupSubjects(ctx context.Context, ids []string) ([]*resident, int64, error) {

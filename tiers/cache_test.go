@@ -148,7 +148,7 @@ func TestASuspendedSubjectOnAnUnknownTierIsRefused(t *testing.T) {
 			f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "not_here_yet", Status: tiers.Suspended, Version: 1}
 		})
 		c := newCache(t, f, tiers.CacheConfig{})
-		if plan, err := c.Resolve(t.Context(), "acct_42"); err != nil || plan.Refusal != tierlimit.Suspended || !plan.Fallback {
+		if plan, err := c.Resolve(t.Context(), "acct_42", time.Now().Add(time.Second)); err != nil || plan.Config().Refusal != tierlimit.Suspended || !plan.Fallback() {
 			t.Errorf("%+v, %v", plan, err)
 		}
 	})
@@ -181,9 +181,7 @@ func newCache(t *testing.T, f *fakeSource, cfg tiers.CacheConfig) *tiers.Cache {
 // resolve asks as the engine does, with a decision's budget.
 func resolve(t *testing.T, c *tiers.Cache, subject string) *tierlimit.Plan {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	p, err := c.Resolve(ctx, subject)
+	p, err := c.Resolve(context.Background(), subject, time.Now().Add(50*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,8 +196,8 @@ func settle() {
 
 func wantTier(t *testing.T, p *tierlimit.Plan, tier string, fallback bool) {
 	t.Helper()
-	if p.Tier != tier || p.Fallback != fallback {
-		t.Fatalf("on %s, fallback %v; want %s, %v", p.Tier, p.Fallback, tier, fallback)
+	if p.Tier() != tier || p.Fallback() != fallback {
+		t.Fatalf("on %s, fallback %v; want %s, %v", p.Tier(), p.Fallback(), tier, fallback)
 	}
 }
 
@@ -236,7 +234,7 @@ func TestCacheFollowsTiers(t *testing.T) {
 			f.tiers[0].Limits["per_minute"] = tiers.Limit{Max: 50, Window: tierlimit.Window{Length: time.Minute}}
 		})
 		settle()
-		if most := resolve(t, c, "nobody").Limits[1].Max; most != 50 {
+		if most := resolve(t, c, "nobody").Config().Limits[1].Max; most != 50 {
 			t.Errorf("per_minute is %d after it was set to 50", most)
 		}
 	})
@@ -270,7 +268,7 @@ func TestCacheNeverTakesInvalidTiers(t *testing.T) {
 		} {
 			f.change(func(v int64) { f.tiers, f.tiersAt = bad, v })
 			settle()
-			if p := resolve(t, c, "nobody"); p.Tier != "free" || len(p.Limits) != 2 {
+			if p := resolve(t, c, "nobody"); p.Tier() != "free" || len(p.Config().Limits) != 2 {
 				t.Errorf("%s: put in force: %+v", name, p)
 			}
 		}
@@ -385,10 +383,10 @@ func TestATierThatIsNotValidHoldsUpNothingElse(t *testing.T) {
 		})
 		f.put("acct_42", "pro")
 		settle()
-		if p := resolve(t, c, "acct_42"); p.Tier != "pro" || p.Limits[0].Max != 77 {
+		if p := resolve(t, c, "acct_42"); p.Tier() != "pro" || p.Config().Limits[0].Max != 77 {
 			t.Errorf("%+v, want pro as it is now", p)
 		}
-		if p := resolve(t, c, "nobody"); p.Tier != "free" || len(p.Limits) != 2 {
+		if p := resolve(t, c, "nobody"); p.Tier() != "free" || len(p.Config().Limits) != 2 {
 			t.Errorf("%+v, want free as it was", p)
 		}
 	})

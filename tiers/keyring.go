@@ -61,12 +61,11 @@ func (c *Cache) Authenticate(ctx context.Context, secret string) (access.Credent
 	if !ok {
 		return access.Credential{}, CredentialError("credential", "", ErrNotFound)
 	}
-	c.mu.Lock()
 	one, held := c.credentials.get(id)
-	c.mu.Unlock()
 	if !held {
 		answer := c.credentials.ask(id)
-		if !answer.await(ctx) {
+		deadline, _ := ctx.Deadline()
+		if !answer.await(ctx, deadline) {
 			return access.Credential{}, CredentialError(kind, id, ErrUnavailable)
 		}
 		one = answer.found

@@ -72,13 +72,14 @@ func (l *lookups[T]) ask(id string) *answer[T] {
 	return a
 }
 
-// await reports whether the answer came in half the time ctx leaves.
-func (a *answer[T]) await(ctx context.Context) bool {
+// await reports whether the answer came in half of the time until the deadline, before
+// ctx ended.
+func (a *answer[T]) await(ctx context.Context, deadline time.Time) bool {
 	if a == nil {
 		return false
 	}
 	wait := lookupTimeout
-	if deadline, ok := ctx.Deadline(); ok {
+	if !deadline.IsZero() {
 		wait = min(wait, time.Until(deadline)/2)
 	}
 	timer := time.NewTimer(wait)

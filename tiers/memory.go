@@ -26,7 +26,6 @@ type Memory struct {
 var (
 	_ Catalogue          = (*Memory)(nil)
 	_ tierlimit.Resolver = (*Memory)(nil)
-	_ tierlimit.Holder   = (*Memory)(nil)
 )
 
 // NewMemory returns a catalogue that begins with these tiers.
@@ -48,19 +47,13 @@ func newMemory() *Memory {
 }
 
 // Resolve implements tierlimit.Resolver.
-func (m *Memory) Resolve(_ context.Context, subject string) (*tierlimit.Plan, error) {
-	plan, _ := m.Held(subject)
-	return plan, nil
-}
-
-// Held implements tierlimit.Holder: it always has a plan.
-func (m *Memory) Held(subject string) (*tierlimit.Plan, bool) {
+func (m *Memory) Resolve(_ context.Context, subject string, _ time.Time) (*tierlimit.Plan, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if r := m.subjects[subject]; r != nil {
-		return r.plan(m.set), true
+		return r.plan(m.set)
 	}
-	return m.set.plan(""), true
+	return m.set.plan(""), nil
 }
 
 // A delta is what one change puts in the place of what is there.

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -83,11 +84,11 @@ func TestResolution(t *testing.T) {
 		{static, "nobody", "free", tierlimit.FromDefault, false},
 		{static, "acct_odd", "free", tierlimit.FromFallback, true},
 	} {
-		p, err := c.resolver.Resolve(t.Context(), c.subject)
+		p, err := c.resolver.Resolve(t.Context(), c.subject, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.Tier != c.tier || p.Fallback != c.fallback || p.Limits[0].From != c.from {
+		if p.Tier() != c.tier || p.Fallback() != c.fallback || p.Config().Limits[0].From != c.from {
 			t.Errorf("%s: %+v, want tier %s from %s, fallback %v", c.subject, p, c.tier, c.from, c.fallback)
 		}
 	}

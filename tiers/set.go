@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/tierlimit/tierlimit"
@@ -38,11 +37,14 @@ func newSet(list []Tier) (*set, error) {
 		if s.byKey[t.Key] != nil {
 			return nil, fmt.Errorf("tier %q stands twice", t.Key)
 		}
-		p := &plans{
-			tier:     newPlan(&t, tierlimit.FromTier),
-			unknown:  newPlan(&t, tierlimit.FromDefault),
-			fallback: newPlan(&t, tierlimit.FromFallback),
-			anchored: make(map[string]bool),
+		p := &plans{anchored: make(map[string]bool)}
+		for from, plan := range map[string]**tierlimit.Plan{
+			tierlimit.FromTier: &p.tier, tierlimit.FromDefault: &p.unknown, tierlimit.FromFallback: &p.fallback,
+		} {
+			var err error
+			if *plan, err = newPlan(&t, from); err != nil {
+				return nil, fmt.Errorf("tier %q: %w", t.Key, err)
+			}
 		}
 		for name, limit := range t.Limits {
 			p.anchored[name] = limit.Anchored
@@ -65,12 +67,15 @@ func newSet(list []Tier) (*set, error) {
 	return s, nil
 }
 
-func newPlan(t *Tier, from string) *tierlimit.Plan {
-	p := &tierlimit.Plan{Tier: t.Key, OnStoreError: t.OnStoreError, Fallback: from == tierlimit.FromFallback}
-	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
-		p.Limits = append(p.Limits, t.Limits[name].named(name, from))
+func newPlan(t *Tier, from string) (*tierlimit.Plan, error) {
+	cfg := tierlimit.PlanConfig{
+		Tier: t.Key, OnStoreError: t.OnStoreError,
+		Fallback: from == tierlimit.FromFallback, Unknown: from != tierlimit.FromTier,
 	}
-	return p
+	for name, limit := range t.Limits {
+		cfg.Limits = append(cfg.Limits, limit.named(name, from))
+	}
+	return tierlimit.NewPlan(cfg)
 }
 
 // list returns tiers that the caller may change.

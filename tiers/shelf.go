@@ -1,17 +1,12 @@
 package tiers
 
-import (
-	"context"
+import "context"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-)
-
-// A shelf is what a Cache holds of one kind of thing: those asked for lately, and
-// the ids that turned out to be nobody's. Its owner guards it; only look is for
-// whoever has no lock.
+// A shelf is what a Cache holds of one kind of thing: what was requested lately, and
+// the ids that turned out to be nobody's. Reads need no lock; the Cache guards changes.
 type shelf[T item] struct {
-	known  *simplelru.LRU[string, T]
-	nobody *simplelru.LRU[string, int64] // and as of which version; apart, so that made-up ids evict nothing real
+	known  *recent[T]
+	nobody *recent[int64] // and as of which version; apart, so that made-up ids evict nothing real
 	lookups[T]
 }
 
@@ -22,21 +17,16 @@ type item interface {
 	version() int64
 }
 
-func newShelf[T item](size int) (*shelf[T], error) {
-	known, err := simplelru.NewLRU[string, T](size, nil)
-	if err != nil {
-		return nil, err
-	}
-	nobody, err := simplelru.NewLRU[string, int64](size, nil)
-	return &shelf[T]{known: known, nobody: nobody}, err
+func newShelf[T item](size int) *shelf[T] {
+	return &shelf[T]{known: newRecent[T](size), nobody: newRecent[int64](size)}
 }
 
 // get returns what is held for id, nil for nobody's.
 func (s *shelf[T]) get(id string) (one T, ok bool) {
-	if one, ok = s.known.Get(id); ok {
+	if one, ok = s.known.get(id); ok {
 		return one, true
 	}
-	_, ok = s.nobody.Get(id)
+	_, ok = s.nobody.get(id)
 	return one, ok
 }
 
@@ -44,38 +34,38 @@ func (s *shelf[T]) get(id string) (one T, ok bool) {
 func (s *shelf[T]) keep(ids []string, found map[string]T, version int64) {
 	for _, id := range ids {
 		if one, ok := found[id]; ok {
-			s.known.Add(id, one)
-			s.nobody.Remove(id)
+			s.known.add(id, one)
+			s.nobody.remove(id)
 		} else {
-			s.nobody.Add(id, version)
-			s.known.Remove(id)
+			s.nobody.add(id, version)
+			s.known.remove(id)
 		}
 	}
 }
 
-// replace takes a newer one. What nobody asked for is not worth a place.
+// replace takes a newer value. Ids that were never requested are not held.
 func (s *shelf[T]) replace(one T) {
-	if gone, ok := s.nobody.Peek(one.key()); ok {
+	if gone, ok := s.nobody.peek(one.key()); ok {
 		if gone < one.version() { // else it is from before it went
-			s.nobody.Remove(one.key())
-			s.known.Add(one.key(), one)
+			s.nobody.remove(one.key())
+			s.known.add(one.key(), one)
 		}
-	} else if old, ok := s.known.Peek(one.key()); ok && old.version() < one.version() {
-		s.known.Add(one.key(), one)
+	} else if old, ok := s.known.peek(one.key()); ok && old.version() < one.version() {
+		s.known.add(one.key(), one)
 	}
 }
 
 // remove knows that id was nobody's at version.
 func (s *shelf[T]) remove(id string, version int64) {
-	if old, ok := s.known.Peek(id); ok && old.version() < version {
-		s.known.Remove(id)
-		s.nobody.Add(id, version)
+	if old, ok := s.known.peek(id); ok && old.version() < version {
+		s.known.remove(id)
+		s.nobody.add(id, version)
 	}
 }
 
 func (s *shelf[T]) purge() {
-	s.known.Purge()
-	s.nobody.Purge()
+	s.known.purge()
+	s.nobody.purge()
 }
 
 // begin starts answering what is not held, by query, until ctx ends. The answers

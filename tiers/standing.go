@@ -24,16 +24,17 @@ func (r *resident) version() int64 { return r.Version }
 type standing struct {
 	set   *set
 	plan  *tierlimit.Plan
+	err   error     // why there is no plan: a row that no release would write
 	until time.Time // zero: until something is changed
 }
 
-func (r *resident) plan(current *set) *tierlimit.Plan {
+func (r *resident) plan(current *set) (*tierlimit.Plan, error) {
 	at := r.at.Load()
 	if at == nil || at.set != current || !at.until.IsZero() && !time.Now().Before(at.until) {
 		at = current.stand(&r.Subject, time.Now())
 		r.at.Store(at)
 	}
-	return at.plan
+	return at.plan, at.err
 }
 
 // stand works out what holds for a subject at now. The order is that of the
@@ -50,19 +51,18 @@ func (s *set) stand(subject *Subject, now time.Time) *standing {
 	refusal, until := subject.refusal(at, now)
 	at.plan = s.plan(key)
 	var limits []tierlimit.Limit
-	if !at.plan.Fallback { // else it is on a tier that is not known yet: it comes, and changes the set
+	if !at.plan.Fallback() { // else it is on a tier that is not known yet: it comes, and changes the set
 		limits = s.limitsOf(subject, key, from, at, now)
 	}
 	if limits == nil && refusal == "" {
 		return at
 	}
-	if limits == nil {
-		limits = at.plan.Limits
+	cfg := at.plan.Config()
+	if limits != nil {
+		cfg.Limits = limits
 	}
-	at.plan = &tierlimit.Plan{
-		Tier: at.plan.Tier, Limits: limits, OnStoreError: at.plan.OnStoreError, Fallback: at.plan.Fallback,
-		Refusal: refusal, RefusedUntil: until,
-	}
+	cfg.Refusal, cfg.RefusedUntil, cfg.Unknown = refusal, until, false
+	at.plan, at.err = tierlimit.NewPlan(cfg)
 	return at
 }
 
@@ -77,7 +77,8 @@ func PlanOf(list []Tier, subject *Subject, now time.Time) (*tierlimit.Plan, erro
 	if subject == nil {
 		return s.plan(""), nil
 	}
-	return s.stand(subject, now).plan, nil
+	at := s.stand(subject, now)
+	return at.plan, at.err
 }
 
 // passed reports whether an instant has come. If not, the standing holds no
@@ -95,7 +96,7 @@ func (at *standing) passed(t, now time.Time) bool {
 // limitsOf returns the subject's own limits, nil if they are those of its tier.
 func (s *set) limitsOf(subject *Subject, key, from string, at *standing, now time.Time) []tierlimit.Limit {
 	tier := s.byKey[key]
-	own := slices.Clone(tier.tier.Limits)
+	own := tier.tier.Config().Limits
 	changed := from != tierlimit.FromTier
 	for i := range own {
 		limit := &own[i]

@@ -21,14 +21,21 @@ type resolution struct {
 	anchored bool
 }
 
+func planOf(t *testing.T, m *tiers.Memory) *tierlimit.Plan {
+	t.Helper()
+	plan, err := m.Resolve(t.Context(), "acct_42", time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
 func resolutionOf(t *testing.T, m *tiers.Memory) resolution {
 	t.Helper()
-	plan, ok := m.Held("acct_42")
-	if !ok {
-		t.Fatal("a catalogue in memory always has a plan")
-	}
-	r := resolution{tier: plan.Tier, refusal: plan.Refusal}
-	for _, l := range plan.Limits {
+	plan := planOf(t, m)
+	cfg := plan.Config()
+	r := resolution{tier: plan.Tier(), refusal: cfg.Refusal}
+	for _, l := range cfg.Limits {
 		if l.Name == "per_minute" {
 			r.max, r.from = l.Max, l.From
 		}
@@ -159,8 +166,8 @@ func TestTimePassesByItself(t *testing.T) {
 func TestAPlanIsTheSameUntilSomethingChanges(t *testing.T) {
 	anchor := time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC)
 	m := withSubject(t, tiers.Subject{Tier: "pro", BillingAnchor: &anchor})
-	first, _ := m.Held("acct_42")
-	if again, _ := m.Held("acct_42"); again != first {
+	first := planOf(t, m)
+	if planOf(t, m) != first {
 		t.Error("a plan of the subject's own is made anew with each decision")
 	}
 	if !resolutionOf(t, m).anchored {

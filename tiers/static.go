@@ -2,6 +2,7 @@ package tiers
 
 import (
 	"context"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 )
@@ -29,13 +30,8 @@ func Static(list []Tier, tierOf func(subject string) string) (*StaticResolver, e
 }
 
 // Resolve implements tierlimit.Resolver.
-func (r *StaticResolver) Resolve(_ context.Context, subject string) (*tierlimit.Plan, error) {
+func (r *StaticResolver) Resolve(_ context.Context, subject string, _ time.Time) (*tierlimit.Plan, error) {
 	return r.set.plan(r.tierOf(subject)), nil
-}
-
-// Held implements tierlimit.Holder: it always has a plan.
-func (r *StaticResolver) Held(subject string) (*tierlimit.Plan, bool) {
-	return r.set.plan(r.tierOf(subject)), true
 }
 
 // Tiers returns the tiers, the lowest priority first.

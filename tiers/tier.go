@@ -42,7 +42,6 @@ type Limit struct {
 	Max      int64 // or tierlimit.Unlimited
 	Window   tierlimit.Window
 	Adaptive bool
-	Lease    bool // processes may take shares of it to serve alone
 	Shadow   bool // counted and reported, and never denies
 	Anchored bool // its period begins with the subject's billing, where that is known
 
@@ -112,7 +111,7 @@ func (c *Curve) validate() (errs []error) {
 
 func (l Limit) named(name, from string) tierlimit.Limit {
 	return tierlimit.Limit{
-		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Lease: l.Lease, Shadow: l.Shadow, Algorithm: l.Algorithm, From: from,
+		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Shadow: l.Shadow, Algorithm: l.Algorithm, From: from,
 	}
 }
 
@@ -140,7 +139,6 @@ type limitJSON struct {
 	Period   string          `json:"period,omitempty"`
 	Anchor   string          `json:"anchor,omitempty"`
 	Adaptive bool            `json:"adaptive,omitempty"`
-	Lease    bool            `json:"lease,omitempty"`
 	Shadow   bool            `json:"shadow,omitempty"`
 
 	Algorithm tierlimit.Algorithm `json:"algorithm,omitempty"`
@@ -149,7 +147,7 @@ type limitJSON struct {
 // MarshalJSON writes a fixed window as "window" and a calendar one as "period"
 // with its "anchor".
 func (l Limit) MarshalJSON() ([]byte, error) {
-	j := limitJSON{Scope: l.Scope, Max: maxText(l.Max), Adaptive: l.Adaptive, Lease: l.Lease, Shadow: l.Shadow}
+	j := limitJSON{Scope: l.Scope, Max: maxText(l.Max), Adaptive: l.Adaptive, Shadow: l.Shadow}
 	if l.Algorithm != tierlimit.Fixed {
 		j.Algorithm = l.Algorithm
 	}
@@ -169,7 +167,7 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 func (l *Limit) UnmarshalJSON(data []byte) error {
 	var j limitJSON
 	wrong := input.Strict(data, &j)
-	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Lease: j.Lease, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm}
+	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm}
 	var wrongMax, wrongWindow error
 	l.Max, wrongMax = parseMax(j.Max)
 	l.Window, wrongWindow = parseWindow(j)

@@ -27,6 +27,7 @@ const (
 // openRedis makes a store of the Redis that is configured, however it is run, and
 // what to close it with. Nothing is dialled yet.
 func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
+	cfg := redisstore.Config{Budget: set.budget}
 	switch set.redisMode {
 	case redisSentinel:
 		opts, err := redisstore.SentinelOptions(set.redisURL, set.budget)
@@ -38,7 +39,7 @@ func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
 			return nil, nil, err
 		}
 		client := redis.NewFailoverClient(opts)
-		store, err := redisstore.New(client)
+		store, err := redisstore.New(client, cfg)
 		return store, client, err
 	case redisCluster:
 		opts, err := redisstore.ClusterOptions(set.redisURL, set.budget)
@@ -50,7 +51,7 @@ func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
 			return nil, nil, err
 		}
 		client := redis.NewClusterClient(opts)
-		store, err := redisstore.NewCluster(client)
+		store, err := redisstore.NewCluster(client, cfg)
 		return store, client, err
 	default:
 		opts, err := redisstore.Options(set.redisURL, set.budget)
@@ -62,7 +63,7 @@ func openRedis(set *settings) (*redisstore.Store, io.Closer, error) {
 			return nil, nil, err
 		}
 		client := redis.NewClient(opts)
-		store, err := redisstore.New(client)
+		store, err := redisstore.New(client, cfg)
 		return store, client, err
 	}
 }
@@ -113,12 +114,12 @@ func (s *settings) redisTLS(config *tls.Config) (*tls.Config, error) {
 	return config, nil
 }
 
-// giveBack returns what is held of leased limits, once nobody is served any more.
-func giveBack(store *redisstore.Store, log *slog.Logger) {
+// closeRedis ends the calls to Redis, once nobody is served any more.
+func closeRedis(store *redisstore.Store, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := store.Close(ctx); err != nil {
-		log.Warn("some leased shares were not given back: they stay charged until their windows end", "error", err)
+		log.Warn("some calls to redis did not end", "error", err)
 	}
 }
 

@@ -13,10 +13,8 @@ import (
 	"github.com/tierlimit/tierlimit/api"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/migrations"
-	"github.com/tierlimit/tierlimit/store/breaker"
 	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
-	"github.com/tierlimit/tierlimit/store/redisstore"
 	"github.com/tierlimit/tierlimit/tiers"
 	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 )
@@ -59,10 +57,10 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer cache.Close()
-	defer giveBack(redisStore, log)
+	defer closeRedis(redisStore, log)
 	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: cache.Known, Logger: log})
 	defer writeUsage(durableStore, log)
-	store := &watchedStore{Store: breaker.New(durableStore, breakerConfig(set, redisStore)), log: log}
+	store := &watchedStore{Store: durableStore, log: log}
 	if err := checkRedis(ctx, redisStore, store, log); err != nil {
 		return err
 	}
@@ -95,15 +93,6 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		AdminToken: set.adminToken, ServiceToken: set.serviceToken,
 		TrustedProxies: set.trustedProxies, Logger: log,
 	}, set.drain)
-}
-
-// breakerConfig gives each master of a Cluster a breaker of its own.
-func breakerConfig(set *settings, store *redisstore.Store) breaker.Config {
-	cfg := breaker.Config{Patience: set.budget / 2, Busy: redisstore.Busy}
-	if set.redisMode == redisCluster {
-		cfg.Server = store.Server
-	}
-	return cfg
 }
 
 // writeUsage writes what was used of long windows, once nobody is served any more.

@@ -52,7 +52,7 @@ func listTiers(ctx context.Context, c *client, _ []string) error {
 func notes(l tiers.Limit) string {
 	var list []string
 	for note, is := range map[string]bool{
-		"adaptive": l.Adaptive, "leased": l.Lease, "shadow": l.Shadow, "billing period": l.Anchored, "sliding": l.Algorithm == "sliding",
+		"adaptive": l.Adaptive, "shadow": l.Shadow, "billing period": l.Anchored, "sliding": l.Algorithm == "sliding",
 	} {
 		if is {
 			list = append(list, note)

@@ -37,14 +37,6 @@ func (w *watchedStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.
 	return o, err
 }
 
-// TakeNow says nothing of the store: it was not asked.
-func (w *watchedStore) TakeNow(c tierlimit.Charge) (o tierlimit.Outcome, ok bool) {
-	if s, is := w.Store.(tierlimit.Immediate); is {
-		return s.TakeNow(c)
-	}
-	return o, false
-}
-
 func (w *watchedStore) saw(err error) {
 	if err == nil {
 		w.sawAnswer()

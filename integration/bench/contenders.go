@@ -37,7 +37,6 @@ type window struct {
 // The names of those that others are compared with.
 const (
 	ours      = "tierlimit"
-	leased    = "tierlimit, leases"
 	reference = "redis_rate v10"
 )
 
@@ -58,15 +57,7 @@ func newClient(addr string) *redis.Client {
 }
 
 func openOurs(addr string, windows []window) (decide, func(), error) {
-	return openLimiter(addr, windows, false)
-}
-
-func openLeased(addr string, windows []window) (decide, func(), error) {
-	return openLimiter(addr, windows, true)
-}
-
-func openLimiter(addr string, windows []window, lease bool) (decide, func(), error) {
-	lim, stop, err := newLimiter(addr, windows, lease)
+	lim, stop, err := newLimiter(addr, windows)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +68,7 @@ func openLimiter(addr string, windows []window, lease bool) (decide, func(), err
 }
 
 // newLimiter is what a user of the package makes, with everybody on one tier.
-func newLimiter(addr string, windows []window, lease bool) (*tierlimit.Limiter, func(), error) {
+func newLimiter(addr string, windows []window) (*tierlimit.Limiter, func(), error) {
 	// Twenty times the default budget: what is measured is speed, and on two
 	// cores shared with Redis and the load a thousand callers can wait long.
 	const budget = time.Second
@@ -86,20 +77,20 @@ func newLimiter(addr string, windows []window, lease bool) (*tierlimit.Limiter, 
 		return nil, nil, err
 	}
 	client := redis.NewClient(opts)
-	store, err := redisstore.New(client)
+	store, err := redisstore.New(client, redisstore.Config{Budget: budget})
 	if err != nil {
 		return nil, nil, err
 	}
 	tier := tiers.Tier{Key: "bench", Name: "Bench", Default: true, OnStoreError: tierlimit.Closed, Limits: map[string]tiers.Limit{}}
 	for _, w := range windows {
-		tier.Limits[w.name] = tiers.Limit{Max: w.max, Window: tierlimit.Window{Length: w.length}, Lease: lease}
+		tier.Limits[w.name] = tiers.Limit{Max: w.max, Window: tierlimit.Window{Length: w.length}}
 	}
 	resolver, err := tiers.Static([]tiers.Tier{tier}, func(string) string { return "bench" })
 	if err != nil {
 		return nil, nil, err
 	}
 	lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: resolver, Budget: budget})
-	return lim, func() { client.Close() }, err
+	return lim, func() { store.Close(context.Background()); client.Close() }, err
 }
 
 // openRedisRate asks once for each window, as its users do.

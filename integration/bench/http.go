@@ -40,7 +40,7 @@ func anySubject(*http.Request) (string, error) { return names[rand.IntN(subjects
 
 func guardOurs(most int64, subject httplimit.SubjectFunc) func(string) (func(http.Handler) http.Handler, func(), error) {
 	return func(addr string) (func(http.Handler) http.Handler, func(), error) {
-		lim, stop, err := newLimiter(addr, perMinute(most), false)
+		lim, stop, err := newLimiter(addr, perMinute(most))
 		if err != nil {
 			return nil, nil, err
 		}

@@ -65,7 +65,6 @@ func workloads() []workload {
 	two := contenders[:2]
 	return []workload{
 		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 0, 1, append([]contender{plain}, contenders...)},
-		{"leases", "100,000 subjects alike, a leased limit", uniform, perMinute(huge), true, 2 * time.Second, 16, []contender{{leased, openLeased}, contenders[1]}},
 		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 0, 1, two},
 		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 0, 16, contenders},
 		{"denied", "one subject over its limit", one, perMinute(100), false, 0, 64, contenders},

@@ -103,7 +103,7 @@ func (r *Rig) start() (err error) {
 		return err
 	}
 	r.Client = redis.NewClient(opts)
-	if r.counters, err = redisstore.New(r.Client); err != nil {
+	if r.counters, err = redisstore.New(r.Client, redisstore.Config{Budget: 5 * time.Second}); err != nil {
 		return err
 	}
 	for range r.Config.Replicas {
@@ -217,9 +217,13 @@ func (r *Rig) Await(within time.Duration, what string, holds func() bool) error 
 func (r *Rig) Used(id string) (int64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	o, err := r.counters.Take(ctx, tierlimit.Charge{Subject: id, Ceilings: []tierlimit.Ceiling{
-		{Name: "per_hour", Max: tierlimit.Unlimited, Window: tierlimit.Window{Length: time.Hour}},
-	}})
+	ceilings, err := tierlimit.NewCeilings(tierlimit.Ceiling{
+		Name: "per_hour", Max: tierlimit.Unlimited, Window: tierlimit.Window{Length: time.Hour},
+	})
+	if err != nil {
+		return 0, err
+	}
+	o, err := r.counters.Take(ctx, tierlimit.Charge{Subject: id, Ceilings: ceilings})
 	if err != nil {
 		return 0, err
 	}
@@ -230,6 +234,9 @@ func (r *Rig) Used(id string) (int64, error) {
 func (r *Rig) Close() {
 	for _, one := range r.Replicas {
 		one.Kill()
+	}
+	if r.counters != nil {
+		_ = r.counters.Close(context.Background())
 	}
 	if r.Client != nil {
 		_ = r.Client.Close()

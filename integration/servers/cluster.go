@@ -90,7 +90,7 @@ func (c *Cluster) await(ctx context.Context, all []*Process) error {
 	for _, p := range all {
 		err := until(ctx, func() error {
 			return c.on(p, func(r *redis.Client) error {
-				return contains(r.ClusterInfo(ctx), "cluster_state:ok", fmt.Sprintf("cluster_known_nodes:%d", len(all)))
+				return contains(r.ClusterInfo(ctx), "cluster_state:ok", fmt.Sprintf("cluster_slots_assigned:%d", Slots), fmt.Sprintf("cluster_known_nodes:%d", len(all)))
 			})
 		})
 		if err != nil {

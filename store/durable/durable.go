@@ -9,9 +9,8 @@
 // What can be lost is what was charged since the ledger was last written, which is
 // [Config.Every] and the time of a write. Where several processes charge a subject it can be as much again as
 // was charged between the loss and the repair, which takes a moment after the first
-// charge. Until then a subject may use its max again. Of limits that are leased it is
-// off by the shares that were out, and a refund that was on its way may be lost or
-// given twice. That a store has come back with older counts than it had is not
+// charge. Until then a subject may use its max again. A refund that was on its way may be lost or given
+// twice. That a store has come back with older counts than it had is not
 // noticed.
 package durable
 
@@ -19,11 +18,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/internal/seldom"
+	"github.com/tierlimit/tierlimit/window"
 )
 
 // MinLength is how long a window is at least to be noted. A period always is.
@@ -103,7 +104,6 @@ type Config struct {
 // A Store counts where the store it wraps does. It is safe for concurrent use.
 type Store struct {
 	inner  Restorer
-	now    func(tierlimit.Charge) (tierlimit.Outcome, bool) // nil if inner is no Immediate
 	ledger Ledger
 	cfg    Config
 	notes  notes
@@ -121,8 +121,6 @@ type Store struct {
 	closing  sync.Once
 	closeErr error
 }
-
-var _ tierlimit.Immediate = (*Store)(nil)
 
 // New returns a Store that wraps inner; Close it.
 func New(inner Restorer, ledger Ledger, cfg Config) *Store {
@@ -145,9 +143,6 @@ func New(inner Restorer, ledger Ledger, cfg Config) *Store {
 		cfg.Logger = slog.Default()
 	}
 	s := &Store{inner: inner, ledger: ledger, cfg: cfg}
-	if i, ok := inner.(tierlimit.Immediate); ok {
-		s.now = i.TakeNow
-	}
 	s.notes.start(cfg.Subjects)
 	s.losses.start(cfg.Subjects, cfg.Known)
 	ctx, stop := context.WithCancel(context.Background())
@@ -186,26 +181,15 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 	return o, err
 }
 
-// TakeNow implements tierlimit.Immediate.
-func (s *Store) TakeNow(c tierlimit.Charge) (o tierlimit.Outcome, ok bool) {
-	if s.now == nil {
-		return o, false
-	}
-	if o, ok = s.now(c); ok {
-		s.note(&c, &o)
-	}
-	return o, ok
-}
-
 // note remembers what o says of long windows. What was begun waits until it is known
 // whether it was lost: what is noted of it must not hide what was used before.
 func (s *Store) note(c *tierlimit.Charge, o *tierlimit.Outcome) {
 	for i := range o.Counts {
-		if !long(&c.Ceilings[i]) {
+		if !long(c.Ceilings.Spec(i)) {
 			continue
 		}
 		count := &o.Counts[i]
-		w := Window{Limit: c.Ceilings[i].Name, Used: count.Used, End: count.End, At: o.At}
+		w := Window{Limit: c.Ceilings.Name(i), Used: count.Used, End: count.End, At: o.At}
 		switch {
 		case count.Began:
 			s.suspect(c.Subject, loss{Window: w, begun: count.End, seen: o.At})
@@ -220,15 +204,16 @@ func (s *Store) note(c *tierlimit.Charge, o *tierlimit.Outcome) {
 // lookAgain suspects what a charge touched of which nothing is known: it may have
 // begun windows anew.
 func (s *Store) lookAgain(c *tierlimit.Charge) {
-	for i := range c.Ceilings {
-		if long(&c.Ceilings[i]) {
-			s.suspect(c.Subject, loss{Window: Window{Limit: c.Ceilings[i].Name}})
+	for i := range c.Ceilings.Len() {
+		if long(c.Ceilings.Spec(i)) {
+			s.suspect(c.Subject, loss{Window: Window{Limit: c.Ceilings.Name(i)}})
 		}
 	}
 }
 
-func long(c *tierlimit.Ceiling) bool {
-	return !c.Sliding && (c.Window.Period != "" || c.Window.Length >= MinLength)
+// long reports whether a window is noted.
+func long(s window.Spec) bool {
+	return s.Kind != window.Sliding && (s.Kind != window.Fixed || s.Length >= MinLength.Milliseconds())
 }
 
 // Reset implements tierlimit.Store. The ledger is told before it returns, or as soon
@@ -239,9 +224,7 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 	}
 	// On the store's clock, and after the reset: what was seen in between is
 	// forgotten too.
-	o, err := s.inner.Take(ctx, tierlimit.Charge{
-		Subject: subject, Ceilings: []tierlimit.Ceiling{{Name: "reset", Window: tierlimit.Window{Length: time.Second}}},
-	})
+	o, err := s.inner.Take(ctx, tierlimit.Charge{Subject: subject, Ceilings: nothingLong})
 	if err != nil {
 		o.At = time.Now().UnixMilli() // the clocks are near each other, or nearly
 	}
@@ -254,15 +237,24 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 	return nil
 }
 
+// nothingLong are ceilings that are read to learn the store's time.
+var nothingLong = func() *tierlimit.Ceilings {
+	c, err := tierlimit.NewCeilings(tierlimit.Ceiling{Name: "reset", Window: tierlimit.Window{Length: time.Second}})
+	if err != nil {
+		panic(err)
+	}
+	return c
+}()
+
 // Refund implements tierlimit.Store.
-func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
-	done, err := s.inner.Refund(ctx, r)
-	if done {
+func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
+	limits, err := s.inner.Refund(ctx, r)
+	if len(limits) > 0 {
 		for _, w := range r.Windows {
-			if w.Length == 0 { // it does not slide
+			if w.Length == 0 && slices.Contains(limits, w.Limit) { // it does not slide, and was given back
 				s.notes.credit(Credit{Subject: r.Subject, Limit: w.Limit, Cost: r.Cost, End: w.End})
 			}
 		}
 	}
-	return done, err
+	return limits, err
 }

@@ -7,13 +7,14 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/store/storetest"
 )
 
 func BenchmarkTake(b *testing.B) {
-	ceilings := []tierlimit.Ceiling{
-		{Name: "per_day", Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
-		{Name: "per_minute", Max: tierlimit.MaxCount, Window: tierlimit.Window{Length: time.Minute}},
-	}
+	ceilings := storetest.Ceilings(
+		tierlimit.Ceiling{Name: "per_day", Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
+		tierlimit.Ceiling{Name: "per_minute", Max: tierlimit.MaxCount, Window: tierlimit.Window{Length: time.Minute}},
+	)
 	subjects := make([]string, 1<<14)
 	for i := range subjects {
 		subjects[i] = "acct_" + strconv.Itoa(i)

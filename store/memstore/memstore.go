@@ -1,8 +1,8 @@
 // Package memstore counts charges in the memory of one process.
 //
-// It is for programs that run as a single process, for development and tests,
-// and for the failure policy "local". It is not for replicas that share a
-// quota: each would grant the whole of it; use redisstore.
+// It is for programs that run as a single process, for development and tests, and for
+// the failure policy "local". It is not for replicas that share a quota: each would
+// grant the whole of it; use redisstore.
 package memstore
 
 import (
@@ -11,29 +11,38 @@ import (
 	"hash/maphash"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/window"
 )
 
 // Config tunes a Store. The zero Config is ready for use.
 type Config struct {
 	Now         func() time.Time // the clock; default time.Now
-	MaxSubjects int              // most subjects held at once, kept to within a few in a hundred; default 1,000,000
+	MaxSubjects int              // most subjects held at once; default 1,000,000
 }
 
-// DefaultMaxSubjects is how many subjects a Store holds unless told otherwise:
-// about 200 MB with two windows each.
+// DefaultMaxSubjects is how many subjects a Store holds unless told otherwise: about
+// 200 MB with two windows each.
 const DefaultMaxSubjects = 1_000_000
 
-// A Store keeps counters in memory. Its memory is bounded: subjects whose
-// windows have all ended are swept, and when MaxSubjects live ones are held a
-// new subject gets ErrStoreUnavailable rather than somebody else's place.
+// A Store keeps counters in memory. Its memory is bounded: subjects whose windows have
+// all ended are swept, and when MaxSubjects live ones are held a new subject gets
+// ErrStoreUnavailable rather than somebody else's place. Subjects that no customer has
+// (tierlimit.Charge.Unknown) get at most half of the places, as their names can be made
+// up without end.
+//
+// A Store is safe for concurrent use.
 type Store struct {
-	now      func() time.Time
-	perShard int // most subjects in one shard
-	seed     maphash.Seed
-	shards   [shardCount]shard
+	now     func() time.Time
+	most    int64
+	seed    maphash.Seed
+	shards  [shardCount]shard
+	held    atomic.Int64 // subjects
+	unknown atomic.Int64 // of them, those that no customer has
+	swept   atomic.Int64 // when all shards were swept for want of room, in milliseconds since the epoch
 }
 
 const shardCount = 64
@@ -45,6 +54,11 @@ type shard struct {
 	sweptAt   int64              // guarded by mu: epoch milliseconds of the last sweep
 }
 
+var (
+	_ tierlimit.Store      = (*Store)(nil)
+	_ tierlimit.LocalStore = (*Store)(nil)
+)
+
 // New returns an empty Store.
 func New(cfg Config) *Store {
 	if cfg.Now == nil {
@@ -53,11 +67,7 @@ func New(cfg Config) *Store {
 	if cfg.MaxSubjects <= 0 {
 		cfg.MaxSubjects = DefaultMaxSubjects
 	}
-	s := &Store{
-		now:      cfg.Now,
-		perShard: (cfg.MaxSubjects + shardCount - 1) / shardCount,
-		seed:     maphash.MakeSeed(),
-	}
+	s := &Store{now: cfg.Now, most: int64(cfg.MaxSubjects), seed: maphash.MakeSeed()}
 	for i := range s.shards {
 		s.shards[i].records = make(map[string]*record)
 	}
@@ -66,57 +76,144 @@ func New(cfg Config) *Store {
 
 // Take implements tierlimit.Store.
 func (s *Store) Take(_ context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	return s.take(&c, 0)
+}
+
+// TakeShare implements tierlimit.LocalStore.
+func (s *Store) TakeShare(c tierlimit.Charge, replicas int) (tierlimit.Outcome, error) {
+	return s.take(&c, int64(replicas))
+}
+
+// take charges c. replicas is 0 if this Store is the only one that counts.
+func (s *Store) take(c *tierlimit.Charge, replicas int64) (tierlimit.Outcome, error) {
 	if err := c.Validate(); err != nil {
 		return tierlimit.Outcome{}, err
 	}
+	for {
+		o, full := s.tryTake(c, replicas)
+		if !full {
+			return o, nil
+		}
+		if !s.sweepAll() {
+			return tierlimit.Outcome{}, fmt.Errorf("memstore is full, it holds %d subjects: %w", s.held.Load(), tierlimit.ErrStoreUnavailable)
+		}
+	}
+}
+
+func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcome, full bool) {
 	sh := s.shard(c.Subject)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	now := s.now().UnixMilli() // under the lock: time does not run backwards between charges
+	s.sweepIfDue(sh, now)
+	rec := sh.records[c.Subject]
+	known := rec != nil
+	if !known {
+		rec = &record{unknown: c.Unknown}
+	} else {
+		s.recognise(rec, c.Unknown)
+	}
+	n := c.Ceilings.Len()
+	o = tierlimit.Outcome{Allowed: true, Counts: make([]tierlimit.Count, n), Source: tierlimit.SourceMemory, At: now}
+	if replicas > 0 {
+		o.Maxes = make([]int64, n)
+	}
+	var windows [tierlimit.MaxLimits]counted
+	for i := range n {
+		spec, most := c.Ceilings.Spec(i), c.Ceilings.Max(i)
+		windows[i] = rec.find(c.Ceilings.Name(i), spec, now)
+		o.Counts[i].State = spec.State(windows[i].Stored, now)
+		if replicas > 0 {
+			most = share(most, o.Counts[i].Used-windows[i].own, replicas)
+			o.Maxes[i] = most
+		}
+		if most != tierlimit.Unlimited && o.Counts[i].Used+c.Cost > most {
+			o.Allowed = false
+		}
+	}
+	switch {
+	case c.Cost == 0:
+	case !o.Allowed:
+		for i := range n {
+			rec.shorten(c.Ceilings.Name(i), c.Ceilings.Spec(i), now)
+		}
+	case !known && !s.admit(sh, c.Subject, rec):
+		return o, true
+	default:
+		rec.charge(c, windows[:n], now)
+		for i := range n {
+			o.Counts[i] = tierlimit.Count{State: c.Ceilings.Spec(i).State(windows[i].Stored, now), Began: o.Counts[i].End == 0}
+		}
+	}
+	return o, false
+}
 
-	now := s.now() // under the lock: time does not run backwards between charges
-	sh.sweepIfDue(now.UnixMilli())
-	rec, known := sh.records[c.Subject]
-	if !known {
-		rec = &record{}
+// charge adds the cost of c to windows that were found, and keeps them.
+func (r *record) charge(c *tierlimit.Charge, windows []counted, now int64) {
+	r.dropEnded(now)
+	for i := range windows {
+		w := &windows[i]
+		w.limit, w.own = c.Ceilings.Name(i), w.own+c.Cost
+		w.Stored = c.Ceilings.Spec(i).Charge(w.Stored, c.Cost, now)
+		r.put(*w)
 	}
-	outcome := tierlimit.Outcome{Allowed: true, Counts: c.Room(), Source: tierlimit.SourceMemory, At: now.UnixMilli()}
-	var views [tierlimit.MaxLimits]view
-	for i := range c.Ceilings {
-		ceiling := &c.Ceilings[i]
-		views[i] = rec.look(ceiling, now)
-		outcome.Counts[i] = views[i].count(ceiling, now)
-		if ceiling.Max != tierlimit.Unlimited && outcome.Counts[i].Used+c.Cost > ceiling.Max {
-			outcome.Allowed = false
+}
+
+// share returns the max that one of several replicas holds a window to: what the store
+// had counted, and an equal part of what was left then, which is at least 1 if anything
+// was left.
+func share(most, seen, replicas int64) int64 {
+	if most == tierlimit.Unlimited || seen >= most {
+		return most
+	}
+	return seen + max(1, (most-seen)/replicas)
+}
+
+// Saw implements tierlimit.LocalStore. For a subject that finds no room nothing is kept.
+func (s *Store) Saw(c tierlimit.Charge, o tierlimit.Outcome) {
+	sh := s.shard(c.Subject)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	now := s.now().UnixMilli()
+	s.sweepIfDue(sh, now)
+	rec := sh.records[c.Subject]
+	if rec == nil {
+		rec = &record{unknown: c.Unknown}
+		if !s.admit(sh, c.Subject, rec) {
+			return
 		}
 	}
-	if !outcome.Allowed || c.Cost == 0 {
-		return outcome, nil
+	s.recognise(rec, c.Unknown)
+	for i := range o.Counts {
+		rec.put(counted{limit: c.Ceilings.Name(i), Stored: storedOf(c.Ceilings.Spec(i), &o.Counts[i].State, now)})
 	}
-	if !known {
-		if err := s.admit(sh, c.Subject, rec, now.UnixMilli()); err != nil {
-			return tierlimit.Outcome{}, err
-		}
+}
+
+// storedOf returns the window of which state is what counts at now, on this clock.
+func storedOf(spec window.Spec, state *window.State, now int64) window.Stored {
+	switch {
+	case state.End == 0:
+		return window.Stored{}
+	case spec.Kind == window.Sliding:
+		turns := now + state.Turn
+		return window.Stored{Used: state.Since, End: turns + spec.Length, Previous: state.Previous, PreviousEnd: turns}
 	}
-	rec.dropEnded(now.UnixMilli())
-	for i := range c.Ceilings {
-		began := views[i].end == 0
-		rec.charge(&c.Ceilings[i], c.Cost, &views[i], now)
-		outcome.Counts[i] = views[i].count(&c.Ceilings[i], now)
-		outcome.Counts[i].Began = began
-	}
-	return outcome, nil
+	return window.Stored{Used: state.Used, End: now + state.Reset}
 }
 
 // Refund implements tierlimit.Store.
-func (s *Store) Refund(_ context.Context, r tierlimit.Refund) (bool, error) {
+func (s *Store) Refund(_ context.Context, r tierlimit.Refund) ([]string, error) {
 	if err := r.Validate(); err != nil {
-		return false, err
+		return nil, err
 	}
 	sh := s.shard(r.Subject)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	rec, known := sh.records[r.Subject]
-	return known && rec.refund(&r, s.now().UnixMilli()), nil
+	rec := sh.records[r.Subject]
+	if rec == nil {
+		return nil, nil
+	}
+	return rec.refund(&r, s.now().UnixMilli()), nil
 }
 
 // Reset implements tierlimit.Store.
@@ -124,71 +221,80 @@ func (s *Store) Reset(_ context.Context, subject string, limits ...string) error
 	sh := s.shard(subject)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	rec, known := sh.records[subject]
-	if !known {
+	rec := sh.records[subject]
+	if rec == nil {
 		return nil
 	}
-	nowMS := s.now().UnixMilli()
-	rec.forget(limits, nowMS)
-	if rec.ended(nowMS) {
-		delete(sh.records, subject)
+	now := s.now().UnixMilli()
+	rec.forget(limits, now)
+	if rec.ended(now) {
+		s.remove(sh, subject, rec)
 	}
 	return nil
 }
 
-// Subjects returns how many subjects the store holds now, those included whose
-// windows have ended but which are not swept yet.
-func (s *Store) Subjects() int {
-	n := 0
-	for i := range s.shards {
-		sh := &s.shards[i]
-		sh.mu.Lock()
-		n += len(sh.records)
-		sh.mu.Unlock()
-	}
-	return n
-}
+// Subjects returns how many subjects the store holds now, those included whose windows
+// have ended but which are not swept yet.
+func (s *Store) Subjects() int { return int(s.held.Load()) }
 
 func (s *Store) shard(subject string) *shard {
 	return &s.shards[maphash.String(s.seed, subject)%uint64(len(s.shards))]
 }
 
-// admit makes room for a new subject. In a full shard it looks for ended
-// subjects at most once a second, so that a flood of new names costs a look-up
-// each and not a sweep.
-func (s *Store) admit(sh *shard, subject string, rec *record, nowMS int64) error {
-	if len(sh.records) >= s.perShard && nowMS-sh.sweptAt >= time.Second.Milliseconds() {
-		sh.sweep(nowMS)
+// admit gives a new subject a place, and reports whether there was one. The shard's mu
+// is held.
+func (s *Store) admit(sh *shard, subject string, rec *record) bool {
+	if s.held.Add(1) > s.most {
+		s.held.Add(-1)
+		return false
 	}
-	if len(sh.records) >= s.perShard {
-		return fmt.Errorf("memstore is full, %d subjects in each of %d shards: %w",
-			s.perShard, shardCount, tierlimit.ErrStoreUnavailable)
+	if rec.unknown && s.unknown.Add(1) > max(1, s.most/2) {
+		s.unknown.Add(-1)
+		s.held.Add(-1)
+		return false
 	}
 	sh.records[subject] = rec
-	return nil
+	return true
 }
 
-// A sweep visits a whole shard. It runs when the shard has doubled since the
-// last one, which makes it O(1) for each new subject, and after sweepEvery, so
-// that a burst's memory does not stay for good.
+// recognise notes that a subject turned out to be a customer. The shard's mu is held.
+func (s *Store) recognise(rec *record, unknown bool) {
+	if rec.unknown && !unknown {
+		rec.unknown = false
+		s.unknown.Add(-1)
+	}
+}
+
+// remove gives a place back. The shard's mu is held.
+func (s *Store) remove(sh *shard, subject string, rec *record) {
+	delete(sh.records, subject)
+	s.held.Add(-1)
+	if rec.unknown {
+		s.unknown.Add(-1)
+	}
+}
+
+// A sweep visits a whole shard. It runs when the shard has doubled since the last one,
+// which makes it O(1) for each new subject, and after sweepEvery, so that a burst's
+// memory does not stay for good.
 const (
 	sweepEvery   = time.Minute
 	minSweepSize = 1024
 )
 
-func (sh *shard) sweepIfDue(nowMS int64) {
-	age := nowMS - sh.sweptAt
+func (s *Store) sweepIfDue(sh *shard, now int64) {
+	age := now - sh.sweptAt
 	clockSteppedBack := age < 0
 	if len(sh.records) >= max(sh.sweepSize, minSweepSize) || age >= sweepEvery.Milliseconds() || clockSteppedBack {
-		sh.sweep(nowMS)
+		s.sweep(sh, now)
 	}
 }
 
-func (sh *shard) sweep(nowMS int64) {
+func (s *Store) sweep(sh *shard, now int64) {
 	held := len(sh.records)
 	for subject, rec := range sh.records {
-		if rec.ended(nowMS) {
-			delete(sh.records, subject)
+		if rec.ended(now) {
+			s.remove(sh, subject, rec)
 		}
 	}
 	if held > minSweepSize && len(sh.records) < held/4 {
@@ -197,5 +303,25 @@ func (sh *shard) sweep(nowMS int64) {
 		sh.records = live
 	}
 	sh.sweepSize = 2 * len(sh.records)
-	sh.sweptAt = nowMS
+	sh.sweptAt = now
+}
+
+// sweepAll looks for subjects that have ended in all shards, at most once a second: a
+// flood of new names costs a look-up each and not a sweep. It reports whether it found
+// room.
+func (s *Store) sweepAll() bool {
+	now := s.now().UnixMilli()
+	last := s.swept.Load()
+	age := now - last
+	if age >= 0 && age < time.Second.Milliseconds() || !s.swept.CompareAndSwap(last, now) {
+		return false
+	}
+	before := s.held.Load()
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		s.sweep(sh, now)
+		sh.mu.Unlock()
+	}
+	return s.held.Load() < before
 }

@@ -47,12 +47,13 @@ func start(*testing.T) storetest.Harness {
 func TestConformance(t *testing.T) { storetest.Run(t, start) }
 func TestClock(t *testing.T)       { storetest.RunClock(t, start) }
 
+func perMinute(subject string, most int64) tierlimit.Charge {
+	return storetest.Charge(subject, 1, tierlimit.Ceiling{Name: "per_minute", Max: most, Window: tierlimit.Window{Length: time.Minute}})
+}
+
 func take(t *testing.T, s *memstore.Store, subject string) error {
 	t.Helper()
-	_, err := s.Take(t.Context(), tierlimit.Charge{
-		Subject: subject, Cost: 1,
-		Ceilings: []tierlimit.Ceiling{{Name: "per_minute", Max: 5, Window: tierlimit.Window{Length: time.Minute}}},
-	})
+	_, err := s.Take(t.Context(), perMinute(subject, 5))
 	return err
 }
 
@@ -98,18 +99,135 @@ func TestAFloodLeavesLiveCountersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if held := s.Subjects(); held > 6400 || refused != 10_001-held {
-		t.Fatalf("%d of 10,000 refused, %d subjects held; want at most 6,400 held and the others refused", refused, held)
+	if held := s.Subjects(); held != 6400 || refused != 10_001-held {
+		t.Fatalf("%d of 10,000 refused, %d subjects held; want 6,400 held and the others refused", refused, held)
 	}
-	o, err := s.Take(t.Context(), tierlimit.Charge{
-		Subject: "acct_42", Cost: 1,
-		Ceilings: []tierlimit.Ceiling{{Name: "per_minute", Max: 5, Window: tierlimit.Window{Length: time.Minute}}},
-	})
+	o, err := s.Take(t.Context(), perMinute("acct_42", 5))
 	if err != nil || o.Counts[0].Used != 4 {
 		t.Fatalf("after the flood: %+v, %v; want 4 used", o, err)
 	}
 	c.Advance(time.Minute)
 	if err := take(t, s, "newcomer"); err != nil {
 		t.Fatalf("once windows have ended there is room again: %v", err)
+	}
+}
+
+func TestMaxSubjects64Holds64(t *testing.T) {
+	s := memstore.New(memstore.Config{Now: newClock().Now, MaxSubjects: 64})
+	for i := range 64 {
+		if err := take(t, s, fmt.Sprint("acct_", i)); err != nil {
+			t.Fatalf("subject %d of 64: %v", i+1, err)
+		}
+	}
+	if err := take(t, s, "one_more"); !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		t.Errorf("the 65th: %v", err)
+	}
+}
+
+// After a clock stepped back, room was looked for only once it had caught up.
+func TestAFullStoreWhoseClockStepsBackTakesNewcomers(t *testing.T) {
+	c := newClock()
+	s := memstore.New(memstore.Config{Now: c.Now, MaxSubjects: 10})
+	for i := range 10 {
+		if err := take(t, s, fmt.Sprint("acct_", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := take(t, s, "newcomer"); err == nil {
+		t.Fatal("not full")
+	}
+	c.Advance(-time.Hour)
+	if err := take(t, s, "newcomer"); err == nil {
+		t.Fatal("not full")
+	}
+	c.Advance(2 * time.Minute) // no window outlasts its length
+	for i := range 10 {
+		_, _ = s.Take(t.Context(), perMinute(fmt.Sprint("acct_", i), 5))
+	}
+	c.Advance(2 * time.Minute)
+	if err := take(t, s, "newcomer"); err != nil {
+		t.Errorf("all windows have ended: %v", err)
+	}
+}
+
+func TestMadeUpSubjectsLeaveHalfOfThePlacesToCustomers(t *testing.T) {
+	s := memstore.New(memstore.Config{Now: newClock().Now, MaxSubjects: 1000})
+	for i := range 5000 {
+		c := perMinute(fmt.Sprint("made-up-", i), 5)
+		c.Unknown = true
+		if _, err := s.TakeShare(c, 1); err != nil && !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+			t.Fatal(err)
+		}
+	}
+	for i := range 500 {
+		if err := take(t, s, fmt.Sprint("acct_", i)); err != nil {
+			t.Fatalf("customer %d: %v", i, err)
+		}
+	}
+}
+
+// A share begins at what the store had counted: what was left is divided.
+func TestAShareBeginsWhereTheStoreWas(t *testing.T) {
+	for name, c := range map[string]struct{ seen, most, replicas, want int64 }{
+		"nothing was used":                  {0, 100, 4, 25},
+		"half was used":                     {50, 100, 2, 25},
+		"all was used":                      {100, 100, 2, 0},
+		"more than the max now":             {100, 10, 2, 0},
+		"less is left than replicas":        {99, 100, 3, 1},
+		"the max is less than replicas":     {0, 2, 3, 1},
+		"one replica gets all that is left": {97, 100, 1, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := memstore.New(memstore.Config{Now: newClock().Now})
+			charge := perMinute("acct_42", c.most)
+			o := tierlimit.Outcome{Counts: make([]tierlimit.Count, 1)}
+			if c.seen > 0 {
+				o.Counts[0].Used, o.Counts[0].Since = c.seen, c.seen
+				o.Counts[0].Reset, o.Counts[0].End = 40_000, 1
+			}
+			s.Saw(charge, o)
+			admitted := int64(0)
+			for range c.most + 5 {
+				o, err := s.TakeShare(charge, int(c.replicas))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if o.Allowed {
+					admitted++
+				}
+			}
+			if admitted != c.want {
+				t.Errorf("%d admitted, want %d", admitted, c.want)
+			}
+		})
+	}
+}
+
+// Each refund looked through all that had been refunded before.
+func TestManyRefundsAreRemembered(t *testing.T) {
+	c := newClock()
+	s := memstore.New(memstore.Config{Now: c.Now})
+	charge := perMinute("acct_42", 1<<40)
+	o, err := s.Take(t.Context(), charge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refund := tierlimit.Refund{
+		Subject: "acct_42", Cost: 1, At: o.At, Windows: []tierlimit.RefundWindow{{Limit: "per_minute", End: o.Counts[0].End}},
+	}
+	for nonce := uint64(1); nonce <= 10_000; nonce++ {
+		if _, err := s.Take(t.Context(), charge); err != nil {
+			t.Fatal(err)
+		}
+		refund.Nonce = nonce
+		if limits, err := s.Refund(t.Context(), refund); err != nil || len(limits) != 1 {
+			t.Fatalf("%v, %v", limits, err)
+		}
+	}
+	for nonce := uint64(1); nonce <= 10_000; nonce += 1000 {
+		refund.Nonce = nonce
+		if limits, err := s.Refund(t.Context(), refund); err != nil || limits != nil {
+			t.Fatalf("%d again: %v, %v", nonce, limits, err)
+		}
 	}
 }

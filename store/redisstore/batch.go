@@ -10,38 +10,39 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/window"
 )
 
-// A batch is the charges that travel in one call. Charges of one subject against
-// the same ceilings are one entry, and are decided in the order they came.
+// A batch is the charges that travel in one call. Charges of one subject against the
+// same ceilings are one entry, and are decided in the order they came.
 type batch struct {
 	entries []entry
 	again   bool                // a subject is in more than one entry
 	runs    int                 // of all entries
 	charges int                 // of all runs
-	places  [2 * maxBatch]int16 // hash table: 1 + the index of an entry; 0 is free
+	index   [2 * maxBatch]int16 // hash table: 1 + the index of an entry; 0 is free
 
 	// Guarded by the line's mu.
-	state    int
-	late     bool          // calls before it do not return
+	state    state
+	overdue  bool          // the calls before it do not return
 	deadline time.Time     // the earliest of its charges
-	latest   time.Time     // the latest
-	signal   chan struct{} // closed when it is settled; and replaced, when a deadline has passed
-	over     bool          // its call has had its time
-
-	// Set when it is sent.
-	until time.Time     // when its call has had its time
-	cut   chan struct{} // closed then
+	until    time.Time     // when its call has had its time; set when it is sent
+	due      time.Time     // when its timer fires
+	grace    time.Duration // what this process was late, added to its deadlines
+	reported bool          // the breaker knows how its call went
+	signal   chan struct{} // closed when it has settled; and replaced, when a deadline has passed
 
 	settled atomic.Bool  // the outcomes are there
 	looking atomic.Int32 // the sender and the callers who have not left
 	timer   *time.Timer
-	call    call // what the sender works with
+	frame   frame // what the sender works with
 }
 
-// The states of a batch.
+// A state is where a batch is.
+type state int
+
 const (
-	resting = iota
+	resting state = iota
 	gathering
 	sent
 )
@@ -50,38 +51,28 @@ const (
 type entry struct {
 	subject  string
 	hash     uint64
-	ceilings []tierlimit.Ceiling
+	ceilings *tierlimit.Ceilings
 	runs     []run
-	lease    *lease // nil if it is not leased
-
-	// What the lease asks for, once it is sent.
-	leased bool
-	share  int64
-	back   int64
-	ends   []int64 // of the windows that back was charged in
 
 	// What came of it.
 	err     error
-	now     int64   // Redis' clock then, in milliseconds
-	granted int64   // of the share
-	counts  []int64 // of each ceiling what scripts/take.lua returns for it
-	key     []byte
+	now     int64  // Redis' clock then, in milliseconds
+	answer  answer // what the script said of the key
+	scratch []byte // for the key
 }
 
 // A run is charges of the same cost, one after the other.
 type run struct {
 	cost      int64
 	came      int64
-	withdrawn []int64 // ranks of those given up before they left, ascending
-	admitted  int64
-	before    int64 // what the runs before it charged
+	withdrawn []int64 // ranks of the charges given up before they left, ascending
 }
 
-// sent is how many charges of r leave.
+// sent returns how many charges of r leave.
 func (r *run) sent() int64 { return r.came - int64(len(r.withdrawn)) }
 
-// A place is where a caller finds the outcome of its charge.
-type place struct {
+// A ticket is where a caller finds the outcome of its charge.
+type ticket struct {
 	batch      *batch
 	signal     chan struct{}
 	entry, run int
@@ -89,8 +80,10 @@ type place struct {
 }
 
 var (
-	errNotSent = errors.New("it was not sent")
 	errNoReply = errors.New("its reply is not known")
+	// errLate does not come with tierlimit.ErrStoreUnavailable: a process that is too
+	// busy to read replies must not take Redis for lost, and let everybody through.
+	errLate = errors.New("this process is overloaded: it was too late to read the reply")
 )
 
 // errUnanswered is what an entry holds until there is an answer.
@@ -101,8 +94,8 @@ var seed = maphash.MakeSeed()
 func hashOf(subject string) uint64 { return maphash.String(seed, subject) }
 
 func (b *batch) begin() {
-	b.state, b.late, b.again = gathering, false, false
-	b.deadline, b.latest, b.signal = time.Time{}, time.Time{}, make(chan struct{})
+	b.state, b.overdue, b.again, b.reported = gathering, false, false, false
+	b.deadline, b.grace, b.signal = time.Time{}, 0, make(chan struct{})
 	b.settled.Store(false)
 	b.looking.Store(1)
 }
@@ -110,16 +103,20 @@ func (b *batch) begin() {
 // deep reports whether enough wait for one more call.
 func (b *batch) deep() bool { return len(b.entries) >= deep || b.charges >= manyCharges }
 
-// add returns the zero place if b has no room for the charge.
-func (b *batch) add(c *tierlimit.Charge, hash uint64, l *lease, deadline time.Time) place {
-	e, i := b.find(c, hash)
-	if e == nil {
-		return place{}
+// add returns the zero ticket if b has no room for the charge.
+func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) ticket {
+	i := b.find(c, hash)
+	if i < 0 {
+		i = b.newEntry(c, hash)
 	}
+	if i < 0 {
+		return ticket{}
+	}
+	e := &b.entries[i]
 	last := len(e.runs) - 1
 	if last < 0 || e.runs[last].cost != c.Cost {
 		if b.runs == maxRuns {
-			return place{}
+			return ticket{}
 		}
 		last++
 		b.runs++
@@ -127,126 +124,108 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, l *lease, deadline time.Ti
 	}
 	r := &e.runs[last]
 	r.came++
-	if l != nil {
-		e.lease = l
-	}
 	b.charges++
 	if b.deadline.IsZero() || deadline.Before(b.deadline) {
 		b.deadline = deadline
 	}
-	if deadline.After(b.latest) {
-		b.latest = deadline
-	}
 	b.looking.Add(1)
-	return place{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}
+	return ticket{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}
 }
 
-// find returns the entry for a charge, and makes it if there is room.
-func (b *batch) find(c *tierlimit.Charge, hash uint64) (e *entry, index int) {
-	again := false
-	at := hash % uint64(len(b.places))
-	for ; b.places[at] != 0; at = (at + 1) % uint64(len(b.places)) {
-		i := int(b.places[at]) - 1
-		if e := &b.entries[i]; e.hash == hash && e.subject == c.Subject {
-			if sameCeilings(e.ceilings, c.Ceilings) {
-				return e, i
-			}
-			again = true
+// find returns the index of the entry for a charge, -1 if there is none.
+func (b *batch) find(c *tierlimit.Charge, hash uint64) int {
+	for at := hash % uint64(len(b.index)); b.index[at] != 0; at = (at + 1) % uint64(len(b.index)) {
+		i := int(b.index[at]) - 1
+		if e := &b.entries[i]; e.hash == hash && e.subject == c.Subject && e.ceilings.Equal(c.Ceilings) {
+			return i
 		}
 	}
-	n := len(b.entries)
-	if n == maxBatch || b.runs == maxRuns {
-		return nil, 0
-	}
-	b.again = b.again || again
-	b.places[at] = int16(n + 1) //nolint:gosec // at most maxBatch
-	b.entries = slices.Grow(b.entries, 1)[:n+1]
-	e = &b.entries[n] // with the room of its last journey
-	e.subject, e.hash, e.ceilings = c.Subject, hash, c.Ceilings
-	e.runs, e.err, e.counts = e.runs[:0], errUnanswered, nil
-	e.lease, e.leased, e.share, e.back, e.granted = nil, false, 0, 0, 0
-	return e, n
+	return -1
 }
 
-func sameCeilings(a, b []tierlimit.Ceiling) bool {
-	return len(a) == len(b) && (&a[0] == &b[0] || slices.Equal(a, b))
+// newEntry returns the index of a new entry for a charge, -1 if there is no room.
+func (b *batch) newEntry(c *tierlimit.Charge, hash uint64) int {
+	n := len(b.entries)
+	if n == maxBatch || b.runs == maxRuns {
+		return -1
+	}
+	at := hash % uint64(len(b.index))
+	for ; b.index[at] != 0; at = (at + 1) % uint64(len(b.index)) {
+		b.again = b.again || b.entries[b.index[at]-1].subject == c.Subject
+	}
+	b.index[at] = int16(n + 1) //nolint:gosec // at most maxBatch
+	b.entries = slices.Grow(b.entries, 1)[:n+1]
+	e := &b.entries[n] // with the room of its last journey
+	e.subject, e.hash, e.ceilings = c.Subject, hash, c.Ceilings
+	e.runs, e.err, e.answer = e.runs[:0], errUnanswered, answer{}
+	return n
 }
 
 // rest lets go of what belongs to the callers.
 func (b *batch) rest() {
 	for i := range b.entries {
 		e := &b.entries[i]
-		e.subject, e.ceilings, e.err, e.counts, e.lease = "", nil, nil, nil, nil
+		e.subject, e.ceilings, e.err, e.answer = "", nil, nil, answer{}
 	}
 	b.entries, b.runs, b.charges = b.entries[:0], 0, 0
-	clear(b.places[:])
-	b.call.rest()
+	clear(b.index[:])
+	b.frame.rest()
+}
+
+// leaves reports whether any charge of e has not been withdrawn.
+func (e *entry) leaves() bool {
+	for i := range e.runs {
+		if e.runs[i].sent() > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // withdraw takes back a charge that has not left. The line's mu is held.
-func (p *place) withdraw() {
-	r := &p.batch.entries[p.entry].runs[p.run]
-	at, _ := slices.BinarySearch(r.withdrawn, p.rank)
-	r.withdrawn = slices.Insert(r.withdrawn, at, p.rank)
+func (t *ticket) withdraw() {
+	r := &t.batch.entries[t.entry].runs[t.run]
+	at, _ := slices.BinarySearch(r.withdrawn, t.rank)
+	r.withdrawn = slices.Insert(r.withdrawn, at, t.rank)
 }
 
-// outcome is what came of the charge c in a settled batch.
-func (p *place) outcome(c *tierlimit.Charge) (tierlimit.Outcome, error) {
-	e := &p.batch.entries[p.entry]
+// outcome returns what came of the charge in a settled batch.
+func (t *ticket) outcome() (tierlimit.Outcome, error) {
+	e := &t.batch.entries[t.entry]
 	if e.err != nil {
 		return tierlimit.Outcome{}, e.err
 	}
-	r := &e.runs[p.run]
-	before, _ := slices.BinarySearch(r.withdrawn, p.rank)
-	rank := p.rank - int64(before)
+	r := &e.runs[t.run]
+	before, _ := slices.BinarySearch(r.withdrawn, t.rank)
+	rank := t.rank - int64(before)
+	admitted, charged := e.answer.admitted(e, t.run)
 	o := tierlimit.Outcome{
-		Allowed: rank < r.admitted, Counts: c.Room(),
+		Allowed: rank < admitted, Counts: make([]tierlimit.Count, e.ceilings.Len()),
 		Source: tierlimit.SourceRedis, StandsFor: standsFor, At: e.now,
 	}
-	charged := r.before + times(r.cost, min(rank+1, r.admitted))
-	width := e.width()
+	charged = plus(charged, times(r.cost, min(rank+1, admitted)))
 	for i := range o.Counts {
-		o.Counts[i] = countOf(&c.Ceilings[i], e.counts[width*i:width*(i+1)], charged, e.now)
+		spec, stored := e.ceilings.Spec(i), e.answer.found(e, i)
+		o.Counts[i].Began = stored.End == 0 && charged > 0
+		if charged > 0 {
+			stored = spec.Charge(stored, charged, e.now)
+		}
+		o.Counts[i].State = spec.State(stored, e.now)
 	}
 	return o, nil
 }
 
-// countOf is a window once charged was added to what the script found at now.
-func countOf(ceiling *tierlimit.Ceiling, found []int64, charged, now int64) tierlimit.Count {
-	used, reset := found[0], found[1]
-	begun := used >= 0 || charged > 0
-	c := tierlimit.Count{Used: min(max(used, 0)+charged, maxUsed), Began: used < 0 && charged > 0}
-	if !begun && ceiling.Window.Period == "" {
-		return c
-	}
-	c.Reset = time.Duration(reset) * time.Millisecond
-	if begun {
-		c.End = now + reset
-	}
-	if ceiling.Sliding {
-		c.Previous, c.Turn = found[2], c.Reset-ceiling.Window.Length
-		c.End -= ceiling.Window.Length.Milliseconds()
-		if c.Used == tierlimit.Weighted(c.Previous, c.Turn, ceiling.Window.Length) {
-			c.Reset = c.Turn // nothing since the last turn
-		}
-	}
-	return c
-}
-
-// maxUsed is where counts stop: the largest number Lua holds exactly.
-const maxUsed = 1<<53 - 1
-
-// times stops at maxUsed, as the scripts do.
+// times stops at window.MaxUsed, as the scripts do.
 func times(cost, n int64) int64 {
-	if cost > 0 && n > maxUsed/cost {
-		return maxUsed
+	if cost > 0 && n > window.MaxUsed/cost {
+		return window.MaxUsed
 	}
 	return cost * n
 }
 
 func plus(a, b int64) int64 {
 	if a > math.MaxInt64-b {
-		return maxUsed
+		return window.MaxUsed
 	}
-	return min(a+b, maxUsed)
+	return min(a+b, window.MaxUsed)
 }

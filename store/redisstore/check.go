@@ -32,11 +32,7 @@ func (s *Store) Ping(ctx context.Context) error {
 		if i > 0 && asked[server] {
 			continue
 		}
-		_, err := s.Take(ctx, tierlimit.Charge{
-			Subject:  subject,
-			Ceilings: []tierlimit.Ceiling{{Name: "ping", Window: tierlimit.Window{Length: time.Second}}},
-		})
-		if err != nil {
+		if _, err := s.Take(ctx, tierlimit.Charge{Subject: subject, Ceilings: pingCeilings}); err != nil {
 			return err
 		}
 		asked[s.Server(subject)] = true
@@ -48,6 +44,15 @@ func (s *Store) Ping(ctx context.Context) error {
 		return nil
 	})
 }
+
+// pingCeilings are those of the subjects that Ping reads.
+var pingCeilings = func() *tierlimit.Ceilings {
+	c, err := tierlimit.NewCeilings(tierlimit.Ceiling{Name: "ping", Window: tierlimit.Window{Length: time.Second}})
+	if err != nil {
+		panic(err)
+	}
+	return c
+}()
 
 // pings is how many names are tried to find one that each master counts.
 const pings = 200

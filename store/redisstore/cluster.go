@@ -23,12 +23,12 @@ import (
 // that leads.
 type cluster struct {
 	client  *redis.ClusterClient
-	newLine func(send func(context.Context, *batch)) *line
+	newLine func(server string, call func(context.Context, *batch) error) *line
 	timeout time.Duration // of asking who has which slots
 	reached atomic.Bool   // it has told who has which slots: asking for that does not wait again
 
-	mu    sync.RWMutex
-	lines map[string]masterLine // guarded by mu: by the master's address
+	mu     sync.RWMutex
+	byAddr map[string]masterLine // guarded by mu: the master's address is the key
 }
 
 // A masterLine is the line to a master. Its client is another one when the master has
@@ -49,19 +49,24 @@ func (c *cluster) lineTo(ctx context.Context, subject string) (*line, error) {
 	}
 	addr := master.Options().Addr
 	c.mu.RLock()
-	l := c.lines[addr]
+	l := c.byAddr[addr]
 	c.mu.RUnlock()
 	if l.client == master {
 		return l.line, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l = c.lines[addr]; l.client != master {
-		if len(c.lines) >= manyLines {
-			clear(c.lines) // who is on one stays there
+	if l = c.byAddr[addr]; l.client != master {
+		if len(c.byAddr) >= manyLines {
+			for _, old := range c.byAddr {
+				old.line.close()
+			}
+			clear(c.byAddr)
+		} else if l.line != nil {
+			l.line.close()
 		}
-		l = masterLine{master, c.newLine(func(ctx context.Context, b *batch) { c.charge(ctx, master, b) })}
-		c.lines[addr] = l
+		l = masterLine{master, c.newLine(addr, func(ctx context.Context, b *batch) error { return c.call(ctx, master, b) })}
+		c.byAddr[addr] = l
 	}
 	return l.line, nil
 }
@@ -112,11 +117,23 @@ func (c *cluster) each(ctx context.Context, ask func(context.Context, *redis.Cli
 // errMoved is of an entry that its server has not, or not any more.
 var errMoved = errors.New("its slot is elsewhere")
 
-func (c *cluster) charge(ctx context.Context, master *redis.Client, b *batch) {
-	unknown := c.take(ctx, master, b.call.all(), false)
+func (c *cluster) lines() []*line {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var list []*line
+	for _, l := range c.byAddr {
+		list = append(list, l.line)
+	}
+	return list
+}
+
+// call charges a batch.
+func (c *cluster) call(ctx context.Context, master *redis.Client, b *batch) error {
+	unknown := c.take(ctx, master, b.frame.entries(), false)
 	for len(unknown) > 0 { // each time the first is made, at least
 		unknown = c.take(ctx, master, unknown, true)
 	}
+	return nil
 }
 
 // take calls the script for each entry, and reads what came of it. It returns those
@@ -125,7 +142,7 @@ func (c *cluster) charge(ctx context.Context, master *redis.Client, b *batch) {
 // server that has forgotten it, or has just been promoted, is sent it once.
 func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*entry, teach bool) (unknown []*entry) {
 	pipe := master.Pipeline()
-	cmds := make([]onceInts, len(entries))
+	cmds := make([]onceString, len(entries))
 	for i, e := range entries {
 		cmds[i] = e.alone(ctx, teach && i == 0)
 		_ = pipe.Process(ctx, cmds[i]) // it is only noted
@@ -152,19 +169,19 @@ func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*ent
 }
 
 // alone is the call for e alone, with the script's source or with its name.
-func (e *entry) alone(ctx context.Context, source bool) onceInts {
+func (e *entry) alone(ctx context.Context, source bool) onceString {
 	verb, script := "evalsha", scripts.Take.SHA
 	if source {
 		verb, script = "eval", scripts.Take.Source
 	}
-	cmd := onceInts{redis.NewIntSliceCmd(ctx, verb, script, 1, Key(e.subject), e.appendTo([]byte{0}, 1))}
+	cmd := onceString{redis.NewStringCmd(ctx, verb, script, 1, Key(e.subject), e.appendGroup([]byte{0}, 1))}
 	cmd.SetFirstKeyPos(3)
 	return cmd
 }
 
 // follow charges one whose slot is elsewhere: go-redis goes where it is sent, and sends
 // nothing again that may have run.
-func (c *cluster) follow(ctx context.Context, charge *tierlimit.Charge) (tierlimit.Outcome, error) {
+func (c *cluster) follow(ctx context.Context, charge tierlimit.Charge) (tierlimit.Outcome, error) {
 	b := &batch{entries: []entry{{subject: charge.Subject, ceilings: charge.Ceilings, runs: []run{{cost: charge.Cost, came: 1}}}}}
 	e := &b.entries[0]
 	cmd := e.alone(ctx, false)
@@ -177,6 +194,6 @@ func (c *cluster) follow(ctx context.Context, charge *tierlimit.Charge) (tierlim
 		return tierlimit.Outcome{}, classify(err)
 	}
 	e.readAlone(cmd.Val())
-	p := place{batch: b}
-	return p.outcome(charge)
+	t := ticket{batch: b}
+	return t.outcome()
 }

@@ -18,8 +18,6 @@ import (
 
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
-	// A share of what is forgotten is not served on.
-	_ = s.giveBack(ctx, s.leases.of(subject))
 	args := make([]any, len(limits))
 	for i, name := range limits {
 		args[i] = name
@@ -36,9 +34,9 @@ func resetsKey(key string) string { return key + ":resets" }
 
 // Refund implements tierlimit.Store. Sent again it does nothing: whoever does not
 // know whether it arrived may ask once more.
-func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
+func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
 	if err := r.Validate(); err != nil {
-		return false, err
+		return nil, err
 	}
 	args := []any{r.Cost, r.At}
 	for _, w := range r.Windows {
@@ -47,10 +45,19 @@ func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) (bool, error) {
 	key := Key(r.Subject)
 	keys := []string{key, resetsKey(key), key + ":refunded:" + strconv.FormatUint(r.Nonce, 36)}
 	reply, err := s.run(ctx, scripts.Refund, keys, args)
-	if err != nil {
-		return false, fmt.Errorf("refund to %s: %w", key, err)
+	names, ok := reply.([]any)
+	if err == nil && !ok {
+		err = errReply
 	}
-	return reply == int64(1), nil
+	if err != nil {
+		return nil, fmt.Errorf("refund to %s: %w", key, err)
+	}
+	var limits []string
+	for _, name := range names {
+		text, _ := name.(string)
+		limits = append(limits, text)
+	}
+	return limits, nil
 }
 
 // Restore implements durable.Restorer. Sent again it does nothing.
@@ -84,7 +91,7 @@ func (once) NoRetry() bool { return true }
 // TRYAGAIN says so too: of a slot that is on its way to another server one of the keys
 // is here and one there. It is over in a moment.
 func (s *Store) run(ctx context.Context, script scripts.Script, keys []string, args []any) (any, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	for {
 		reply, err := s.eval(ctx, "evalsha", script.SHA, keys, args)

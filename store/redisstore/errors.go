@@ -36,9 +36,15 @@ func classify(err error) error {
 	return fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
 }
 
-// Busy reports whether a server answered that one subject's slot is on its way to
-// another: it says nothing of the server.
-func Busy(err error) bool {
+// isReply reports whether err is a server's answer.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}
+
+// isBusy reports whether a server answered that the slot of one subject is on its way to
+// another server, which says nothing about either of them.
+func isBusy(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply) && redis.HasErrorPrefix(reply, "TRYAGAIN")
 }

@@ -22,7 +22,7 @@ func Example() {
 	}
 	client := redis.NewClient(opts)
 	defer client.Close()
-	store, err := redisstore.New(client)
+	store, err := redisstore.New(client, redisstore.Config{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,8 +1,6 @@
 package redisstore
 
 import (
-	"bytes"
-	"encoding/binary"
 	"strings"
 	"testing"
 	"time"
@@ -43,66 +41,69 @@ func decode(tag string) (string, error) {
 	return b.String(), nil
 }
 
-// A reply that is not our script's is an error, and no panic and no decision.
+// A reply that is not our script's is an error, and no panic; what is read answers every
+// caller.
 func FuzzReply(f *testing.F) {
-	f.Fuzz(func(t *testing.T, data []byte, sliding, leased bool) {
-		var reply []int64
-		for len(data) >= 8 {
-			reply, data = append(reply, int64(binary.BigEndian.Uint64(data))), data[8:]
+	f.Fuzz(func(t *testing.T, reply string, sliding, together bool) {
+		e := entryOf(t, sliding)
+		if !together {
+			e.runs = e.runs[:1]
 		}
-		e := entryOf(sliding)
-		e.leased = leased
 		e.readAlone(reply)
-		if e.err == nil && len(e.counts) != e.width()*len(e.ceilings) {
-			t.Errorf("%v is read as %+v", reply, e)
+		if e.err != nil {
+			return
+		}
+		b := &batch{entries: []entry{*e}}
+		for run := range e.runs {
+			t1 := ticket{batch: b, run: run}
+			o, err := t1.outcome()
+			if err != nil || len(o.Counts) != e.ceilings.Len() {
+				t.Errorf("%q is read as %+v, %v", reply, o, err)
+			}
 		}
 	})
 }
 
-func entryOf(sliding bool) *entry {
-	return &entry{
-		subject: "acct_42",
-		ceilings: []tierlimit.Ceiling{
-			{Name: "per_day", Max: 7, Window: tierlimit.Window{Period: tierlimit.Day}},
-			{Name: "per_minute", Max: tierlimit.Unlimited, Window: tierlimit.Window{Length: time.Minute}, Sliding: sliding},
-		},
-		runs: []run{{cost: 1, came: 2}, {cost: 3, came: 1}},
+func entryOf(t *testing.T, sliding bool) *entry {
+	t.Helper()
+	ceilings, err := tierlimit.NewCeilings(
+		tierlimit.Ceiling{Name: "per_day", Max: 7, Window: tierlimit.Window{Period: tierlimit.Day}},
+		tierlimit.Ceiling{Name: "per_minute", Max: tierlimit.Unlimited, Window: tierlimit.Window{Length: time.Minute}, Sliding: sliding},
+	)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return &entry{subject: "acct_42", ceilings: ceilings, runs: []run{{cost: 1, came: 2}, {cost: 3, came: 1}}}
 }
 
 // A frame says what it was made of, whatever numbers are in it.
 func FuzzFrame(f *testing.F) {
-	f.Fuzz(func(t *testing.T, name string, most, length, cost, count int64, subjects uint16) {
-		c := tierlimit.Charge{Subject: "a", Cost: cost, Ceilings: []tierlimit.Ceiling{
-			{Name: name, Max: most, Window: tierlimit.Window{Length: time.Duration(length) * time.Millisecond}},
-		}}
-		if c.Validate() != nil || count < 1 || count > 1e6 {
+	f.Fuzz(func(t *testing.T, name string, most, length, cost, charges int64, subjects uint16) {
+		ceilings, err := tierlimit.NewCeilings(tierlimit.Ceiling{Name: name, Max: most, Window: tierlimit.Window{Length: time.Duration(length) * time.Millisecond}})
+		if err != nil || cost < 0 || cost > tierlimit.MaxCount || charges < 1 || charges > 1e6 {
 			return // what no store sees
 		}
-		e := &entry{subject: "a", ceilings: c.Ceilings, runs: []run{{cost: cost, came: count}}}
-		frame := e.appendTo(nil, int(subjects))
+		e := &entry{subject: "a", ceilings: ceilings, runs: []run{{cost: cost, came: charges}}}
+		frame := string(e.appendGroup(nil, int(subjects)))
 		number := func(size int) (n int64) {
-			for _, b := range frame[:size] {
-				n = n<<8 | int64(b)
-			}
-			frame = frame[size:]
+			n, frame = readUint(frame, size), frame[size:]
 			return n
 		}
-		got := []int64{number(4), number(1), number(2)}
-		head := frame[2 : 2+binary.BigEndian.Uint16(frame)]
+		got := []int64{number(4), number(2), number(1)}
+		head := frame[2 : 2+readUint(frame, 2)]
 		frame = frame[2+len(head):]
-		got = append(got, number(7), number(1), number(6), number(7), number(7), number(1))
+		got = append(got, number(7), number(1), number(6), number(7), number(7))
 		wantMax := most
 		if most == tierlimit.Unlimited {
 			wantMax = 1<<56 - 1
 		}
-		want := []int64{int64(subjects), 1, 1, wantMax, 0, length, cost, count, 0}
+		want := []int64{int64(subjects), 1, 1, wantMax, 0, length, cost, charges}
 		for i := range want {
 			if got[i] != want[i] {
 				t.Errorf("number %d is %d, want %d", i, got[i], want[i])
 			}
 		}
-		if len(frame) > 0 || !bytes.Equal(head, []byte(name+":")) {
+		if frame != "" || head != name+":" || head != e.head() {
 			t.Errorf("the head is %q, and %d bytes are left", head, len(frame))
 		}
 	})

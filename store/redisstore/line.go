@@ -2,112 +2,112 @@ package redisstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
 )
 
 const (
-	// maxBatch is how many subjects travel in one call: from there on one more
-	// costs as much as the last, and a call of 256 keeps Redis for half a
-	// millisecond.
+	// maxBatch is how many subjects travel in one call: from there on one more costs as
+	// much as the last, and a call of 256 keeps Redis for half a millisecond.
 	maxBatch = 256
-	// maxRuns bounds the runs of a batch: it is as many subjects, each charged
-	// in four different sizes.
+	// maxRuns bounds the runs of a batch: it is as many subjects, each charged in four
+	// different sizes.
 	maxRuns = 4 * maxBatch
-	// deep is how many subjects wait when one more call leaves beside those in
-	// flight. While Redis works on one, the next is on its way; with fewer the
-	// cost of a call is borne by too few. On two cores shared with Redis, 16 and
-	// 8 calls gave 232,000 decisions a second to 64 callers, 64 and 8 calls
-	// 165,000, 16 and 2 calls 178,000.
+	// deep is how many subjects wait when one more call leaves beside those in flight.
+	// While Redis works on one, the next is on its way; with fewer the cost of a call is
+	// borne by too few.
 	deep = 16
-	// manyCharges is how many charges are as good a reason, however few subjects
-	// they are of: while their call is out, nobody else has anything to do.
-	manyCharges = 2 * deep
+	// manyCharges is how many charges are as good a reason, however few subjects they
+	// are of: while their call is out, nobody else has anything to do.
+	manyCharges = 24
 	// maxCalls is how many calls are in flight at most.
 	maxCalls = 8
-	// slowCall is how long a batch waits for calls that do not return: their
-	// connections may be stuck, or Redis far away. Then it leaves beside them.
+	// slowCall is how long a batch waits for calls that do not return: their connections
+	// may be stuck, or Redis far away. Then it leaves beside them.
 	slowCall = 2 * time.Millisecond
+	// late is how late a timer fires when this process, and not Redis, is slow.
+	late = 5 * time.Millisecond
 )
 
-// A line carries the charges of one process to Redis in batches. It holds none
-// back: a lone charge leaves at once, and what arrives while a call is in flight
-// forms the next batch.
+// A line carries the charges of one process to one server in batches. It holds none
+// back: a lone charge leaves at once, and what arrives while a call is in flight forms
+// the next batch.
+//
+// Workers make the calls. There are at most maxCalls, started when first needed, which
+// then wait for work until the line is closed.
 type line struct {
-	send    func(ctx context.Context, b *batch) // makes the call, and fills in what came of each entry
-	timeout time.Duration                       // of a call
+	call    func(ctx context.Context, b *batch) error // makes the call; an error is one of the whole call
+	timeout time.Duration                             // what a server may take for a call
+	longest time.Duration                             // what a call may take with everything around it, such as dialling
+	health  breaker
 
-	mu    sync.Mutex
-	queue []*batch // guarded by mu: not sent, the oldest first; the last one gathers
-	calls int      // guarded by mu: in flight
-	crowd bool     // guarded by mu: the last batch was of more than one
-	idle  []*batch // guarded by mu: at rest, for the next charges
+	work    chan struct{} // one element for each worker that has a call to make
+	workers sync.WaitGroup
+
+	mu      sync.Mutex
+	queue   []*batch // guarded by mu: not sent, the oldest first; the last one gathers
+	calls   int      // guarded by mu: calls in flight, or about to be
+	waiting int      // guarded by mu: workers without a call
+	closed  bool     // guarded by mu
+	idle    []*batch // guarded by mu: at rest, for the next charges
+
+	crowd atomic.Bool // the last batch had more than one entry
 }
 
-// join puts a charge on its way, and the lease that asks along, if there is one. The caller looks for its outcome in the place
-// it gets, and leaves it.
-func (l *line) join(c *tierlimit.Charge, hash uint64, lease *lease, deadline time.Time) place {
+func newLine(timeout, longest time.Duration, failures int, onChange func(open bool, cause error), call func(context.Context, *batch) error) *line {
+	return &line{
+		call: call, timeout: timeout, longest: longest,
+		health: breaker{most: failures, onChange: onChange}, work: make(chan struct{}, maxCalls),
+	}
+}
+
+// errClosed is of a charge after Close.
+var errClosed = fmt.Errorf("%w: the store is closed", tierlimit.ErrStoreUnavailable)
+
+// take charges c by the deadline, and returns what is known of the charge then.
+func (l *line) take(c *tierlimit.Charge, hash uint64, deadline time.Time) (tierlimit.Outcome, error) {
+	try, err := l.health.allow()
+	if err != nil {
+		return tierlimit.Outcome{}, fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
+	}
+	t, err := l.join(c, hash, deadline)
+	if err != nil {
+		if try {
+			l.health.report(nothing, err)
+		}
+		return tierlimit.Outcome{}, err
+	}
+	defer l.leave(t.batch)
+	if err := l.await(&t, deadline); err != nil {
+		return tierlimit.Outcome{}, err
+	}
+	return t.outcome()
+}
+
+// join queues a charge. The caller awaits the ticket, and leaves its batch.
+func (l *line) join(c *tierlimit.Charge, hash uint64, deadline time.Time) (t ticket, err error) {
 	l.mu.Lock()
-	var b *batch
-	var p place
+	defer l.mu.Unlock()
+	if l.closed {
+		return t, errClosed
+	}
 	if n := len(l.queue); n > 0 {
-		b = l.queue[n-1]
-		p = b.add(c, hash, lease, deadline)
+		t = l.queue[n-1].add(c, hash, deadline)
 	}
-	if p.batch == nil { // none gathers, or it is full
-		b = l.gather(deadline)
-		p = b.add(c, hash, lease, deadline)
+	if t.batch == nil { // none gathers, or it is full
+		t = l.gather(deadline).add(c, hash, deadline)
 	}
-	first, crowd := l.calls == 0, l.crowd
-	leave := first || l.calls < maxCalls && l.queue[0].deep()
-	if leave {
-		l.calls++
+	if l.calls == 0 || l.calls < maxCalls && l.queue[0].deep() {
+		l.dispatch()
 	}
-	l.mu.Unlock()
-	switch {
-	case first:
-		if crowd {
-			runtime.Gosched() // who is about to ask comes along
-		}
-		l.lead(deadline)
-	case leave:
-		go l.run(nil)
-	}
-	return p
-}
-
-// lead makes one call from its caller's own goroutine: to wake another one costs
-// a lone charge a tenth. The call then ends by this caller's deadline, so others
-// who could wait longer must not be in it. Whatever gathers meanwhile is not this
-// caller's to send.
-func (l *line) lead(deadline time.Time) {
-	b := l.next(deadline)
-	switch {
-	case b == nil:
-		return
-	case b.latest.After(deadline.Add(slowCall)):
-		go l.run(b)
-		return
-	}
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if len(l.queue) > 0 {
-			go l.run(nil)
-		} else {
-			l.calls--
-		}
-	}()
-	l.carry(b)
-}
-
-// carry makes the call for b.
-func (l *line) carry(b *batch) {
-	defer l.settle(b) // also if what is hooked into the client panics
-	l.send(callContext{context.Background(), b.until, b.cut}, b)
+	return t, nil
 }
 
 // gather begins a batch whose first charge has this deadline. mu is held.
@@ -122,145 +122,241 @@ func (l *line) gather(deadline time.Time) *batch {
 		b.timer.Stop()
 	}
 	b.begin()
-	b.timer.Reset(min(slowCall, time.Until(deadline)))
+	b.arm(min(slowCall, time.Until(deadline)))
 	l.queue = append(l.queue, b)
 	return b
 }
 
-// run sends b, if there is one, and then batches until nothing waits for it.
-func (l *line) run(b *batch) {
+// dispatch has a worker make one more call. mu is held.
+func (l *line) dispatch() {
+	l.calls++
+	if l.waiting > 0 {
+		l.waiting--
+		l.work <- struct{}{} // never waits: there is room for each worker
+		return
+	}
+	l.workers.Go(l.worker)
+}
+
+// worker makes calls until the line is closed.
+func (l *line) worker() {
 	for {
-		if b == nil {
-			if b = l.next(time.Time{}); b == nil {
-				return
-			}
+		for b := l.next(); b != nil; b = l.next() {
+			l.carry(b)
 		}
-		l.carry(b)
-		b = nil
-		runtime.Gosched() // those just answered may ask again, and go together
+		if _, open := <-l.work; !open {
+			return
+		}
 	}
 }
 
-// next takes the oldest batch, to be sent within the timeout of a call, and by
-// the deadline of who leads it if there is one. A call beside others is for many,
-// or for when the others do not return.
-func (l *line) next(leader time.Time) *batch {
-	now := time.Now()
+// next returns the batch to send now, nil if the worker is to wait. A call beside others
+// is for many, or for when the others do not return.
+func (l *line) next() *batch {
+	if l.crowd.Load() {
+		runtime.Gosched() // callers who were just answered may ask again, and go together
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.queue) == 0 || l.calls > 1 && !l.queue[0].deep() && !l.queue[0].late {
+	if len(l.queue) == 0 || l.calls > 1 && !l.queue[0].deep() && !l.queue[0].overdue {
 		l.calls--
+		l.waiting++
 		return nil
 	}
 	b := l.queue[0]
 	n := copy(l.queue, l.queue[1:])
 	l.queue[n] = nil
 	l.queue = l.queue[:n]
-	l.crowd = len(b.entries) > 1
-	b.state, b.until, b.cut, b.over = sent, now.Add(l.timeout), make(chan struct{}), false
-	if !leader.IsZero() && !b.latest.After(leader.Add(slowCall)) && leader.Before(b.until) {
-		b.until = leader
-	}
-	b.timer.Reset(min(b.deadline.Sub(now), b.until.Sub(now)))
+	l.crowd.Store(len(b.entries) > 1)
+	now := time.Now()
+	b.state, b.until = sent, now.Add(l.timeout)
+	b.arm(min(b.deadline.Sub(now), l.timeout))
 	return b
 }
 
-// A callContext ends a call by the timer its batch has anyway. It is not a
-// caller's: one who gives up must not take the others along.
+// carry makes the call for b, and settles it.
+func (l *line) carry(b *batch) {
+	err := error(nil)
+	defer func() {
+		if r := recover(); r != nil { // in a hook of the client's, such as one that traces
+			err = fmt.Errorf("the Redis client panicked: %v\n%s", r, debug.Stack())
+			for i := range b.entries {
+				b.entries[i].err = err
+			}
+		}
+		l.settle(b, err)
+	}()
+	if !b.frame.prepare(b) {
+		err = ErrNotSent // everybody has given up
+		return
+	}
+	err = l.call(callContext{context.Background(), time.Now().Add(l.longest)}, b)
+}
+
+// A callContext has the deadline of a call, and no timer: the client heeds deadlines by
+// itself. It is not a caller's: callers and the breaker do not wait so long, and a
+// connection that is slow to come about serves the next call.
 type callContext struct {
 	context.Context //nolint:containedctx // it is one
 	deadline        time.Time
-	cut             <-chan struct{}
 }
 
 func (c callContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
-func (c callContext) Done() <-chan struct{} { return c.cut }
-
-func (c callContext) Err() error {
-	select {
-	case <-c.cut:
-		return context.DeadlineExceeded
-	default:
-		return nil
-	}
-}
-
-// settle lets everybody know that the outcomes are there.
-func (l *line) settle(b *batch) {
+// settle lets everybody know that the outcomes are there. The breaker knows first: a
+// caller may ask again at once.
+func (l *line) settle(b *batch, err error) {
 	b.timer.Stop()
 	l.mu.Lock()
-	b.settled.Store(true)
-	signal := b.signal
+	b.settled.Store(true) // from here on the timer does nothing
+	signal, reported := b.signal, b.reported
+	v, cause := b.verdict(err)
 	l.mu.Unlock()
+	if !reported {
+		l.health.report(v, cause)
+	}
 	close(signal)
 	l.leave(b)
 }
 
-// alarm is what a batch's timer does: a batch that waits behind calls which do
-// not return leaves beside them; once callers' deadlines pass they are woken, and
-// a call that has had its time is cut off. It is harmless on a batch that has
+// verdict returns what the call for b says about the server. The line's mu is held.
+func (b *batch) verdict(err error) (verdict, error) {
+	switch {
+	case err != nil && !errors.Is(err, tierlimit.ErrStoreUnavailable):
+		if isReply(err) {
+			return answered, nil
+		}
+		return nothing, err
+	case err != nil && b.grace > 0:
+		return nothing, err
+	case err != nil:
+		return failing, err
+	}
+	busy := error(nil)
+	for i := range b.entries {
+		switch e := &b.entries[i]; {
+		case !e.leaves():
+		case e.err == nil || errors.Is(e.err, errMoved) || isBusy(e.err) || !errors.Is(e.err, tierlimit.ErrStoreUnavailable):
+			return answered, nil
+		default:
+			busy = e.err
+		}
+	}
+	if busy == nil {
+		return answered, nil
+	}
+	return failing, busy
+}
+
+// arm has the timer fire after a while.
+func (b *batch) arm(after time.Duration) {
+	after = max(after, 0)
+	b.due = time.Now().Add(after)
+	b.timer.Reset(after)
+}
+
+// alarm is what a batch's timer does: a batch that waits behind calls which do not
+// return leaves beside them; once callers' deadlines pass they are woken, and a call
+// that has had its time is a failure of its server. It is harmless on a batch that has
 // settled, or is on its next journey by now.
 func (l *line) alarm(b *batch) {
+	if l.timedOut(b) {
+		l.health.report(failing, fmt.Errorf("%w: no reply within %v", tierlimit.ErrStoreUnavailable, l.timeout))
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if b.state == resting || b.settled.Load() {
 		return
 	}
+	now := time.Now().Add(-b.grace)
 	if b.state == gathering {
-		b.late = true
-		if l.calls < maxCalls {
-			l.calls++
-			go l.run(nil)
+		b.overdue = true
+		if l.calls < maxCalls && !l.closed {
+			l.dispatch()
 		}
 	}
-	now := time.Now()
-	if b.state == sent && !b.over && !now.Before(b.until) {
-		close(b.cut)
-		b.over = true
-	}
 	if !now.Before(b.deadline) {
-		// Those who came later are woken too, and wait on.
+		// Callers with later deadlines are woken too, and wait on.
 		close(b.signal)
 		b.signal = make(chan struct{})
 	}
-	// How often this happens is bounded, and a deadline missed by no more.
-	wait := slowCall
+	b.arm(b.pause(now))
+}
+
+// timedOut reports whether the call for b has just had its time, on a server that was
+// given it.
+func (l *line) timedOut(b *batch) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b.state == resting || b.settled.Load() {
+		return false
+	}
+	now := time.Now()
+	if behind := now.Sub(b.due); behind > late && b.grace < l.timeout {
+		// This process is slow, and the reply may have come long ago: whoever reads it
+		// gets the time.
+		b.grace = min(b.grace+2*behind, l.timeout)
+	}
+	if b.state != sent || b.reported || b.grace > 0 || now.Before(b.until) {
+		return false
+	}
+	b.reported = true
+	return true
+}
+
+// pause returns when the timer is to fire next. How often is bounded, and a deadline is
+// missed by no more. The line's mu is held.
+func (b *batch) pause(now time.Time) time.Duration {
+	wait := time.Duration(0)
 	if b.state == sent {
-		wait = max(wait, min(b.deadline.Sub(now), b.until.Sub(now)))
+		wait = b.deadline.Sub(now)
+		if !b.reported {
+			wait = min(wait, b.until.Sub(now))
+		}
 	}
-	b.timer.Reset(wait)
+	return max(wait, slowCall)
 }
 
-// await returns nil once the batch of p is settled, or says what is known of
-// the charge at its deadline.
-func (l *line) await(p *place, deadline time.Time) error {
+// await returns nil once the batch of t has settled, or says what is known of the charge
+// at its deadline.
+func (l *line) await(t *ticket, deadline time.Time) error {
 	for {
-		<-p.signal
-		if p.batch.settled.Load() {
+		<-t.signal
+		if t.batch.settled.Load() {
 			return nil
 		}
-		passed := !time.Now().Before(deadline)
-		l.mu.Lock()
-		switch {
-		case p.batch.settled.Load():
-			l.mu.Unlock()
-			return nil
-		case passed && p.batch.state == gathering:
-			p.withdraw()
-			l.mu.Unlock()
-			return errNotSent
-		case passed:
-			l.mu.Unlock()
-			return errNoReply
+		if done, err := l.look(t, deadline); done {
+			return err
 		}
-		p.signal = p.batch.signal
-		l.mu.Unlock()
 	}
 }
 
-// leave is called by all who looked at b, its sender included. The last one
-// puts it to rest.
+// look reports whether the caller of t is done waiting, and how the wait ended.
+func (l *line) look(t *ticket, deadline time.Time) (done bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := t.batch
+	passed := !time.Now().Before(deadline.Add(b.grace))
+	switch {
+	case b.settled.Load():
+		return true, nil
+	case !passed:
+		t.signal = b.signal
+		return false, nil
+	case b.state == gathering:
+		t.withdraw()
+		err = ErrNotSent
+	default:
+		err = errNoReply
+	}
+	if b.grace > 0 {
+		return true, fmt.Errorf("%w: %w", err, errLate)
+	}
+	return true, fmt.Errorf("%w: %w: %w", err, tierlimit.ErrStoreUnavailable, context.DeadlineExceeded)
+}
+
+// leave is called by all who looked at b, its sender included. The last one puts it to
+// rest.
 func (l *line) leave(b *batch) {
 	if b.looking.Add(-1) > 0 {
 		return
@@ -271,5 +367,16 @@ func (l *line) leave(b *batch) {
 	b.state = resting
 	if len(l.idle) < 2*maxCalls {
 		l.idle = append(l.idle, b)
+	}
+}
+
+// close ends the workers once they have made the calls they are at, and refuses what
+// comes after. What waits in the queue is given up at its deadline.
+func (l *line) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed = true
+		close(l.work)
 	}
 }

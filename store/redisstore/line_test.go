@@ -2,69 +2,489 @@ package redisstore
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
 )
 
+var perMinute = func() *tierlimit.Ceilings {
+	c, err := tierlimit.NewCeilings(tierlimit.Ceiling{Name: "per_minute", Max: 1000, Window: tierlimit.Window{Length: time.Minute}})
+	if err != nil {
+		panic(err)
+	}
+	return c
+}()
+
 func chargeOf(subject string) *tierlimit.Charge {
-	return &tierlimit.Charge{Subject: subject, Cost: 1, Ceilings: []tierlimit.Ceiling{
-		{Name: "per_minute", Max: 5, Window: tierlimit.Window{Length: time.Minute}},
-	}}
+	return &tierlimit.Charge{Subject: subject, Cost: 1, Ceilings: perMinute}
 }
 
-// The caller who sends ends the call by its own deadline: one with a millisecond
-// left did so to all who came along.
-func TestACallerWithLittleTimeDoesNotCutOthersOff(t *testing.T) {
-	calls := make(chan context.Context, 1)
-	l := &line{timeout: time.Minute, send: func(ctx context.Context, _ *batch) { calls <- ctx }}
-	soon, late := time.Now().Add(time.Millisecond), time.Now().Add(time.Minute)
-	l.mu.Lock()
-	b := l.gather(soon)
-	hasty, patient := b.add(chargeOf("a"), hashOf("a"), nil, soon), b.add(chargeOf("b"), hashOf("b"), nil, late)
-	l.calls = 1
-	l.mu.Unlock()
-	l.lead(soon)
-	ctx := <-calls
-	if deadline, _ := ctx.Deadline(); deadline.Before(time.Now().Add(30 * time.Second)) {
-		t.Errorf("the call has %v", time.Until(deadline))
-	}
-	for _, p := range []*place{&hasty, &patient} {
-		if err := l.await(p, late); err != nil {
-			t.Error(err)
-		}
-		l.leave(p.batch)
-	}
+const (
+	testTimeout = 50 * time.Millisecond
+	testLongest = time.Second
+)
+
+// A sender stands for Redis and the network to it: it answers each call after a while,
+// or as it is told.
+type sender struct {
+	*testing.T
+	line    *line
+	changes []bool // what the breaker told
+
+	mu      sync.Mutex
+	takes   time.Duration        // guarded by mu: how long a call takes
+	answers func(call int) error // guarded by mu: nil: all calls are answered
+	under   []*batch             // guarded by mu: in flight
+	seen    tally                // guarded by mu
 }
 
-// What is hooked into a client may panic, and whoever serves HTTP goes on.
-func TestAPanicInTheClientHoldsNobodyUp(t *testing.T) {
-	fail := true
-	l := &line{timeout: time.Minute, send: func(context.Context, *batch) {
-		if fail {
-			panic("a hook")
+// A tally is what a sender was asked for.
+type tally struct {
+	calls   int
+	most    int // calls in flight at once
+	sizes   []int
+	charged map[string]int64 // by subject
+}
+
+func (s *sender) tally() tally {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.seen
+	t.sizes, t.charged = slices.Clone(t.sizes), maps.Clone(t.charged)
+	return t
+}
+
+// bubble runs a test on a line whose time is the bubble's.
+func bubble(t *testing.T, run func(s *sender)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &sender{T: t, seen: tally{charged: make(map[string]int64)}}
+		s.line = newLine(testTimeout, testLongest, failuresInARow, func(open bool, _ error) { s.changes = append(s.changes, open) }, s.call)
+		defer s.line.workers.Wait()
+		defer s.line.close()
+		run(s)
+	})
+}
+
+func (s *sender) set(takes time.Duration, answers func(call int) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takes, s.answers = takes, answers
+}
+
+func (s *sender) call(_ context.Context, b *batch) error {
+	s.mu.Lock()
+	s.seen.calls++
+	n, takes, answers := s.seen.calls, s.takes, s.answers
+	s.under = append(s.under, b)
+	s.seen.most = max(s.seen.most, len(s.under))
+	s.seen.sizes = append(s.seen.sizes, len(b.frame.entries()))
+	s.mu.Unlock()
+	time.Sleep(takes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.under = slices.DeleteFunc(s.under, func(other *batch) bool { return other == b })
+	var err error
+	if answers != nil {
+		err = answers(n)
+	}
+	for _, e := range b.frame.entries() {
+		if e.err = err; err != nil {
+			continue
 		}
-	}}
-	func() {
-		defer func() {
-			if recover() == nil {
-				t.Error("no panic")
+		// As take.lua has it: what was used, then the charges that fit.
+		value := appendUint(appendUint(nil, s.seen.charged[e.subject], 7), time.Now().UnixMilli()+60_000, 6)
+		if _, err := e.read(time.Now().UnixMilli(), "per_minute:"+string(value)); err != nil {
+			s.Error(err)
+		}
+		s.seen.charged[e.subject] += e.answer.fits(e)
+	}
+	return err
+}
+
+func (s *sender) take(subject string, patience time.Duration) (tierlimit.Outcome, error) {
+	return s.line.take(chargeOf(subject), hashOf(subject), time.Now().Add(patience))
+}
+
+// batches returns those that are under way. The line's mu is held.
+func (s *sender) batches() []*batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.under
+}
+
+// many takes for n subjects at once.
+func (s *sender) many(n int, patience time.Duration) (failed int) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for i := range n {
+		wg.Go(func() {
+			if _, err := s.take(fmt.Sprint("acct_", i), patience); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed++
 			}
+		})
+	}
+	wg.Wait()
+	return failed
+}
+
+var errAway = fmt.Errorf("%w: connection refused", tierlimit.ErrStoreUnavailable)
+
+func away(int) error { return errAway }
+
+func TestALoneChargeLeavesAtOnce(t *testing.T) {
+	bubble(t, func(s *sender) {
+		began := time.Now()
+		o, err := s.take("acct_42", testTimeout)
+		if err != nil || !o.Allowed || o.Counts[0].Used != 1 || time.Since(began) != 0 || s.tally().calls != 1 {
+			s.Errorf("after %v and %d calls: %+v, %v", time.Since(began), s.tally().calls, o, err)
+		}
+	})
+}
+
+func TestChargesThatComeDuringACallTravelTogether(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(time.Millisecond, nil)
+		go s.take("first", testTimeout)
+		synctest.Wait()
+		if n := s.many(deep-1, testTimeout); n > 0 {
+			s.Errorf("%d failed", n)
+		}
+		if seen := s.tally(); seen.calls != 2 || seen.sizes[1] != deep-1 || seen.most != 1 {
+			s.Errorf("%d calls of %v subjects, %d at once", seen.calls, seen.sizes, seen.most)
+		}
+	})
+}
+
+// A thousand charges are counted once each, whatever travels with what.
+func TestEachChargeOfACrowdIsCountedOnce(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(time.Millisecond, nil)
+		seen := make(map[int64]bool)
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for i := range 1000 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+				o, err := s.take("acct_42", testTimeout)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil || !o.Allowed || seen[o.Counts[0].Used] {
+					s.Errorf("%+v, %v", o, err)
+				}
+				seen[o.Counts[0].Used] = true
+			})
+		}
+		wg.Wait()
+		if seen := s.tally(); seen.charged["acct_42"] != 1000 || seen.most > maxCalls {
+			s.Errorf("%d charged, %d calls at once", seen.charged["acct_42"], seen.most)
+		}
+	})
+}
+
+func TestMoreCallsLeaveWhenManyWait(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(time.Millisecond, nil)
+		if n := s.many(maxCalls*maxBatch, testTimeout); n > 0 {
+			s.Errorf("%d failed", n)
+		}
+		if most := s.tally().most; most < 2 || most > maxCalls {
+			s.Errorf("%d calls at once", most)
+		}
+	})
+}
+
+// One stalled reply held up everybody behind it.
+func TestABatchBehindAHungCallIsSentBesideIt(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(time.Hour, nil)
+		go s.take("stuck", testTimeout)
+		synctest.Wait()
+		s.set(0, nil)
+		began := time.Now()
+		if o, err := s.take("acct_42", testTimeout); err != nil || !o.Allowed || time.Since(began) != slowCall {
+			s.Errorf("after %v: %+v, %v", time.Since(began), o, err)
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+func TestWhenAllCallsHangChargesAreGivenUpAndNotMade(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(100*time.Millisecond, nil)
+		for i := range maxCalls {
+			go s.take(fmt.Sprint("stuck_", i), testTimeout)
+			time.Sleep(slowCall + time.Microsecond)
+			synctest.Wait()
+		}
+		began := time.Now()
+		_, err := s.take("acct_42", 20*time.Millisecond)
+		if !errors.Is(err, ErrNotSent) || !errors.Is(err, tierlimit.ErrStoreUnavailable) || time.Since(began) != 20*time.Millisecond {
+			s.Errorf("after %v: %v", time.Since(began), err)
+		}
+		time.Sleep(time.Second)
+		if s.tally().charged["acct_42"] != 0 {
+			s.Error("it was made all the same")
+		}
+	})
+}
+
+// Eight requests with a millisecond left, as a gRPC client's, opened the breaker for
+// everybody.
+func TestCallersDeadlinesDoNotOpenTheBreaker(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(2*time.Millisecond, nil)
+		failed := 0
+		for range 100 {
+			failed += s.many(8, time.Millisecond)
+		}
+		if failed < 400 {
+			s.Fatalf("%d of 800 had no reply in a millisecond: this shows nothing", failed)
+		}
+		if o, err := s.take("acct_42", testTimeout); err != nil || !o.Allowed || len(s.changes) > 0 {
+			s.Errorf("%+v, %v; the breaker told %v", o, err, s.changes)
+		}
+	})
+}
+
+// A program that was wired as the README said waited a whole budget for each request.
+func TestAServerThatDoesNotAnswerIsNotAskedAfterFiveCalls(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(testLongest, away)
+		var waited time.Duration
+		for range 14 {
+			began := time.Now()
+			if _, err := s.take("acct_42", testTimeout); !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+				s.Fatal(err)
+			}
+			waited += time.Since(began)
+		}
+		// The sixth leaves while the fifth call still has the 2 ms that it was sent later.
+		if waited > 6*testTimeout {
+			s.Errorf("14 charges waited %v, want at most %v", waited, 6*testTimeout)
+		}
+		if _, err := s.take("acct_42", testTimeout); !errors.Is(err, ErrOpen) {
+			s.Errorf("got %v", err)
+		}
+		if len(s.changes) != 1 || !s.changes[0] {
+			s.Errorf("the breaker told %v", s.changes)
+		}
+		time.Sleep(2 * testLongest)
+	})
+}
+
+func TestOneChargeAtATimeFindsOutWhetherTheServerIsBack(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(0, away)
+		for range failuresInARow {
+			s.take("acct_42", testTimeout)
+		}
+		s.set(10*time.Millisecond, away)
+		for round := range 4 {
+			time.Sleep(retryAfter)
+			before := s.tally().calls
+			if n, calls := s.many(20, testTimeout), s.tally().calls-before; n != 20 || calls != 1 {
+				s.Errorf("round %d: %d of 20 failed, %d calls", round, n, calls)
+			}
+		}
+		s.set(0, nil)
+		time.Sleep(retryAfter)
+		if _, err := s.take("acct_42", testTimeout); err != nil {
+			s.Error(err)
+		}
+		if n := s.many(20, testTimeout); n != 0 {
+			s.Errorf("%d of 20 failed once the server was back", n)
+		}
+		if len(s.changes) != 2 || s.changes[1] {
+			s.Errorf("the breaker told %v", s.changes)
+		}
+	})
+}
+
+// A charge that is to find out, and is given up before it left, leaves that to the next.
+func TestATryThatNeverLeftIsFollowedByAnother(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(5*testLongest, nil)
+		for i := range maxCalls { // all workers hang
+			go s.take(fmt.Sprint("stuck_", i), testTimeout)
+			time.Sleep(slowCall + time.Microsecond)
+			synctest.Wait()
+		}
+		time.Sleep(testTimeout)
+		synctest.Wait()
+		if !s.line.health.open.Load() {
+			s.Fatal("not open")
+		}
+		time.Sleep(retryAfter)
+		if _, err := s.take("acct_42", testTimeout); !errors.Is(err, ErrNotSent) {
+			s.Fatalf("got %v", err)
+		}
+		s.set(0, nil)
+		time.Sleep(10 * testLongest)
+		if _, err := s.take("acct_42", testTimeout); err != nil {
+			s.Errorf("once calls return: %v", err)
+		}
+	})
+}
+
+// A panic in what is hooked into the client ended the process, and one in the half-open
+// probe kept the breaker open for good.
+func TestAPanicInTheClientHoldsNobodyUp(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(0, func(int) error { panic("a hook") })
+		_, err := s.take("acct_42", testTimeout)
+		if err == nil || errors.Is(err, tierlimit.ErrStoreUnavailable) || !strings.Contains(err.Error(), "a hook") {
+			s.Errorf("got %v", err)
+		}
+		s.set(0, away)
+		for range failuresInARow {
+			s.take("acct_42", testTimeout)
+		}
+		time.Sleep(retryAfter)
+		s.set(0, func(int) error { panic("a hook") })
+		s.take("acct_42", testTimeout)
+		s.set(0, nil)
+		if o, err := s.take("acct_42", testTimeout); err != nil || !o.Allowed {
+			s.Errorf("after the panic: %+v, %v", o, err)
+		}
+	})
+}
+
+// What a server refuses it has answered; what is said of one subject says nothing of the
+// server; a server that cannot serve anybody fails.
+func TestWhatAnAnswerSaysOfItsServer(t *testing.T) {
+	for text, opens := range map[string]bool{
+		"WRONGTYPE Operation against a key": false,
+		"NOPERM this user has no rights":    false,
+		"TRYAGAIN Multiple keys":            false,
+		"OOM command not allowed":           true,
+		"LOADING Redis is loading":          true,
+		"READONLY You can't write":          true,
+	} {
+		bubble(t, func(s *sender) {
+			s.set(0, nil)
+			s.line.call = func(_ context.Context, b *batch) error {
+				for _, e := range b.frame.entries() {
+					e.err = classify(replyError(text))
+				}
+				return nil
+			}
+			for range 2 * failuresInARow {
+				s.take("acct_42", testTimeout)
+			}
+			if s.line.health.open.Load() != opens {
+				s.Errorf("%s: open %v", text, !opens)
+			}
+		})
+	}
+}
+
+// One subject of many whose key cannot be charged is no failure of the server's.
+func TestHalfOfTheCallsThatFailOpenTheBreaker(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(0, func(call int) error {
+			if call%2 == 0 {
+				return errAway
+			}
+			return nil
+		})
+		for range fewCalls - 1 {
+			s.take("acct_42", testTimeout)
+		}
+		if s.line.health.open.Load() {
+			s.Fatal("open before twenty calls")
+		}
+		s.take("acct_42", testTimeout)
+		if !s.line.health.open.Load() {
+			s.Error("not open after twenty calls of which half failed")
+		}
+	})
+	bubble(t, func(s *sender) {
+		s.set(0, func(call int) error {
+			if call%2 == 0 {
+				return errAway
+			}
+			return nil
+		})
+		for range 3 * fewCalls { // spread over more than a second each time
+			s.take("acct_42", testTimeout)
+			time.Sleep(breakerWindow / 8)
+		}
+		if s.line.health.open.Load() {
+			s.Error("open although no second had twenty calls")
+		}
+	})
+}
+
+func TestAClosedLineRefusesAndItsWorkersEnd(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(10*time.Millisecond, nil)
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.take("acct_42", testTimeout)
+			done <- err
 		}()
-		l.join(chargeOf("a"), hashOf("a"), nil, time.Now().Add(time.Minute))
-	}()
-	fail = false
-	p := l.join(chargeOf("a"), hashOf("a"), nil, time.Now().Add(time.Minute))
-	if err := l.await(&p, time.Now().Add(time.Minute)); err != nil {
-		t.Error(err)
-	}
-	if _, err := p.outcome(chargeOf("a")); err == nil {
-		t.Error("an entry nobody answered has an outcome")
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.calls != 0 {
-		t.Errorf("%d calls are still counted", l.calls)
-	}
+		synctest.Wait()
+		s.line.close()
+		s.line.close()
+		if _, err := s.take("acct_42", testTimeout); !errors.Is(err, errClosed) {
+			s.Errorf("got %v", err)
+		}
+		if err := <-done; err != nil {
+			s.Errorf("the call that was out: %v", err)
+		}
+	})
+}
+
+// A process that is late does not take Redis for lost: whoever waits gets the time, and
+// if that is not enough it is this process that is overloaded.
+func TestALateProcessIsNotALostRedis(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(testTimeout+15*time.Millisecond, nil)
+		lateBy := func(d time.Duration) {
+			synctest.Wait()
+			s.line.mu.Lock()
+			defer s.line.mu.Unlock()
+			for _, b := range s.batches() {
+				b.due = b.due.Add(-d) // as if the timer had fired so late
+			}
+		}
+		for range 2 * failuresInARow {
+			done := make(chan error, 1)
+			go func() {
+				_, err := s.take("acct_42", testTimeout)
+				done <- err
+			}()
+			lateBy(10 * time.Millisecond)
+			if err := <-done; err != nil {
+				s.Fatalf("a reply that was there when the process came to it: %v", err)
+			}
+		}
+		s.set(10*testTimeout, nil)
+		for range 2 * failuresInARow {
+			done := make(chan error, 1)
+			go func() {
+				_, err := s.take("acct_42", testTimeout)
+				done <- err
+			}()
+			lateBy(10 * time.Millisecond)
+			if err := <-done; !errors.Is(err, errLate) || errors.Is(err, tierlimit.ErrStoreUnavailable) {
+				s.Fatalf("got %v", err)
+			}
+			time.Sleep(10 * testTimeout)
+		}
+		if s.line.health.open.Load() {
+			s.Error("the breaker is open")
+		}
+	})
 }

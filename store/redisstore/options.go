@@ -12,10 +12,11 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// Options reads a redis://, rediss:// or unix:// URL into client options that
-// keep to a decision budget: no step waits longer, and nothing is sent twice.
-// Change what else you need, then hand redis.NewClient(opts) to [New]. A budget
-// of 0 is tierlimit.DefaultBudget.
+// Options reads a redis://, rediss:// or unix:// URL into client options that suit a
+// decision budget: nothing is sent twice, and no step waits longer than twice the budget,
+// so that a connection that is slow to come about serves the next decision. Change what
+// else you need, then hand redis.NewClient(opts) to [New]. A budget of 0 is
+// tierlimit.DefaultBudget.
 func Options(url string, budget time.Duration) (*redis.Options, error) {
 	opts, err := redis.ParseURL(url)
 	if err != nil {
@@ -26,7 +27,7 @@ func Options(url string, budget time.Duration) (*redis.Options, error) {
 	opts.MaxRetries = -1 // -1 is none; 0 would be three
 	opts.DialerRetries = 1
 	opts.DialTimeout = dialTimeout(b)
-	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = b, b, b
+	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = 2*b, 2*b, b
 	opts.MinIdleConns = maxCalls // a burst need not wait for dials
 	opts.DisableIdentity = true
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
@@ -55,7 +56,7 @@ func SentinelOptions(url string, budget time.Duration) (*redis.FailoverOptions, 
 	opts.MaxRetries = -1
 	opts.DialerRetries = 1
 	opts.DialTimeout = dialTimeout(b)
-	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = b, b, b
+	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = 2*b, 2*b, b
 	opts.MinIdleConns = maxCalls
 	opts.DisableIdentity = true
 	return opts, nil
@@ -88,7 +89,7 @@ func ClusterOptions(url string, budget time.Duration) (*redis.ClusterOptions, er
 	opts.MaxRedirects, opts.MinRetryBackoff, opts.MaxRetryBackoff = 3, -1, -1
 	opts.DialerRetries = 1
 	opts.DialTimeout = dialTimeout(b)
-	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = b, b, b
+	opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = 2*b, 2*b, b
 	opts.MinIdleConns = maxCalls
 	opts.PipelinePoolSize = -1 // pipelines are all there is: a pool of their own would begin cold
 	opts.DisableIdentity = true

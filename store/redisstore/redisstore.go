@@ -1,13 +1,13 @@
 // Package redisstore counts charges in Redis, shared by all replicas.
 //
-// A decision is one script on one key; those that come together travel in one
-// call, and those of one subject as one. Limits marked Lease are served by each
-// process from a share of its own.
+// A decision is one script on one key; charges that come together travel in one call,
+// and those of one subject as one. A server that does not answer is not called for a
+// while (see [Config]): charges then fail at once.
 //
 // The package is for Redis 6.2 or newer, dedicated to counters and set to noeviction:
-// an evicted key is a fresh quota. [New] takes one server, or the master that a
-// Sentinel names; [NewCluster] takes a Cluster, where everything of a subject is in
-// one slot. It is not a general cache client.
+// an evicted key is a fresh quota. [New] takes one server, or the master that a Sentinel
+// names; [NewCluster] takes a Cluster, where everything of a subject is in one slot. It
+// is not a general cache client.
 package redisstore
 
 import (
@@ -21,156 +21,171 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// A Store counts in Redis. It is safe for concurrent use. It does not close its
-// client.
+// Config tunes a Store. The zero Config is ready for use.
+type Config struct {
+	// Budget is what a server may take for a call: a call that takes longer is a failure
+	// of the server. Give the budget that the client's options were made with; default
+	// tierlimit.DefaultBudget.
+	Budget time.Duration
+	// Failures is how many calls in a row may fail before a server is not called any
+	// more, default 5; half of at least twenty calls within a second are as good a
+	// reason. Then one charge tries every 250 ms. Below 0 a server is always called.
+	Failures int
+	// OnChange is told when a server is not called any more, and why, and when it is
+	// called again. server is its address in a Cluster, else "". OnChange must not block;
+	// it may be called from many goroutines.
+	OnChange func(server string, open bool, cause error)
+}
+
+// A Store counts in Redis. It is safe for concurrent use. It does not close its client.
 type Store struct {
-	server  server
-	timeout time.Duration // of a call
-	leases  leases
+	server server
+	budget time.Duration // of a call
+	wait   time.Duration // of one step of the client's
 }
 
 // A server is Redis, however it is run.
 type server interface {
 	// lineTo returns the line that carries the charges of a subject.
 	lineTo(ctx context.Context, subject string) (*line, error)
-	// follow charges one of whom a line has said errMoved.
-	follow(ctx context.Context, c *tierlimit.Charge) (tierlimit.Outcome, error)
+	// lines returns all that there are.
+	lines() []*line
+	// follow charges one of which a line has said errMoved.
+	follow(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error)
 	// process sends a command on the keys of one subject.
 	process(ctx context.Context, cmd redis.Cmder) error
-	// name is the address of the server that counts a subject, "" if there is one. It
-	// does not wait.
+	// name returns the address of the server that counts subject, "" if there is only
+	// one server. It does not wait.
 	name(subject string) string
 	// each asks every server that counts.
 	each(ctx context.Context, ask func(context.Context, *redis.Client) error) error
 }
 
 // New returns a Store on one Redis, or on the master that a Sentinel names: client is
-// from redis.NewClient or redis.NewFailoverClient. It must honour deadlines: made from
-// [Options] or [SentinelOptions] it does.
-func New(client *redis.Client) (*Store, error) {
+// from redis.NewClient or redis.NewFailoverClient, with options from [Options] or
+// [SentinelOptions]. Close the Store before the client.
+func New(client *redis.Client, cfg Config) (*Store, error) {
 	opts := client.Options()
-	if err := validate(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
+	if err := cfg.check(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
 		return nil, err
 	}
 	one := &single{client: client}
-	s := newStore(one, opts.ReadTimeout)
-	one.line.send, one.line.timeout = s.send(one.charge), s.timeout
-	return s, nil
+	one.line = cfg.newLine("", opts.DialTimeout, opts.ReadTimeout, one.call)
+	return &Store{server: one, budget: cfg.Budget, wait: opts.ReadTimeout}, nil
 }
 
-// NewCluster returns a Store on a Redis Cluster. It must honour deadlines: a client
-// made from [ClusterOptions] does.
-func NewCluster(client *redis.ClusterClient) (*Store, error) {
+// NewCluster returns a Store on a Redis Cluster: client is from redis.NewClusterClient,
+// with options from [ClusterOptions]. Close the Store before the client.
+func NewCluster(client *redis.ClusterClient, cfg Config) (*Store, error) {
 	opts := client.Options()
-	if err := validate(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
+	if err := cfg.check(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
 		return nil, err
 	}
-	many := &cluster{client: client, timeout: opts.ReadTimeout, lines: make(map[string]masterLine)}
-	s := newStore(many, opts.ReadTimeout)
-	many.newLine = func(charge func(context.Context, *batch)) *line {
-		return &line{send: s.send(charge), timeout: s.timeout}
+	many := &cluster{client: client, timeout: cfg.Budget, byAddr: make(map[string]masterLine)}
+	many.newLine = func(server string, call func(context.Context, *batch) error) *line {
+		return cfg.newLine(server, opts.DialTimeout, opts.ReadTimeout, call)
 	}
-	return s, nil
+	return &Store{server: many, budget: cfg.Budget, wait: opts.ReadTimeout}, nil
 }
 
-func validate(deadlines bool, timeout time.Duration) error {
-	if !deadlines {
-		return &tierlimit.FieldError{
-			Field: "ContextTimeoutEnabled", Value: "false", Want: "true: without it go-redis ignores the decision budget",
-		}
+// check fills in what is not given, and refuses what cannot be.
+func (cfg *Config) check(deadlines bool, readTimeout time.Duration) error {
+	cfg.Budget = budgetOr(cfg.Budget)
+	if cfg.Failures == 0 {
+		cfg.Failures = failuresInARow
 	}
-	if timeout <= 0 {
-		return &tierlimit.FieldError{Field: "ReadTimeout", Value: timeout.String(), Want: "positive: it bounds a call"}
+	switch {
+	case !deadlines:
+		return &tierlimit.FieldError{
+			Field: "ContextTimeoutEnabled", Value: "false", Want: "true: without it go-redis ignores deadlines",
+		}
+	case readTimeout < cfg.Budget:
+		return &tierlimit.FieldError{
+			Field: "ReadTimeout", Value: readTimeout.String(), Want: "at least the budget of " + cfg.Budget.String() + "; Options makes it twice as long",
+		}
 	}
 	return nil
 }
 
-func newStore(s server, timeout time.Duration) *Store {
-	store := &Store{server: s, timeout: timeout}
-	store.leases.began, store.leases.giveBack = time.Now(), store.giveBack
-	return store
+func (cfg *Config) newLine(server string, dial, step time.Duration, call func(context.Context, *batch) error) *line {
+	var onChange func(open bool, cause error)
+	if cfg.OnChange != nil {
+		onChange = func(open bool, cause error) { cfg.OnChange(server, open, cause) }
+	}
+	// A connection may have to come about, to be greeted, and to carry the call.
+	return newLine(cfg.Budget, dial+3*step, cfg.Failures, onChange, call)
 }
 
-// standsFor is how long a denial may be repeated from memory: a refund or a
-// reset by another process is seen after that.
+// standsFor is how long a denial may be repeated from memory: a refund or a reset by
+// another process is seen after that.
 const standsFor = time.Second
 
-// Take implements tierlimit.Store. It answers by ctx's deadline, or the client's
-// ReadTimeout where that is sooner; a cancellation does not end it earlier, as
-// one timer watches over all who travel together. A call that times out may
-// still have been charged; it is never sent again. A charge given up before it
-// left is not made.
+// Take implements tierlimit.Store. It returns by c.Deadline, or by ctx's deadline or
+// after the budget where that is sooner; a cancellation does not end it earlier, as one
+// timer watches over all charges that travel together. A call that times out may still
+// have been charged; it is never sent again. A charge given up before it left is not
+// made.
 func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
 	if err := c.Validate(); err != nil {
 		return tierlimit.Outcome{}, err
 	}
-	if err := ctx.Err(); err != nil {
-		return tierlimit.Outcome{}, unanswered(&c, errNotSent, err)
-	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(s.timeout)
-	}
-	hash := hashOf(c.Subject)
-	var l *lease
-	if leasable(&c) {
-		var o tierlimit.Outcome
-		if l = s.leases.take(&c, hash, &o); o.Allowed {
-			return o, nil
-		}
-		if l == nil {
-			l = s.leases.add(&c, hash)
-		}
-	}
-	line, err := s.server.lineTo(ctx, c.Subject)
-	if err != nil {
-		return tierlimit.Outcome{}, fmt.Errorf("take on %s, %w: %w", Key(c.Subject), errNotSent, err)
-	}
-	p := line.join(&c, hash, l, deadline)
-	defer line.leave(p.batch)
-	if err := line.await(&p, deadline); err != nil {
-		return tierlimit.Outcome{}, unanswered(&c, err, context.DeadlineExceeded)
-	}
-	o, err := p.outcome(&c)
-	if errors.Is(err, errMoved) {
-		ctx, cancel := context.WithDeadline(ctx, deadline)
-		defer cancel()
-		o, err = s.server.follow(ctx, &c)
-	}
+	o, err := s.take(ctx, c)
 	if err != nil {
 		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", Key(c.Subject), err)
 	}
 	return o, nil
 }
 
-// TakeNow implements tierlimit.Immediate: it serves leased limits from the share
-// that this process holds.
-func (s *Store) TakeNow(c tierlimit.Charge) (o tierlimit.Outcome, ok bool) {
-	if leasable(&c) {
-		s.leases.take(&c, hashOf(c.Subject), &o)
+func (s *Store) take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return tierlimit.Outcome{}, fmt.Errorf("%w: %w: %w", ErrNotSent, tierlimit.ErrStoreUnavailable, err)
 	}
-	return o, o.Allowed
+	deadline := c.Deadline
+	if deadline.IsZero() {
+		deadline = time.Now().Add(s.budget)
+	}
+	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
+		deadline = earlier
+	}
+	line, err := s.server.lineTo(ctx, c.Subject)
+	if err != nil {
+		return tierlimit.Outcome{}, fmt.Errorf("%w: %w", ErrNotSent, err)
+	}
+	o, err := line.take(&c, hashOf(c.Subject), deadline)
+	if errors.Is(err, errMoved) {
+		ctx, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		return s.server.follow(ctx, c)
+	}
+	return o, err
 }
 
-func unanswered(c *tierlimit.Charge, what, cause error) error {
-	return fmt.Errorf("take on %s, %w: %w: %w", Key(c.Subject), what, tierlimit.ErrStoreUnavailable, cause)
-}
-
-// send makes the calls for a batch with charge, and lets leases know what came of it.
-func (s *Store) send(charge func(context.Context, *batch)) func(context.Context, *batch) {
-	return func(ctx context.Context, b *batch) {
-		asked := s.leases.now()
-		if !b.call.prepare(b, asked) {
-			return // everybody has given up
+// Close ends the goroutines of the Store once they have made the calls they are at, and
+// returns when they have ended, or ctx's error. Charges that come after it fail. Call it
+// when no Take is running, and before the client is closed.
+func (s *Store) Close(ctx context.Context) error {
+	ended := make(chan struct{})
+	lines := s.server.lines()
+	for _, l := range lines {
+		l.close()
+	}
+	go func() {
+		defer close(ended)
+		for _, l := range lines {
+			l.workers.Wait()
 		}
-		defer b.call.answer(asked)
-		charge(ctx, b)
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
-// Server is the address of the master that counts a subject, of a Cluster; "" where
+// Server returns the address of the master that counts subject, of a Cluster; "" where
 // one server counts all, or as long as none has been reached. It does not wait.
 func (s *Store) Server(subject string) string { return s.server.name(subject) }
 
-// errReply is an answer of a script that is not ours.
+// errReply is of an answer that our script does not give.
 var errReply = errors.New("the script's reply has an unknown shape")

@@ -9,14 +9,14 @@ import (
 	"github.com/tierlimit/tierlimit/scripts"
 )
 
-// A single is one Redis, or the one that a Sentinel says is the master now: all
-// charges are on one line, and a batch is one call.
+// A single is one Redis, or the one that a Sentinel says is the master now: all charges
+// are on one line, and a batch is one call.
 type single struct {
 	client *redis.Client
-	line   line
+	line   *line
 }
 
-func (s *single) lineTo(context.Context, string) (*line, error) { return &s.line, nil }
+func (s *single) lineTo(context.Context, string) (*line, error) { return s.line, nil }
 
 func (s *single) name(string) string { return "" }
 
@@ -28,39 +28,43 @@ func (s *single) each(ctx context.Context, ask func(context.Context, *redis.Clie
 	return ask(ctx, s.client)
 }
 
-func (s *single) follow(context.Context, *tierlimit.Charge) (tierlimit.Outcome, error) {
+func (s *single) follow(context.Context, tierlimit.Charge) (tierlimit.Outcome, error) {
 	return tierlimit.Outcome{}, errMoved // one server does not say so
 }
 
-func (s *single) charge(ctx context.Context, b *batch) {
-	reply, err := s.take(ctx, b.call.command(b.again))
+func (s *single) lines() []*line { return []*line{s.line} }
+
+// call charges a batch.
+func (s *single) call(ctx context.Context, b *batch) error {
+	reply, err := s.take(ctx, b.frame.command(b.again))
 	if err == nil {
-		err = b.call.read(reply)
+		err = b.frame.read(reply)
 	}
-	if err == nil {
-		return
+	if err != nil {
+		for i := range b.entries {
+			b.entries[i].err = err
+		}
 	}
-	for i := range b.entries {
-		b.entries[i].err = err
-	}
+	return err
 }
 
-// take calls the script by its name, and by its source if the server does not
-// know the name: NOSCRIPT says that nothing ran.
-func (s *single) take(ctx context.Context, words []any) ([]int64, error) {
+// take calls the script by its name, and by its source if the server does not know the
+// name: NOSCRIPT says that nothing ran.
+func (s *single) take(ctx context.Context, words []any) (string, error) {
 	words[0], words[1] = "evalsha", scripts.Take.SHA
-	cmd := onceInts{redis.NewIntSliceCmd(ctx, words...)}
+	cmd := onceString{redis.NewStringCmd(ctx, words...)}
 	err := s.client.Process(ctx, cmd)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		words[0], words[1] = "eval", scripts.Take.Source
-		cmd = onceInts{redis.NewIntSliceCmd(ctx, words...)}
+		cmd = onceString{redis.NewStringCmd(ctx, words...)}
 		err = s.client.Process(ctx, cmd)
 	}
 	return cmd.Val(), classify(err)
 }
 
-// onceInts is once for a reply of whole numbers.
-type onceInts struct{ *redis.IntSliceCmd }
+// onceString is a command with a string as its reply, which go-redis sends at most once.
+// Its own retries would charge again a call whose reply was lost.
+type onceString struct{ *redis.StringCmd }
 
 // NoRetry is what go-redis asks before it sends a command again.
-func (onceInts) NoRetry() bool { return true }
+func (onceString) NoRetry() bool { return true }

@@ -50,15 +50,15 @@ var clockCases = []testCase{
 			x, w := s.also(c.last), ceiling("quota", 5, period(c.period))
 			x.clockAt(at(c.last))
 			first := x.allowed(5, w)
-			x.Advance(first[0].Reset - ms(1))
+			x.Advance(ms(first[0].Reset - 1))
 			x.denied(1, w)
 			x.Advance(ms(1))
 			got := x.allowed(1, w)
 			x.used(got, 1)
-			if first[0].Reset > ms(1) {
+			if first[0].Reset > 1 {
 				continue // the 30th of March: the month was not over
 			}
-			if end := x.Now().Add(got[0].Reset); !end.Equal(at(c.next)) {
+			if end := x.Now().Add(ms(got[0].Reset)); !end.Equal(at(c.next)) {
 				s.Errorf("%s after %s ends at %s, want %s", c.period, c.last, end.UTC(), c.next)
 			}
 		}
@@ -88,8 +88,8 @@ var clockCases = []testCase{
 		s.clockAt(at("2026-03-30T00:00:00Z")).allowed(5, w)
 		s.clockAt(at("2026-03-31T08:59:59.999Z")).denied(1, w)
 		s.clockAt(at("2026-03-31T09:00:00Z"))
-		if c := s.allowed(5, w); !s.Now().Add(c[0].Reset).Equal(at("2026-04-30T09:00:00Z")) {
-			s.Fatalf("it ends in %v", c[0].Reset)
+		if c := s.allowed(5, w); !s.Now().Add(ms(c[0].Reset)).Equal(at("2026-04-30T09:00:00Z")) {
+			s.Fatalf("it ends in %v", ms(c[0].Reset))
 		}
 		s.clockAt(at("2026-04-01T00:00:00Z")).denied(1, w)
 	}},
@@ -97,10 +97,10 @@ var clockCases = []testCase{
 		anchor := at("2026-06-17T15:30:00Z").UnixMilli() // a Wednesday
 		day, week := ceiling("day", 5, tierlimit.Window{Period: tierlimit.Day, Anchor: anchor}), ceiling("week", 5, tierlimit.Window{Period: tierlimit.Week, Anchor: anchor})
 		c := s.clockAt(at("2026-03-01T12:00:00Z")).allowed(1, day, week) // a Sunday, before the anchor
-		if end := s.Now().Add(c[0].Reset); !end.Equal(at("2026-03-01T15:30:00Z")) {
+		if end := s.Now().Add(ms(c[0].Reset)); !end.Equal(at("2026-03-01T15:30:00Z")) {
 			s.Errorf("the day ends at %s", end)
 		}
-		if end := s.Now().Add(c[1].Reset); !end.Equal(at("2026-03-04T15:30:00Z")) {
+		if end := s.Now().Add(ms(c[1].Reset)); !end.Equal(at("2026-03-04T15:30:00Z")) {
 			s.Errorf("the week ends at %s", end)
 		}
 	}},
@@ -121,7 +121,31 @@ var clockCases = []testCase{
 		c := s.peek(w)
 		s.used(c, 0)
 		if c[0].Reset != 0 {
-			s.Errorf("an empty sliding window resets in %v", c[0].Reset)
+			s.Errorf("an empty sliding window resets in %v", ms(c[0].Reset))
+		}
+	}},
+	{"a reset of a sliding window forgets the one before too", func(s *subject) {
+		w := sliding(perMinute(5))
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(5, w)
+		s.clockAt(at("2026-03-01T12:01:30Z"))
+		s.used(s.allowed(1, w), 4)
+		s.reset("per_minute")
+		s.used(s.peek(w), 0)
+	}},
+	{"a previous window of another length does not count", func(s *subject) {
+		minute, half := sliding(perMinute(100)), sliding(ceiling("per_minute", 100, length(30*time.Second)))
+		s.clockAt(at("2026-03-01T12:00:00Z")).allowed(40, minute)
+		s.clockAt(at("2026-03-01T12:01:00Z"))
+		s.used(s.allowed(1, minute), 41)
+		s.used(s.allowed(1, half), 2)
+		s.used(s.allowed(1, minute), 3)
+	}},
+	{"an anchor that was wrong for a while moves no end that is only read", func(s *subject) {
+		right, wrong := ceiling("per_month", 100, monthly("2026-01-20T00:00:00Z")), ceiling("per_month", 100, monthly("2026-01-11T00:00:00Z"))
+		s.clockAt(at("2026-03-10T12:00:00Z")).allowed(50, right)
+		s.used(s.peek(wrong), 50)
+		if c := s.peek(right); c[0].End != at("2026-03-20T00:00:00Z").UnixMilli() {
+			s.Errorf("it ends at %s", time.UnixMilli(c[0].End).UTC())
 		}
 	}},
 	{"a sliding window of a fixed one keeps its usage", func(s *subject) {

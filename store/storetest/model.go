@@ -25,21 +25,27 @@ type modelWindow struct {
 	looked   time.Time // the turn it was last looked at with
 }
 
-// look returns the window of a ceiling at now, the zero one if none runs.
-func (m model) look(subject string, ceiling tierlimit.Ceiling, now time.Time) modelWindow {
+// look returns the window of a ceiling at now, the zero one if none runs. Only a charge
+// keeps an end that was brought forward.
+func (m model) look(subject string, ceiling tierlimit.Ceiling, now time.Time, charge bool) modelWindow {
+	keep := func(w modelWindow) {
+		if charge {
+			m[subject+" "+ceiling.Name] = w
+		}
+	}
 	w := m[subject+" "+ceiling.Name]
 	if !w.end.After(now) {
 		return modelWindow{}
 	}
 	w.end = earlier(w.end, latest(ceiling, now))
-	m[subject+" "+ceiling.Name] = w
+	keep(w)
 	if !ceiling.Sliding {
 		return w
 	}
 	length := ceiling.Window.Length
 	turn := w.end.Add(-length)
 	w.looked = turn
-	m[subject+" "+ceiling.Name] = w
+	keep(w)
 	if !turn.After(now) {
 		return modelWindow{previous: w.used, turn: w.end, end: w.end.Add(length)}
 	}
@@ -67,16 +73,17 @@ func earlier(a, b time.Time) time.Time {
 
 func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count) {
 	now = now.Truncate(time.Millisecond)
-	windows := make([]modelWindow, len(c.Ceilings))
+	windows := make([]modelWindow, c.Ceilings.Len())
 	fits := true
-	for i, ceiling := range c.Ceilings {
-		windows[i] = m.look(c.Subject, ceiling, now)
+	for i := range windows {
+		ceiling := c.Ceilings.At(i)
+		windows[i] = m.look(c.Subject, ceiling, now, c.Cost > 0)
 		used := windows[i].count(ceiling, now).Used
 		fits = fits && (ceiling.Max == tierlimit.Unlimited || used+c.Cost <= ceiling.Max)
 	}
-	counts := make([]tierlimit.Count, len(c.Ceilings))
-	for i, ceiling := range c.Ceilings {
-		w := windows[i]
+	counts := make([]tierlimit.Count, len(windows))
+	for i, w := range windows {
+		ceiling := c.Ceilings.At(i)
 		began := fits && c.Cost > 0 && w.end.IsZero()
 		if fits && c.Cost > 0 {
 			if began {
@@ -93,20 +100,22 @@ func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count)
 }
 
 func (w modelWindow) count(ceiling tierlimit.Ceiling, now time.Time) tierlimit.Count {
-	c := tierlimit.Count{Used: w.used}
+	var c tierlimit.Count
+	c.Used, c.Since = w.used, w.used
 	if w.end.IsZero() {
 		if ceiling.Window.Period != "" {
-			c.Reset = ceiling.Window.End(now).Sub(now)
+			c.Reset = ceiling.Window.End(now).Sub(now).Milliseconds()
 		}
 		return c
 	}
-	c.Reset, c.End = w.end.Sub(now), w.end.UnixMilli()
+	c.Reset, c.End = w.end.Sub(now).Milliseconds(), w.end.UnixMilli()
 	if ceiling.Sliding {
-		c.Previous, c.Turn, c.End = w.previous, w.turn.Sub(now), w.turn.UnixMilli()
+		c.Previous, c.Turn, c.End = w.previous, w.turn.Sub(now).Milliseconds(), w.turn.UnixMilli()
 		if w.used == 0 {
 			c.Reset = c.Turn
 		}
-		c.Used += tierlimit.Weighted(c.Previous, c.Turn, ceiling.Window.Length)
+		length := ceiling.Window.Length.Milliseconds()
+		c.Used += (c.Previous*min(c.Turn, length) + length - 1) / length // the model's numbers are small
 	}
 	return c
 }
@@ -147,10 +156,11 @@ func (g charger) draw(t *rapid.T) tierlimit.Charge {
 		Subject: rapid.SampledFrom(g.subjects).Draw(t, "subject"),
 		Cost:    rapid.Int64Range(0, 6).Draw(t, "cost"),
 	}
+	var list []tierlimit.Ceiling
 	for _, name := range modelLimits {
 		if rapid.Bool().Draw(t, name) {
 			w := rapid.SampledFrom(g.windows).Draw(t, "window")
-			c.Ceilings = append(c.Ceilings, tierlimit.Ceiling{
+			list = append(list, tierlimit.Ceiling{
 				Name:    name,
 				Max:     rapid.SampledFrom([]int64{tierlimit.Unlimited, 0, 1, 5, 10, 25, 1e15}).Draw(t, "max"),
 				Window:  w,
@@ -158,9 +168,10 @@ func (g charger) draw(t *rapid.T) tierlimit.Charge {
 			})
 		}
 	}
-	if len(c.Ceilings) == 0 {
-		c.Ceilings = append(c.Ceilings, tierlimit.Ceiling{Name: "a", Max: 5, Window: g.windows[0]})
+	if len(list) == 0 {
+		list = append(list, tierlimit.Ceiling{Name: "a", Max: 5, Window: g.windows[0]})
 	}
+	c.Ceilings = Ceilings(list...)
 	return c
 }
 
@@ -191,7 +202,7 @@ func modelWithoutTime(t *testing.T, start func(t *testing.T) Harness) {
 				}
 				for i := range want {
 					if got.Allowed != fits || got.Counts[i].Used != want[i].Used {
-						rt.Fatalf("%+v: allowed %v %v, want %v %v", c, got.Allowed, got.Counts, fits, want)
+						rt.Fatalf("%s %d %q: allowed %v %v, want %v %v", c.Subject, c.Cost, c.Ceilings.Encoded(), got.Allowed, got.Counts, fits, want)
 					}
 				}
 			},
@@ -234,7 +245,7 @@ func modelWithTime(t *testing.T, start func(t *testing.T) Harness) {
 					rt.Fatal(err)
 				}
 				if got.Allowed != fits || !slices.Equal(got.Counts, want) {
-					rt.Fatalf("%+v at %s: allowed %v %v, want %v %v", c, now.UTC(), got.Allowed, got.Counts, fits, want)
+					rt.Fatalf("%s %d %q at %s: allowed %v %v, want %v %v", c.Subject, c.Cost, c.Ceilings.Encoded(), now.UTC(), got.Allowed, got.Counts, fits, want)
 				}
 			},
 			"reset": func(rt *rapid.T) {

@@ -156,9 +156,9 @@ func queueTier(batch *pgx.Batch, t tiers.Tier) {
 	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
 		l := t.Limits[name]
 		batch.Queue(`
-			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, lease, shadow, anchor, algorithm)
-			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11)`,
-			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Lease, l.Shadow,
+			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm)
+			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10)`,
+			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Shadow,
 			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)))
 	}
 }
@@ -214,7 +214,6 @@ type limitRow struct {
 	WindowMS *int64 `db:"window_ms"`
 	Period   *string
 	Adaptive bool
-	Lease    bool
 	Shadow   bool
 	Anchor   string
 
@@ -231,7 +230,7 @@ func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, erro
 		return nil, fmt.Errorf("read tiers: %w", err)
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT tier, name, scope, max, window_ms, period, adaptive, lease, shadow, anchor, algorithm FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
+		SELECT tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
 	limitRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
 	if err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
@@ -262,7 +261,7 @@ func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 }
 
 func (r limitRow) limit() tiers.Limit {
-	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Lease: r.Lease, Shadow: r.Shadow, Anchored: r.Anchor == billing}
+	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Shadow: r.Shadow, Anchored: r.Anchor == billing}
 	if r.Algorithm == string(tierlimit.Sliding) {
 		l.Algorithm = tierlimit.Sliding
 	}

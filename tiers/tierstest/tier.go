@@ -18,7 +18,7 @@ func gold() tiers.Tier {
 		Limits: map[string]tiers.Limit{
 			"burst":     {Max: 3, Window: tierlimit.Window{Length: 250 * time.Millisecond}, Adaptive: true},
 			"exports":   {Scope: "exports", Max: 0, Window: tierlimit.Window{Period: tierlimit.Week}},
-			"per_day":   {Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}, Lease: true},
+			"per_day":   {Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
 			"per_month": {Max: tierlimit.Unlimited, Window: tierlimit.Window{Period: tierlimit.Month}, Anchored: true, Shadow: true},
 			"smooth":    {Max: 7, Window: tierlimit.Window{Length: time.Minute}, Algorithm: tierlimit.Sliding},
 		},

@@ -1,0 +1,91 @@
+package tierlimit
+
+import "time"
+
+// An evaluation is a request and what it is held to.
+type evaluation struct {
+	Request
+	plan     *Plan
+	compiled *compiled
+	charge   int64 // Cost, or 0 to look only
+	replicas int   // that count apart, this process among them; 0 if the store counts
+}
+
+// chargeBy returns what to ask a store, which has until the deadline.
+func (e *evaluation) chargeBy(deadline time.Time) Charge {
+	return Charge{
+		Subject: e.Subject, Cost: e.charge, Ceilings: e.compiled.ceilings,
+		Deadline: deadline, Unknown: e.plan.cfg.Unknown,
+	}
+}
+
+// explain returns the decision that follows from what a store answered.
+func (e *evaluation) explain(o *Outcome) Decision {
+	d := e.decision(o.Source)
+	d.Degraded = e.plan.cfg.Fallback
+	charged := e.charge > 0 && o.Allowed
+	j := judgement{compiled: e.compiled, counts: o.Counts, maxes: e.compiled.effective, cost: e.Cost, replicas: e.replicas}
+	if o.Maxes != nil {
+		j.maxes, d.policy = o.Maxes, ""
+	}
+	d.judge(&j, charged)
+	if charged && refundable(o) {
+		d.Nonce, d.at = newNonce(), o.At
+	}
+	if e.charge > 0 && !o.Allowed && d.Allowed {
+		d.Allowed, d.Reason = false, Exceeded // what the store did not charge is not allowed
+	}
+	return d
+}
+
+// refundable reports whether a store said what it charged, and when.
+func refundable(o *Outcome) bool {
+	for i := range o.Counts {
+		if o.Counts[i].End <= 0 {
+			return false
+		}
+	}
+	return len(o.Counts) > 0 && o.At > 0
+}
+
+// share returns the decision that follows from what this process, one of several
+// replicas, counted alone.
+func (e *evaluation) share(o *Outcome, replicas int) Decision {
+	e.replicas = replicas
+	d := e.explain(o)
+	d.Degraded, d.Nonce = true, 0
+	return d
+}
+
+// policyRetry is what a denied client is told while nobody can count: the time a store
+// takes to come back is not known, and a second is cheap to ask again.
+const policyRetry = time.Second
+
+// unanswered answers without counting.
+func (e *evaluation) unanswered(policy Policy) Decision {
+	d := e.decision(SourcePolicy)
+	d.Reason, d.Degraded = StoreDown, true
+	if policy == Open {
+		d.Allowed = true
+		return d
+	}
+	d.RetryAfter = policyRetry
+	return d
+}
+
+// refused answers for a subject that is denied whatever it has used.
+func (e *evaluation) refused(now time.Time) Decision {
+	d := e.decision(SourcePolicy)
+	d.Reason = e.plan.cfg.Refusal
+	if until := e.plan.cfg.RefusedUntil; !until.IsZero() {
+		d.RetryAfter = max(until.Sub(now), time.Millisecond)
+	}
+	return d
+}
+
+func (e *evaluation) decision(source Source) Decision {
+	return Decision{
+		Subject: e.Subject, Tier: e.plan.cfg.Tier, Scope: e.Scope,
+		Multiplier: e.compiled.multiplier, Source: source, Cost: e.Cost, policy: e.compiled.policy,
+	}
+}

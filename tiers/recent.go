@@ -1,0 +1,131 @@
+package tiers
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+)
+
+// recent holds a bounded number of values by id, and drops those that were not read for
+// the longest (the CLOCK algorithm: an entry that was read since the hand last passed
+// it is spared once). Reads of different ids hardly ever meet, as they share no lock.
+// It is safe for concurrent use.
+type recent[T any] struct {
+	seed   maphash.Seed
+	shards []recentShard[T] // a power of two
+}
+
+type recentShard[T any] struct {
+	mu      sync.RWMutex
+	most    int
+	entries map[string]*recentEntry[T] // guarded by mu
+	ring    []*recentEntry[T]          // guarded by mu: all entries, and some that are gone
+	hand    int                        // guarded by mu
+	_       [32]byte                   // no two shards in one cache line
+}
+
+type recentEntry[T any] struct {
+	id    string
+	value T           // guarded by the shard's mu
+	read  atomic.Bool // since the hand last passed
+	gone  bool        // guarded by the shard's mu
+}
+
+const (
+	maxRecentShards = 256
+	minShardSize    = 64 // below that the shards would fill unevenly
+)
+
+func newRecent[T any](size int) *recent[T] {
+	n := 1
+	for n < maxRecentShards && size/(2*n) >= minShardSize {
+		n *= 2
+	}
+	r := &recent[T]{seed: maphash.MakeSeed(), shards: make([]recentShard[T], n)}
+	for i := range r.shards {
+		r.shards[i].most = (size + n - 1) / n
+		r.shards[i].entries = make(map[string]*recentEntry[T])
+	}
+	return r
+}
+
+func (r *recent[T]) shard(id string) *recentShard[T] {
+	return &r.shards[maphash.String(r.seed, id)&uint64(len(r.shards)-1)]
+}
+
+// get returns the value of id, and spares it.
+func (r *recent[T]) get(id string) (value T, ok bool) {
+	s := r.shard(id)
+	s.mu.RLock()
+	e := s.entries[id]
+	if e != nil {
+		value = e.value
+	}
+	s.mu.RUnlock()
+	if e == nil {
+		return value, false
+	}
+	if !e.read.Load() { // else its cache line need not be written
+		e.read.Store(true)
+	}
+	return value, true
+}
+
+// peek returns the value of id.
+func (r *recent[T]) peek(id string) (value T, ok bool) {
+	s := r.shard(id)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if e := s.entries[id]; e != nil {
+		return e.value, true
+	}
+	return value, false
+}
+
+// add gives id a value, and drops another id where there are too many.
+func (r *recent[T]) add(id string, value T) {
+	s := r.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.entries[id]; e != nil {
+		e.value = value
+		return
+	}
+	e := &recentEntry[T]{id: id, value: value}
+	s.entries[id] = e
+	if len(s.ring) < s.most {
+		s.ring = append(s.ring, e)
+		return
+	}
+	for ; ; s.hand = (s.hand + 1) % len(s.ring) {
+		old := s.ring[s.hand]
+		if old.gone || !old.read.CompareAndSwap(true, false) {
+			if !old.gone {
+				delete(s.entries, old.id)
+			}
+			s.ring[s.hand] = e
+			s.hand = (s.hand + 1) % len(s.ring)
+			return
+		}
+	}
+}
+
+func (r *recent[T]) remove(id string) {
+	s := r.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.entries[id]; e != nil {
+		e.gone = true // its place in the ring is the first to be taken
+		delete(s.entries, id)
+	}
+}
+
+func (r *recent[T]) purge() {
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		clear(s.entries)
+		s.ring, s.hand = nil, 0
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,106 @@
+package tiers
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+)
+
+func TestRecentHoldsAsManyAsItMayAndSparesWhatIsRead(t *testing.T) {
+	for _, size := range []int{1, 2, 100, 1000, 10_000} {
+		r := newRecent[int](size)
+		for i := range 3 * size {
+			r.add(fmt.Sprint("id_", i), i)
+			if v, ok := r.get(fmt.Sprint("id_", i)); !ok || v != i {
+				t.Fatalf("size %d: %d was not kept: %d, %v", size, i, v, ok)
+			}
+		}
+		held := 0
+		for i := range r.shards {
+			held += len(r.shards[i].entries)
+		}
+		if held > size+len(r.shards) || held < size*9/10 {
+			t.Errorf("size %d: %d are held", size, held)
+		}
+	}
+	r := newRecent[int](10)
+	for i := range 10 {
+		r.add(fmt.Sprint(i), i)
+	}
+	r.get("3")
+	for i := 10; i < 19; i++ {
+		r.add(fmt.Sprint(i), i)
+	}
+	if _, ok := r.peek("3"); !ok {
+		t.Error("what was read was dropped before what was not")
+	}
+	if _, ok := r.peek("4"); ok {
+		t.Error("nothing was dropped")
+	}
+}
+
+func TestRecentForgetsWhatIsRemoved(t *testing.T) {
+	r := newRecent[int](4)
+	for round := range 100 {
+		for i := range 4 {
+			r.add(fmt.Sprint(i), round)
+		}
+		r.remove("2")
+		if _, ok := r.get("2"); ok {
+			t.Fatal("removed, and there")
+		}
+		r.add("2", -round)
+		if v, ok := r.get("2"); !ok || v != -round {
+			t.Fatalf("round %d: %d, %v", round, v, ok)
+		}
+		if n := len(r.shards[0].ring); n > 4 {
+			t.Fatalf("the ring has %d places", n)
+		}
+	}
+	r.purge()
+	if _, ok := r.get("1"); ok {
+		t.Error("purged, and there")
+	}
+}
+
+func TestRecentIsSafeForConcurrentUse(t *testing.T) {
+	r := newRecent[int](512)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 20_000 {
+				n := (i*7 + g*13) % 1000
+				id := fmt.Sprint(n)
+				switch i % 5 {
+				case 0:
+					r.add(id, n)
+				case 1:
+					r.remove(id)
+				default:
+					if v, ok := r.get(id); ok && v != n {
+						t.Errorf("%s holds %d", id, v)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func BenchmarkRecent(b *testing.B) {
+	const subjects = 100_000
+	r := newRecent[int](subjects)
+	ids := make([]string, subjects)
+	for i := range ids {
+		ids[i] = fmt.Sprint("acct_", i)
+		r.add(ids[i], i)
+	}
+	b.SetParallelism(8) // with two cores, 16 goroutines
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i += 7919 {
+			r.get(ids[i%subjects])
+		}
+	})
+}
