@@ -1,12 +1,16 @@
 package integration
 
 import (
+	"fmt"
 	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/rig"
 	"github.com/tierlimit/tierlimit/integration/servers"
 )
@@ -81,6 +85,10 @@ var processFaults = []fault{
 		},
 	},
 	{
+		name: "600 clients ask without a pause, Redis is well", promise: "a process that is late does not take Redis for lost: a customer who has used the quota up gets nothing", config: rig.Config{Replicas: 1},
+		run: overloaded,
+	},
+	{
 		name: "the configuration is wrong", promise: "the service does not start, and names every variable, its value and what is allowed", alone: true,
 		run: func(f *field) {
 			out := refusesToStart(f.T, "--budget", "-1s", "--redis-mode", "many", "--trusted-proxies", "everybody", "--addr", "nowhere")
@@ -90,6 +98,56 @@ var processFaults = []fault{
 			f.tell("%d wrong values, all named", 4)
 		},
 	},
+}
+
+// overloaded has far more clients ask, each as soon as it is answered, than two cores
+// can serve within a budget.
+func overloaded(f *field) {
+	const clients, length = 600, 4 * time.Second
+	r, full := f.Replicas[0], f.subject(rig.Metered, "full")
+	for range rig.MeteredMax {
+		d, err := r.Decide("take", full)
+		f.must(err)
+		f.hold(d.Allowed && !d.Degraded, "%+v", d)
+	}
+	var subjects []string
+	for i := range 20 {
+		subjects = append(subjects, f.subject(rig.Counted, fmt.Sprint("crowd-", i)))
+	}
+	ask, hangUp := r.Asker(clients)
+	defer hangUp()
+	var answered, degraded, late, admitted, failed atomic.Int64
+	over := time.Now().Add(length)
+	var wg sync.WaitGroup
+	for client := range clients {
+		wg.Go(func() {
+			for n := client; time.Now().Before(over); n++ {
+				subject := subjects[n%len(subjects)]
+				if n%10 == 0 {
+					subject = full
+				}
+				d, err := ask(subject)
+				switch {
+				case err != nil:
+					failed.Add(1)
+				case subject == full && d.Allowed:
+					admitted.Add(1)
+				}
+				answered.Add(1)
+				if d.Degraded {
+					degraded.Add(1)
+				}
+				if d.Reason == tierlimit.StoreDown {
+					late.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	f.hold(admitted.Load() == 0, "a customer who had used the quota up got %d more", admitted.Load())
+	f.hold(failed.Load() == 0, "%d requests were told no decision", failed.Load())
+	f.hold(!strings.Contains(r.Log(), toldOfLoss), "Redis was taken for lost: %s", r.Log())
+	f.tell("%d answers in %v, %d degraded, of which %d were told that the service is overloaded", answered.Load(), length, degraded.Load(), late.Load())
 }
 
 // ending puts clients on the replicas while one of them ends; they are told of it

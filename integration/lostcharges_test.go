@@ -180,3 +180,62 @@ func newProxy(t *testing.T, upstream *redis.Client) *proxy.Proxy {
 
 // lost is the fate of all replies of a server that only listens.
 func lost(proxy.Reply) proxy.Fate { return proxy.Fate{Lost: true} }
+
+// A program that was wired as the README says waited a whole budget for each of its
+// requests while Redis was stopped; only the service had a breaker.
+func TestAProgramThatImportsThePackageHasABreaker(t *testing.T) {
+	opts, err := redisstore.Options("redis://"+deafServer(t), tierlimit.DefaultBudget)
+	must(t, err)
+	client := redis.NewClient(opts)
+	defer client.Close()
+	opened := make(chan struct{}, 1)
+	store, err := redisstore.New(client, redisstore.Config{
+		OnChange: func(_ string, open bool, _ error) { opened <- struct{}{} },
+	})
+	must(t, err)
+	defer store.Close(t.Context())
+	lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: builtinResolver(t), Local: memstore.New(memstore.Config{})})
+	must(t, err)
+
+	slow := 0
+	for range 14 {
+		d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+		if !errors.Is(err, tierlimit.ErrStoreUnavailable) || !d.Degraded {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		if !errors.Is(err, redisstore.ErrOpen) {
+			slow++
+		}
+	}
+	if slow > 8 { // five failures open it; a caller may be gone before its call has had its time
+		t.Errorf("%d of 14 decisions waited for Redis", slow)
+	}
+	select {
+	case <-opened:
+	default:
+		t.Error("nobody was told")
+	}
+}
+
+// deafServer listens, and answers nobody.
+func deafServer(t *testing.T) (addr string) {
+	t.Helper()
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { deaf.Close() })
+	return deaf.Addr().String()
+}
+
+// A Redis 30 ms away was never reached with a budget of 50 ms: the greeting of each new
+// connection had to fit into it, beside the call.
+func TestAFarRedisIsReachedAlthoughAConnectionTakesLongerThanTheBudget(t *testing.T) {
+	const budget = 300 * time.Millisecond // of a machine that may be busy; what is shown is a ratio
+	direct := newClient(t, redisServer.URL, testBudget)
+	between := newProxy(t, direct)
+	between.Replies(func(proxy.Reply) proxy.Fate { return proxy.Fate{Delay: 6 * budget / 10} })
+	store, subject := newStore(t, newClient(t, "redis://"+between.Addr+"/1", budget)), newSubject(t)
+	eventually(t, 10*time.Second, "a charge is answered in time", func() bool {
+		_, err := store.Take(t.Context(), charge(subject, 1, perMinute(1000)))
+		return err == nil
+	})
+}

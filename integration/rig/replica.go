@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -90,6 +91,36 @@ func (r *Replica) Decide(verb, subject string) (d tierlimit.Decision, err error)
 		return d, err
 	}
 	return d, json.Unmarshal(answer, &d)
+}
+
+// Asker returns a function that asks for a decision on one of so many connections, which
+// many goroutines may call, and one that closes the connections.
+func (r *Replica) Asker(connections int) (ask func(subject string) (tierlimit.Decision, error), hangUp func()) {
+	many := &http.Client{
+		Timeout:   30 * time.Second,
+		Transport: &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true},
+	}
+	ask = func(subject string) (d tierlimit.Decision, err error) {
+		req, err := http.NewRequest(http.MethodPost, r.Public+"/v1/take", strings.NewReader(fmt.Sprintf(`{"subject":%q}`, subject)))
+		if err != nil {
+			return d, err
+		}
+		req.Header.Set("Authorization", "Bearer "+AdminToken)
+		resp, err := many.Do(req)
+		if err != nil {
+			return d, err
+		}
+		defer resp.Body.Close()
+		answer, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%d: %s", resp.StatusCode, answer)
+		}
+		if err != nil {
+			return d, err
+		}
+		return d, json.Unmarshal(answer, &d)
+	}
+	return ask, many.CloseIdleConnections
 }
 
 // Kill ends it as a crash does, and returns once it has.
