@@ -190,7 +190,7 @@ func TestAProgramThatImportsThePackageHasABreaker(t *testing.T) {
 	defer client.Close()
 	opened := make(chan struct{}, 1)
 	store, err := redisstore.New(client, redisstore.Config{
-		OnChange: func(_ string, open bool, _ error) { opened <- struct{}{} },
+		OnChange: func(string, bool, error) { opened <- struct{}{} },
 	})
 	must(t, err)
 	defer store.Close(t.Context())

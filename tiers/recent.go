@@ -12,7 +12,7 @@ import (
 // It is safe for concurrent use.
 type recent[T any] struct {
 	seed   maphash.Seed
-	shards []recentShard[T] // a power of two
+	shards []recentShard[T]
 }
 
 type recentShard[T any] struct {
@@ -50,7 +50,7 @@ func newRecent[T any](size int) *recent[T] {
 }
 
 func (r *recent[T]) shard(id string) *recentShard[T] {
-	return &r.shards[maphash.String(r.seed, id)&uint64(len(r.shards)-1)]
+	return &r.shards[maphash.String(r.seed, id)%uint64(len(r.shards))]
 }
 
 // get returns the value of id, and spares it.

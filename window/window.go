@@ -177,22 +177,19 @@ func (s Spec) Later(c State, elapsed int64) (later State, ok bool) {
 	return c, true
 }
 
-// Wait returns how many milliseconds pass until a charge of cost fits under max,
+// Wait returns how many milliseconds pass until a charge of cost fits under most,
 // which it does not at c. A fixed window frees all at its end. A sliding one frees
 // the charges of the window before bit by bit, and after its turn those of this one.
 // What does not even fit then is freed by a higher max only, and the window is empty
 // after c.Reset.
-func (s Spec) Wait(c State, max, cost int64) int64 {
+func (s Spec) Wait(c State, most, cost int64) int64 {
 	if s.Kind != Sliding || c.Turn == 0 {
 		return c.Reset
 	}
-	if room := max - cost - c.Since; room >= 0 {
+	if room := most - cost - c.Since; room >= 0 {
 		return c.Turn - longest(c.Previous, room, c.Turn, s.Length)
 	}
-	room := max - cost
-	if room < 0 {
-		room = 0
-	}
+	room := max(most-cost, 0)
 	return min(c.Turn+s.Length-longest(c.Since, room, s.Length, s.Length), c.Reset)
 }
 
@@ -220,7 +217,7 @@ func Weighted(previous, turn, length int64) int64 {
 		return previous
 	}
 	hi, lo := bits.Mul64(uint64(previous), uint64(turn))
-	lo, carry := bits.Add64(lo, uint64(length)-1, 0) //nolint:gosec // length is above turn, which is positive
-	part, _ := bits.Div64(hi+carry, lo, uint64(length))
-	return int64(part) //nolint:gosec // at most previous
+	lo, carry := bits.Add64(lo, uint64(length)-1, 0)    //nolint:gosec // length is above turn, which is positive
+	part, _ := bits.Div64(hi+carry, lo, uint64(length)) //nolint:gosec // as above
+	return int64(part)                                  //nolint:gosec // at most previous
 }

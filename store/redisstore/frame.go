@@ -102,7 +102,7 @@ func (e *entry) appendGroup(text []byte, subjects int) []byte {
 			runs++
 		}
 	}
-	binary.BigEndian.PutUint16(text[at:], uint16(runs)) //nolint:gosec // at most maxRuns
+	binary.BigEndian.PutUint16(text[at:], uint16(runs))
 	return text
 }
 
