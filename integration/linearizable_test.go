@@ -22,37 +22,74 @@ import (
 // its call and its return; one whose reply was lost, at any time after its call
 // or never, and never twice.
 
+// counts are what is used of each window of a subject, or the max of each; -1 where a
+// request does not touch the window.
+type counts [3]int64
+
+// windowKinds are the windows of a subject: none of them ends during a test, so that one
+// which slides counts as the others do.
+var windowKinds = [3]tierlimit.Ceiling{
+	{Name: "per_day", Window: tierlimit.Window{Length: 24 * time.Hour}},
+	{Name: "per_hour", Window: tierlimit.Window{Length: time.Hour}},
+	{Name: "slides", Window: tierlimit.Window{Length: time.Hour}, Sliding: true},
+}
+
 type asked struct {
 	subject string
 	cost    int64
-	max     int64
+	max     counts
 	reset   bool
 }
 
 type answered struct {
 	unknown bool
 	allowed bool
-	used    int64
+	used    counts
 }
 
-// counterModel is one window that does not end: a state is what is used of it.
-var counterModel = (&porcupine.NondeterministicModel{
-	Init: func() []any { return []any{int64(0)} },
+// charged returns what is used once in was charged, and whether it fits all windows.
+func (c counts) charged(in asked) (after counts, fits bool) {
+	after = c
+	for i, most := range in.max {
+		if most < 0 {
+			continue
+		}
+		if after[i] += in.cost; after[i] > most {
+			return c, false
+		}
+	}
+	return after, true
+}
+
+// shows reports whether an answer about the windows of in is what c has.
+func (c counts) shows(in asked, out answered) bool {
+	for i, most := range in.max {
+		if most >= 0 && out.used[i] != c[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// countersModel is the windows of a subject, which do not end: a state is what is used of
+// each. A request is charged against all windows it touches or against none.
+var countersModel = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{counts{}} },
 	Step: func(state, input, output any) []any {
-		used, in, out := state.(int64), input.(asked), output.(answered)
-		fits := used+in.cost <= in.max
+		used, in, out := state.(counts), input.(asked), output.(answered)
+		after, fits := used.charged(in)
 		switch {
 		case in.reset && out.unknown:
-			return []any{used, int64(0)}
+			return []any{used, counts{}}
 		case in.reset:
-			return []any{int64(0)}
+			return []any{counts{}}
 		case out.unknown && fits:
-			return []any{used, used + in.cost}
+			return []any{used, after}
 		case out.unknown:
 			return []any{used}
-		case out.allowed && fits && out.used == used+in.cost:
-			return []any{used + in.cost}
-		case !out.allowed && !fits && out.used == used:
+		case out.allowed && fits && after.shows(in, out):
+			return []any{after}
+		case !out.allowed && !fits && used.shows(in, out):
 			return []any{used}
 		default:
 			return nil
@@ -86,6 +123,41 @@ type historian struct {
 	lost    int
 }
 
+// ceilings are those of the windows that in touches.
+func (in *asked) ceilings() (list []tierlimit.Ceiling) {
+	for i, most := range in.max {
+		if most >= 0 {
+			c := windowKinds[i]
+			c.Max = most
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// used returns what o says of the windows that in touches.
+func (in *asked) used(o *tierlimit.Outcome) (used counts) {
+	n := 0
+	for i, most := range in.max {
+		if used[i] = -1; most >= 0 {
+			used[i] = o.Counts[n].Used
+			n++
+		}
+	}
+	return used
+}
+
+// drawMaxes has a request touch some of the windows.
+func drawMaxes(r *rand.Rand) (most counts) {
+	touched := 1 + r.IntN(7)
+	for i := range most {
+		if most[i] = -1; touched&(1<<i) != 0 {
+			most[i] = []int64{20, 35, 1000}[r.IntN(3)]
+		}
+	}
+	return most
+}
+
 // forever is later than anything that returned.
 const forever = int64(1) << 60
 
@@ -98,7 +170,7 @@ func (h *historian) ask(client int, s *redisstore.Store, in asked, patience time
 	if in.reset {
 		err = s.Reset(ctx, in.subject)
 	} else {
-		o, err = s.Take(ctx, charge(in.subject, in.cost, tierlimit.Ceiling{Name: "per_hour", Max: in.max, Window: tierlimit.Window{Length: time.Hour}}))
+		o, err = s.Take(ctx, charge(in.subject, in.cost, in.ceilings()...))
 	}
 	op := porcupine.Operation{ClientId: client, Input: in, Call: call, Return: time.Since(h.began).Nanoseconds()}
 	h.mu.Lock()
@@ -107,12 +179,12 @@ func (h *historian) ask(client int, s *redisstore.Store, in asked, patience time
 	case err == nil && in.reset:
 		op.Output = answered{}
 	case err == nil:
-		op.Output = answered{allowed: o.Allowed, used: o.Counts[0].Used}
-	case !errors.Is(err, tierlimit.ErrStoreUnavailable):
-		h.Errorf("%+v: %v", in, err)
-		return
+		op.Output = answered{allowed: o.Allowed, used: in.used(&o)}
 	case errors.Is(err, redisstore.ErrNotSent):
 		return // never made: if it was, nothing explains the others
+	case !errors.Is(err, tierlimit.ErrStoreUnavailable) && !errors.Is(err, redisstore.ErrLate):
+		h.Errorf("%+v: %v", in, err)
+		return
 	default:
 		op.Output, op.Return = answered{unknown: true}, forever
 		h.lost++
@@ -146,9 +218,9 @@ func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 				wg.Go(func() {
 					for range each {
 						in := asked{
-							subject: fmt.Sprintf("linear-%d-%d-%d", run, n, r.IntN(4)),
+							subject: fmt.Sprintf("linear-%d-%d-%d", run, n, r.IntN(10)),
 							cost:    int64(r.IntN(4)),
-							max:     []int64{20, 35, 1000}[r.IntN(3)],
+							max:     drawMaxes(r),
 							reset:   r.IntN(25) == 0,
 						}
 						h.ask(caller, stores[caller%len(stores)], in, patience)
@@ -162,7 +234,7 @@ func TestChargesAreLinearizableWhileRepliesAreLost(t *testing.T) {
 			if t.Failed() {
 				return
 			}
-			if result := porcupine.CheckOperationsTimeout(counterModel, h.history, 20*time.Second); result != porcupine.Ok {
+			if result := porcupine.CheckOperationsTimeout(countersModel, h.history, busyMachine); result != porcupine.Ok {
 				t.Fatalf("history %d (seed %d) of %d operations, %d of them lost, is %v", n, seed, len(h.history), h.lost, result)
 			}
 		}

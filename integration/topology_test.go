@@ -68,7 +68,7 @@ func (y *tally) take(ctx context.Context, s tierlimit.Store, c tierlimit.Charge)
 		y.admitted.Add(1)
 	case err == nil:
 		y.denied.Add(1)
-	case !errors.Is(err, tierlimit.ErrStoreUnavailable):
+	case !errors.Is(err, tierlimit.ErrStoreUnavailable) && !errors.Is(err, redisstore.ErrLate):
 		y.refused.Store(err.Error(), true)
 	default:
 		y.unknown.Add(1)

@@ -29,6 +29,7 @@ type batch struct {
 	until    time.Time     // when its call has had its time; set when it is sent
 	due      time.Time     // when its timer fires
 	grace    time.Duration // what this process was late, added to its deadlines
+	late     bool          // the grace is used up, and this process was late again
 	reported bool          // the breaker knows how its call went
 	signal   chan struct{} // closed when it has settled; and replaced, when a deadline has passed
 
@@ -79,12 +80,12 @@ type ticket struct {
 	rank       int64 // in the run
 }
 
-var (
-	errNoReply = errors.New("its reply is not known")
-	// errLate does not come with tierlimit.ErrStoreUnavailable: a process that is too
-	// busy to read replies must not take Redis for lost, and let everybody through.
-	errLate = errors.New("this process is overloaded: it was too late to read the reply")
-)
+var errNoReply = errors.New("its reply is not known")
+
+// ErrLate is of a charge whose reply this process was too busy to read in time; it may
+// have been made. It does not come with tierlimit.ErrStoreUnavailable: a process that is
+// overloaded must not take Redis for lost, and let everybody through.
+var ErrLate = errors.New("this process is overloaded: it was too late to read the reply")
 
 // errUnanswered is what an entry holds until there is an answer.
 var errUnanswered = fmt.Errorf("%w: no answer", tierlimit.ErrStoreUnavailable)
@@ -95,7 +96,7 @@ func hashOf(subject string) uint64 { return maphash.String(seed, subject) }
 
 func (b *batch) begin() {
 	b.state, b.overdue, b.again, b.reported = gathering, false, false, false
-	b.deadline, b.grace, b.signal = time.Time{}, 0, make(chan struct{})
+	b.deadline, b.grace, b.late, b.signal = time.Time{}, 0, false, make(chan struct{})
 	b.settled.Store(false)
 	b.looking.Store(1)
 }

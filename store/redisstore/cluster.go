@@ -47,12 +47,18 @@ func (c *cluster) lineTo(ctx context.Context, subject string) (*line, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.lineFor(master), nil
+}
+
+// lineFor returns the line to a master. A client that is not the one the line was made
+// for is of a master that left the Cluster and came back: it gets a line of its own.
+func (c *cluster) lineFor(master *redis.Client) *line {
 	addr := master.Options().Addr
 	c.mu.RLock()
 	l := c.byAddr[addr]
 	c.mu.RUnlock()
 	if l.client == master {
-		return l.line, nil
+		return l.line
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -68,7 +74,7 @@ func (c *cluster) lineTo(ctx context.Context, subject string) (*line, error) {
 		l = masterLine{master, c.newLine(addr, func(ctx context.Context, b *batch) error { return c.call(ctx, master, b) })}
 		c.byAddr[addr] = l
 	}
-	return l.line, nil
+	return l.line
 }
 
 func (c *cluster) master(ctx context.Context, subject string) (*redis.Client, error) {

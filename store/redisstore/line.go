@@ -292,12 +292,14 @@ func (l *line) timedOut(b *batch) bool {
 		return false
 	}
 	now := time.Now()
-	if behind := now.Sub(b.due); behind > late && b.grace < l.timeout {
+	if behind := now.Sub(b.due); behind > late {
 		// This process is slow, and the reply may have come long ago: whoever reads it
-		// gets the time.
+		// gets the time. If that is not enough, and this process is late again, nothing
+		// is known of the server.
+		b.late = b.grace >= l.timeout
 		b.grace = min(b.grace+2*behind, l.timeout)
 	}
-	if b.state != sent || b.reported || b.grace > 0 || now.Before(b.until) {
+	if b.state != sent || b.reported || b.late || now.Add(-b.grace).Before(b.until) {
 		return false
 	}
 	b.reported = true
@@ -349,8 +351,8 @@ func (l *line) look(t *ticket, deadline time.Time) (done bool, err error) {
 	default:
 		err = errNoReply
 	}
-	if b.grace > 0 {
-		return true, fmt.Errorf("%w: %w", err, errLate)
+	if b.late {
+		return true, fmt.Errorf("%w: %w", err, ErrLate)
 	}
 	return true, fmt.Errorf("%w: %w: %w", err, tierlimit.ErrStoreUnavailable, context.DeadlineExceeded)
 }
