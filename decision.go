@@ -218,15 +218,30 @@ func remaining(most, used int64) int64 {
 	return max(0, most-used)
 }
 
+// A decisionContext carries a decision: one allocation, where context.WithValue takes two.
+type decisionContext struct {
+	context.Context //nolint:containedctx // it is one
+	decision        Decision
+}
+
 type contextKey struct{}
+
+func (c *decisionContext) Value(key any) any {
+	if key == (contextKey{}) {
+		return &c.decision
+	}
+	return c.Context.Value(key)
+}
 
 // NewContext returns ctx carrying d.
 func NewContext(ctx context.Context, d Decision) context.Context {
-	return context.WithValue(ctx, contextKey{}, d)
+	return &decisionContext{ctx, d}
 }
 
 // FromContext returns the decision a middleware left in ctx.
 func FromContext(ctx context.Context) (Decision, bool) {
-	d, ok := ctx.Value(contextKey{}).(Decision)
-	return d, ok
+	if d, ok := ctx.Value(contextKey{}).(*Decision); ok {
+		return *d, true
+	}
+	return Decision{}, false
 }

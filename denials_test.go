@@ -3,6 +3,8 @@ package tierlimit_test
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -281,6 +283,76 @@ func TestARepeatedDenialAllocatesNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// Many who are denied, admitted, reset and upgraded at once: nobody is told what is of
+// somebody else, and no denial outlives the reset that its goroutine made.
+func TestDenialsOfManyAtOnce(t *testing.T) {
+	store := memstore.New(memstore.Config{})
+	far := takeFunc(func(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+		o, err := store.Take(ctx, c)
+		o.StandsFor = time.Second
+		return o, err
+	})
+	small, large := newPlan(t, tierlimit.PlanConfig{Tier: "free", Limits: []tierlimit.Limit{perMinute(2)}}),
+		newPlan(t, tierlimit.PlanConfig{Tier: "pro", Limits: []tierlimit.Limit{perMinute(1 << 40)}})
+	resolver := planFunc(func(subject string) *tierlimit.Plan {
+		if strings.HasPrefix(subject, "pro") {
+			return large
+		}
+		return small
+	})
+	lim, err := tierlimit.New(tierlimit.Config{Store: &storeWith{store, far}, Tiers: resolver, Denials: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			own := fmt.Sprint("own_", g) // nobody else asks for it
+			for i := range 5000 {
+				for _, subject := range []string{own, fmt.Sprint("shared_", i%100), fmt.Sprint("pro_", i%100)} {
+					d, err := lim.Take(context.Background(), tierlimit.Request{Subject: subject})
+					if err != nil || d.Subject != subject || strings.HasPrefix(subject, "pro") != (d.Tier == "pro") || d.Tier == "pro" && !d.Allowed {
+						t.Errorf("%s is told %+v, %v", subject, d, err)
+						return
+					}
+				}
+				if i%50 != 0 {
+					continue
+				}
+				if err := lim.Reset(context.Background(), own); err != nil {
+					t.Error(err)
+				}
+				for n := range 3 {
+					d, _ := lim.Take(context.Background(), tierlimit.Request{Subject: own})
+					if d.Allowed != (n < 2) {
+						t.Errorf("request %d after a reset: %+v", n+1, d)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+type takeFunc func(context.Context, tierlimit.Charge) (tierlimit.Outcome, error)
+
+type planFunc func(subject string) *tierlimit.Plan
+
+func (f planFunc) Resolve(_ context.Context, subject string, _ time.Time) (*tierlimit.Plan, error) {
+	return f(subject), nil
+}
+
+// storeWith is a store with another Take.
+type storeWith struct {
+	tierlimit.Store
+	take takeFunc
+}
+
+func (s *storeWith) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	return s.take(ctx, c)
 }
 
 func TestNewRefusesDenialsItCannotHold(t *testing.T) {
