@@ -23,7 +23,7 @@ func main() {
 func run() error {
 	rounds := flag.Int("rounds", 5, "rounds; what is reported are medians")
 	length := flag.Duration("time", time.Second, "how long each measurement takes")
-	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, three, zipf, denied, allowed, memory, http (default all)")
+	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, warm, new, three, zipf, denied, allowed, memory, http, valkey (default all)")
 	who := flag.String("who", "", "contenders to run, between semicolons (default all)")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to a file")
 	numbers := flag.String("callers", "1,64,1024", "how many ask at a time")
@@ -84,6 +84,13 @@ func run() error {
 		table.print(os.Stdout)
 		rep.tables = append(rep.tables, table)
 	}
+	if valkey, err := servers.Valkey(); err == nil && chosen("valkey") {
+		rep.valkey, err = onValkey(valkey, callers, *rounds, *length)
+		valkey.Stop()
+		if err != nil {
+			return err
+		}
+	}
 	if chosen("memory") {
 		if err := rep.addMemory(b); err != nil {
 			return err
@@ -110,4 +117,23 @@ func run() error {
 		return nil
 	}
 	return rep.save(*out)
+}
+
+// onValkey measures ours on the other server that speaks the protocol.
+func onValkey(server *servers.Server, callers []int, rounds int, length time.Duration) (*table, error) {
+	w := workloads()[0]
+	w.name, w.title = "valkey", "on Valkey: 100,000 subjects alike, one window"
+	b := newBench(strings.TrimPrefix(server.URL, "redis://"))
+	t := newTable(&w, callers)
+	for range rounds {
+		for _, c := range contenders[:2] {
+			results, err := b.measure(c, &w, w.draws(), callers, length)
+			if err != nil {
+				return nil, err
+			}
+			t.add(c.name, results)
+		}
+	}
+	t.print(os.Stdout)
+	return t, nil
 }

@@ -19,6 +19,7 @@ type result struct {
 	PerSecond float64
 	P50, P99  time.Duration
 	RedisUS   float64 // CPU of Redis for a decision, in microseconds
+	ClientUS  float64 // CPU of this process for a decision, what measures it included
 	Allocs    float64 // for a decision, of the whole process
 	Admitted  int64   // the most of any subject, in less than a window
 	Errors    int64
@@ -123,6 +124,7 @@ func (b *bench) run(ctx context.Context, ask decide, w *workload, draws []int32,
 		return result{}, err
 	}
 	runtime.ReadMemStats(&before)
+	own := processCPU()
 	start := time.Now()
 	timer := time.AfterFunc(length, func() { over.Store(true) })
 	defer timer.Stop()
@@ -132,6 +134,7 @@ func (b *bench) run(ctx context.Context, ask decide, w *workload, draws []int32,
 	}
 	wg.Wait()
 	took := time.Since(start)
+	own = processCPU() - own
 	runtime.ReadMemStats(&after)
 	cpuAfter, err := b.redisCPU(ctx)
 	if err != nil {
@@ -155,6 +158,7 @@ func (b *bench) run(ctx context.Context, ask decide, w *workload, draws []int32,
 	r.PerSecond = float64(done) / took.Seconds()
 	r.P50, r.P99 = times[len(times)/2], times[len(times)*99/100]
 	r.RedisUS = float64((cpuAfter - cpu).Microseconds()) / float64(done)
+	r.ClientUS = float64(own.Microseconds()) / float64(done)
 	r.Allocs = float64(after.Mallocs-before.Mallocs) / float64(done)
 	for i := range b.tally {
 		r.Admitted = max(r.Admitted, b.tally[i].admitted.Load())

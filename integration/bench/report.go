@@ -20,6 +20,7 @@ type report struct {
 	ceilings map[string][]float64
 	memory   [][3]string // contender, one window, three
 	http     map[string][]httpResult
+	valkey   *table // ours on Valkey, if it is on this machine
 }
 
 func (r *report) write(w io.Writer) {
@@ -29,7 +30,9 @@ What `+"`make bench`"+` wrote: %s, %d processors shared by Redis, the client and
 the load; %s; Redis %s; loopback. Each contender takes each workload in turn,
 %d rounds of %v; figures are medians, a ratio is the median over the rounds of
 decisions a second to those of %s in the same round. Absolute figures move from
-machine to machine and from run to run: read the ratios.
+machine to machine and from run to run: read the ratios. *Redis us* and *client us* are
+CPU for a decision, of the server (INFO) and of this process (getrusage), what measures
+it included.
 
 ![Decisions a second, as ratios to redis_rate](benchmarks.svg)
 `, processor(), runtime.NumCPU(), runtime.Version(), redisVersion(), r.rounds, r.length, reference)
@@ -39,6 +42,7 @@ machine to machine and from run to run: read the ratios.
 	r.writeCeilings(w)
 	r.writeMemory(w)
 	r.writeHTTP(w)
+	r.writeValkey(w)
 }
 
 func (r *report) addCeilings(b *bench) error {
@@ -91,16 +95,17 @@ func (r *report) save(folder string) error {
 
 func (t *table) markdown(w io.Writer) {
 	fmt.Fprintf(w, "\n## %s\n\n", strings.ToUpper(t.workload.title[:1])+t.workload.title[1:])
-	fmt.Fprintln(w, "| callers | | decisions/s | ratio | p50 | p99 | Redis us | allocs | most admitted | errors |")
-	fmt.Fprintln(w, "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+	fmt.Fprintln(w, "| callers | | decisions/s | ratio | p50 | p99 | Redis us | client us | allocs | most admitted | errors |")
+	fmt.Fprintln(w, "|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for _, n := range t.callers {
 		for _, name := range t.names {
-			fmt.Fprintf(w, "| %d | %s | %s | %s | %v | %v | %.2f | %.1f | %d | %d |\n", n, name,
+			fmt.Fprintf(w, "| %d | %s | %s | %s | %v | %v | %.2f | %.2f | %.1f | %d | %d |\n", n, name,
 				thousands(median(t, name, n, func(r result) float64 { return r.PerSecond })),
 				ratioText(t.ratio(name, reference, n)),
 				short(median(t, name, n, func(r result) time.Duration { return r.P50 })),
 				short(median(t, name, n, func(r result) time.Duration { return r.P99 })),
 				median(t, name, n, func(r result) float64 { return r.RedisUS }),
+				median(t, name, n, func(r result) float64 { return r.ClientUS }),
 				median(t, name, n, func(r result) float64 { return r.Allocs }),
 				slices.Max(admitted(t, name, n)),
 				median(t, name, n, func(r result) int64 { return r.Errors }))
@@ -158,6 +163,14 @@ func (r *report) writeHTTP(w io.Writer) {
 		fmt.Fprintf(w, "| %s | %s | %s | %v | %v | %.1f |\n", g.name, thousands(middle(perSecond)), ratioText(middle(ratio)),
 			short(p50[len(p50)/2]), short(p99[len(p99)/2]), middle(cpu))
 	}
+}
+
+func (r *report) writeValkey(w io.Writer) {
+	if r.valkey == nil {
+		fmt.Fprint(w, "\n## On Valkey\n\nNot measured: valkey-server is not on this machine.\n")
+		return
+	}
+	r.valkey.markdown(w)
 }
 
 // short keeps three digits.

@@ -57,15 +57,16 @@ func (t *table) ratio(name, to string, callers int) float64 {
 func (t *table) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%s: %s\n\n", t.workload.name, t.workload.title)
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tab, "callers\tcontender\ta second\tratio\tp50\tp99\tredis us\tallocs\tadmitted\terrors\t")
+	fmt.Fprintln(tab, "callers\tcontender\ta second\tratio\tp50\tp99\tredis us\tclient us\tallocs\tadmitted\terrors\t")
 	for _, n := range t.callers {
 		for _, name := range t.names {
-			fmt.Fprintf(tab, "%d\t%s\t%.0f\t%.2f\t%v\t%v\t%.2f\t%.1f\t%d\t%d\t\n", n, name,
+			fmt.Fprintf(tab, "%d\t%s\t%.0f\t%.2f\t%v\t%v\t%.2f\t%.2f\t%.1f\t%d\t%d\t\n", n, name,
 				median(t, name, n, func(r result) float64 { return r.PerSecond }),
 				t.ratio(name, reference, n),
 				median(t, name, n, func(r result) time.Duration { return r.P50 }).Round(100*time.Nanosecond),
 				median(t, name, n, func(r result) time.Duration { return r.P99 }).Round(100*time.Nanosecond),
 				median(t, name, n, func(r result) float64 { return r.RedisUS }),
+				median(t, name, n, func(r result) float64 { return r.ClientUS }),
 				median(t, name, n, func(r result) float64 { return r.Allocs }),
 				slices.Max(admitted(t, name, n)),
 				median(t, name, n, func(r result) int64 { return r.Errors }))

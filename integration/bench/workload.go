@@ -65,6 +65,8 @@ func workloads() []workload {
 	two := contenders[:2]
 	return []workload{
 		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 0, 1, append([]contender{plain}, contenders...)},
+		{"warm", "100,000 subjects alike, whose windows all run", uniform, []window{{"per_hour", huge, time.Hour}}, true, 0, 1, two},
+		{"new", "100,000 subjects alike, whose windows last 50 ms: nearly every charge begins one", uniform, []window{{"burst", huge, 50 * time.Millisecond}}, false, 0, 1, two},
 		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 0, 1, two},
 		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 0, 16, contenders},
 		{"denied", "one subject over its limit", one, perMinute(100), false, 0, 64, contenders},

@@ -16,8 +16,19 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
-func redisProcess(ctx context.Context) (*Server, error) {
-	binary, err := findBinary("redis-server")
+func redisProcess(ctx context.Context) (*Server, error) { return redisLike(ctx, "redis-server") }
+
+// Valkey starts a Valkey of this machine's that keeps nothing on disk; an error says that
+// there is none.
+func Valkey() (*Server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	return redisLike(ctx, "valkey-server")
+}
+
+// redisLike starts a server that takes the arguments of redis-server.
+func redisLike(ctx context.Context, name string) (*Server, error) {
+	binary, err := findBinary(name)
 	if err != nil {
 		return nil, err
 	}
