@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
-	"github.com/tierlimit/tierlimit/internal/instant"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
 // A Kind says what a credential is for.
@@ -91,8 +91,8 @@ func (c *Credential) Actor() string { return string(c.Kind) + ":" + c.Name }
 
 // Normalize rounds the instants.
 func (c *Credential) Normalize() {
-	c.CreatedAt = instant.Round(c.CreatedAt)
-	instant.RoundAll(&c.ExpiresAt, &c.LastUsedAt)
+	c.CreatedAt = timestamp.Round(c.CreatedAt)
+	timestamp.RoundAll(&c.ExpiresAt, &c.LastUsedAt)
 }
 
 // Validate reports everything that is wrong with c, each as a
@@ -104,7 +104,7 @@ func (c *Credential) Validate() error {
 			errs = append(errs, &tierlimit.FieldError{Field: field, Value: value, Want: want})
 		}
 	}
-	named := c.Name != "" && len(c.Name) <= 100 && input.Printable(c.Name)
+	named := c.Name != "" && len(c.Name) <= 100 && strictjson.Printable(c.Name)
 	check(named, "name", c.Name, "1 to 100 bytes of UTF-8 without control characters")
 	if c.Kind == Key {
 		check(tierlimit.ValidSubject(c.Subject), "subject", c.Subject, tierlimit.SubjectRule)
@@ -114,7 +114,7 @@ func (c *Credential) Validate() error {
 		check(c.Subject == "", "subject", c.Subject, "left out: a token has none")
 	}
 	if c.ExpiresAt != nil {
-		check(instant.Valid(*c.ExpiresAt), "expires_at", c.ExpiresAt.Format(time.RFC3339), instant.Rule)
+		check(timestamp.Valid(*c.ExpiresAt), "expires_at", c.ExpiresAt.Format(time.RFC3339), timestamp.Rule)
 	}
 	return errors.Join(errs...)
 }
@@ -136,7 +136,7 @@ type credentialJSON struct {
 func (c Credential) MarshalJSON() ([]byte, error) {
 	return json.Marshal(credentialJSON{
 		ID: c.ID, Name: c.Name, Subject: c.Subject, Role: c.Role, Version: c.Version, Secret: c.Secret,
-		CreatedAt: instant.Text(&c.CreatedAt), ExpiresAt: instant.Text(c.ExpiresAt), LastUsedAt: instant.Text(c.LastUsedAt),
+		CreatedAt: timestamp.Text(&c.CreatedAt), ExpiresAt: timestamp.Text(c.ExpiresAt), LastUsedAt: timestamp.Text(c.LastUsedAt),
 	})
 }
 
@@ -144,7 +144,7 @@ func (c Credential) MarshalJSON() ([]byte, error) {
 // the path.
 func (c *Credential) UnmarshalJSON(data []byte) error {
 	var j credentialJSON
-	p := instant.Parser{Errs: []error{input.Strict(data, &j)}}
+	p := timestamp.Parser{Errs: []error{strictjson.Strict(data, &j)}}
 	*c = Credential{
 		ID: j.ID, Name: j.Name, Subject: j.Subject, Role: j.Role, Version: j.Version, Secret: j.Secret,
 		ExpiresAt: p.Optional("expires_at", j.ExpiresAt), LastUsedAt: p.Optional("last_used_at", j.LastUsedAt),

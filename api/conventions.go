@@ -18,7 +18,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
 )
 
 // maxBody bounds what is read of a request. The largest tier is a few KiB.
@@ -64,7 +64,7 @@ func decodeJSON(data []byte, into any) error {
 	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
 		return bodyError("a JSON object")
 	}
-	if err := input.Strict(data, into); err != nil {
+	if err := strictjson.Strict(data, into); err != nil {
 		return decodeError(err)
 	}
 	return nil
@@ -96,7 +96,7 @@ func exactNames(data []byte) error {
 			continue
 		case string:
 			if name && !tierlimit.ValidName(token) {
-				return &tierlimit.FieldError{Field: token[:min(len(token), 64)], Want: input.NoSuchField + ", as names are in small letters"}
+				return &tierlimit.FieldError{Field: token[:min(len(token), 64)], Want: strictjson.NoSuchField + ", as names are in small letters"}
 			}
 		}
 		name = !name && len(inObject) > 0 && inObject[len(inObject)-1]
@@ -106,9 +106,9 @@ func exactNames(data []byte) error {
 func decodeError(err error) error {
 	var syntax *json.SyntaxError
 	switch {
-	case len(input.Fields(err)) > 0:
+	case len(strictjson.Fields(err)) > 0:
 		return err
-	case errors.Is(err, input.ErrTrailing):
+	case errors.Is(err, strictjson.ErrTrailing):
 		return bodyError("one JSON value and nothing behind it")
 	case errors.As(err, &syntax):
 		return bodyError("JSON; it is malformed at byte " + strconv.FormatInt(syntax.Offset, 10))

@@ -8,8 +8,8 @@ import (
 	"strconv"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
 	"github.com/tierlimit/tierlimit/internal/problem"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -78,7 +78,7 @@ func isFieldError(err error) bool {
 // fieldErrors returns every input error in err as a client is told of it.
 func fieldErrors(err error) []problem.Field {
 	var all []problem.Field
-	for _, field := range input.Fields(err) {
+	for _, field := range strictjson.Fields(err) {
 		all = append(all, problem.Field{Field: field.Field, Detail: field.Error()})
 	}
 	return all

@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/tierlimit/tierlimit/access"
-	"github.com/tierlimit/tierlimit/internal/input"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -116,7 +116,7 @@ func (res *resource[T]) post(w http.ResponseWriter, r *http.Request) error {
 
 // also adds what else is wrong with what could not be read whole.
 func (res *resource[T]) also(r *http.Request, err error, t *T) error {
-	v, ok := any(t).(input.Valid)
+	v, ok := any(t).(strictjson.Valid)
 	if !ok {
 		return err
 	}
@@ -126,7 +126,7 @@ func (res *resource[T]) also(r *http.Request, err error, t *T) error {
 	if res.prepare != nil {
 		res.prepare(t)
 	}
-	return input.Also(err, v)
+	return strictjson.Also(err, v)
 }
 
 func (res *resource[T]) get(w http.ResponseWriter, r *http.Request) error {
@@ -267,8 +267,8 @@ func decodePatch[T any](w http.ResponseWriter, r *http.Request) (map[string]any,
 		return nil, err
 	}
 	var probe T // what else is wrong with it is looked at once it is merged
-	for _, field := range input.Fields(decodeJSON(data, &probe)) {
-		if strings.HasPrefix(field.Want, input.NoSuchField) {
+	for _, field := range strictjson.Fields(decodeJSON(data, &probe)) {
+		if strings.HasPrefix(field.Want, strictjson.NoSuchField) {
 			return nil, field
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"net/http"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/lograte"
 	"github.com/tierlimit/tierlimit/internal/problem"
-	"github.com/tierlimit/tierlimit/internal/seldom"
 )
 
 // A Limiter decides; *tierlimit.Limiter does.
@@ -53,7 +53,7 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 type guard struct {
 	lim     Limiter
 	cfg     Config
-	unknown seldom.Line // those of whom it could not be found out who they are
+	unknown lograte.Line // those of whom it could not be found out who they are
 }
 
 func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {

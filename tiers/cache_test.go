@@ -412,6 +412,26 @@ func TestACatalogueThatWentBackIsReadAnew(t *testing.T) {
 	})
 }
 
+// A look-up that was read before the catalogue went back has a higher version than
+// anything that follows, and would have stayed.
+func TestALookUpFromBeforeTheCatalogueWentBackIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		for range 10 {
+			f.put("acct_42", "pro")
+		}
+		c := newCache(t, f, tiers.CacheConfig{})
+		f.set(func() { f.delay = 200 * time.Millisecond })
+		wantTier(t, resolve(t, c, "acct_42"), "free", true) // its look-up is on its way, as pro
+		f.change(func(int64) {
+			f.version, f.tiersAt = 2, 1
+			f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "enterprise", Version: 2}
+		})
+		time.Sleep(time.Second)
+		wantTier(t, resolve(t, c, "acct_42"), "enterprise", false)
+	})
+}
+
 func TestAFailingSourceIsAskedSparingly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()

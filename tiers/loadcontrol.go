@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
-	"github.com/tierlimit/tierlimit/internal/instant"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
 // A LoadControl is what an administrator says of load, to all replicas. Its zero
@@ -26,7 +26,7 @@ type Pins map[string]Pin
 
 // UnmarshalJSON reports everything that is wrong in the pins, each under its tier.
 func (p *Pins) UnmarshalJSON(data []byte) (err error) {
-	*p, err = input.Named[Pin]("pins", data)
+	*p, err = strictjson.Named[Pin]("pins", data)
 	return err
 }
 
@@ -43,7 +43,7 @@ func (p Pin) Holds(now time.Time) bool { return p.ExpiresAt == nil || now.Before
 func (l *LoadControl) Normalize() {
 	pins := make(map[string]Pin, len(l.Pins))
 	for tier, p := range l.Pins {
-		instant.RoundAll(&p.ExpiresAt)
+		timestamp.RoundAll(&p.ExpiresAt)
 		pins[tier] = p
 	}
 	l.Pins = pins
@@ -64,7 +64,7 @@ func (l *LoadControl) Validate() error {
 		check(tierlimit.ValidName(tier), "pins."+tier, "", "under the key of a tier")
 		check(p.Multiplier >= 0.05 && p.Multiplier <= 1, "pins."+tier+".multiplier", strconv.FormatFloat(p.Multiplier, 'g', -1, 64), "from 0.05 to 1")
 		if p.ExpiresAt != nil {
-			check(instant.Valid(*p.ExpiresAt), "pins."+tier+".expires_at", p.ExpiresAt.Format(time.RFC3339), instant.Rule)
+			check(timestamp.Valid(*p.ExpiresAt), "pins."+tier+".expires_at", p.ExpiresAt.Format(time.RFC3339), timestamp.Rule)
 		}
 	}
 	return errors.Join(errs...)
@@ -94,13 +94,13 @@ type pinJSON struct {
 
 // MarshalJSON leaves out an instant that is not there.
 func (p Pin) MarshalJSON() ([]byte, error) {
-	return json.Marshal(pinJSON{p.Multiplier, instant.Text(p.ExpiresAt)})
+	return json.Marshal(pinJSON{p.Multiplier, timestamp.Text(p.ExpiresAt)})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes and refuses fields it does not know.
 func (p *Pin) UnmarshalJSON(data []byte) error {
 	var j pinJSON
-	parser := instant.Parser{Errs: []error{input.Strict(data, &j)}}
+	parser := timestamp.Parser{Errs: []error{strictjson.Strict(data, &j)}}
 	*p = Pin{j.Multiplier, parser.Optional("expires_at", j.ExpiresAt)}
 	return errors.Join(parser.Errs...)
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/instant"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
 // Memory is a catalogue and a resolver in one process. It is safe for
@@ -121,7 +121,7 @@ const maxEvents = 1000
 
 // log adds an event. It is called with mu held.
 func (m *Memory) log(e Event) {
-	e.ID, e.At = 1, instant.Round(time.Now())
+	e.ID, e.At = 1, timestamp.Round(time.Now())
 	if n := len(m.events); n > 0 {
 		e.ID = m.events[n-1].ID + 1
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit/access"
-	"github.com/tierlimit/tierlimit/internal/instant"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
 // Authenticate implements Keyring.
@@ -21,7 +21,7 @@ func (m *Memory) Authenticate(_ context.Context, secret string) (access.Credenti
 	c := m.credentials[id]
 	opened, err := c.open(kind, id, secret)
 	if err == nil { // seen by who looks, and kept with the next change
-		now := instant.Round(time.Now())
+		now := timestamp.Round(time.Now())
 		c.LastUsedAt = &now
 	}
 	return opened, err
@@ -59,7 +59,7 @@ func (m *Memory) CreateCredential(ctx context.Context, c access.Credential) (acc
 	if _, ok := m.credentials[c.ID]; ok {
 		return access.Credential{}, CredentialError(c.Kind, c.ID, ErrExists)
 	}
-	c.CreatedAt, c.LastUsedAt = instant.Round(time.Now()), nil
+	c.CreatedAt, c.LastUsedAt = timestamp.Round(time.Now()), nil
 	return m.putCredential(ctx, c, nil)
 }
 

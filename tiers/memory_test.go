@@ -2,6 +2,8 @@ package tiers_test
 
 import (
 	"encoding/json"
+	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -134,6 +136,40 @@ func TestSetsThatWouldLeaveSomebodyWithoutAPlanAreRefused(t *testing.T) {
 	for name, list := range map[string][]tiers.Tier{"empty": nil, "two defaults": two, "no default": none, "one twice": twice} {
 		if _, err := tiers.NewMemory(list); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// A curve that starts where it is full has no slope: its multiplier is not a number.
+func TestACurveIsChecked(t *testing.T) {
+	for name, c := range map[string]struct {
+		curve tiers.Curve
+		wrong string // "": none
+	}{
+		"from the idle machine on":     {tiers.Curve{Start: 0, Full: 1, Floor: 0.05}, ""},
+		"flat":                         {tiers.Curve{Start: 0.5, Full: 0.6, Floor: 1}, ""},
+		"starts where it is full":      {tiers.Curve{Start: 0.9, Full: 0.9, Floor: 0.1}, "load.full"},
+		"is full before it starts":     {tiers.Curve{Start: 0.9, Full: 0.8, Floor: 0.1}, "load.full"},
+		"is full past the machine":     {tiers.Curve{Start: 0.9, Full: 1.1, Floor: 0.1}, "load.full"},
+		"starts below nothing":         {tiers.Curve{Start: -0.1, Full: 0.9, Floor: 0.1}, "load.start"},
+		"leaves less than a twentieth": {tiers.Curve{Start: 0.5, Full: 0.9, Floor: 0.04}, "load.floor"},
+		"gives more under load":        {tiers.Curve{Start: 0.5, Full: 0.9, Floor: 1.1}, "load.floor"},
+		"starts at what is no number":  {tiers.Curve{Start: math.NaN(), Full: 0.9, Floor: 0.1}, "load.start"},
+		"is full at what is no number": {tiers.Curve{Start: 0.5, Full: math.NaN(), Floor: 0.1}, "load.full"},
+		"falls to what is no number":   {tiers.Curve{Start: 0.5, Full: 0.9, Floor: math.NaN()}, "load.floor"},
+	} {
+		tier := tiers.Builtin()[0]
+		tier.Load = &c.curve
+		err := tier.Validate()
+		var wrong *tierlimit.FieldError
+		if c.wrong == "" && err != nil || c.wrong != "" && (!errors.As(err, &wrong) || !strings.Contains(err.Error(), c.wrong)) {
+			t.Errorf("a curve that %s: %v, want %q", name, err, c.wrong)
+		}
+	}
+	c := tiers.Curve{Start: 0.5, Full: 0.9, Floor: 0.2}
+	for u, want := range map[float64]float64{0: 1, 0.5: 1, 0.7: 0.6, 0.9: 0.2, 1: 0.2} {
+		if got := c.Multiplier(u); math.Abs(got-want) > 1e-9 {
+			t.Errorf("at %v: %v, want %v", u, got, want)
 		}
 	}
 }

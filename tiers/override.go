@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
-	"github.com/tierlimit/tierlimit/internal/instant"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
 // An Override is an exception for one subject and one limit, from an instant to
@@ -48,7 +48,7 @@ func (o Overrides) validate() error {
 
 // Normalize rounds the instants.
 func (o *Override) Normalize() {
-	o.StartsAt, o.ExpiresAt = instant.Round(o.StartsAt), instant.Round(o.ExpiresAt)
+	o.StartsAt, o.ExpiresAt = timestamp.Round(o.StartsAt), timestamp.Round(o.ExpiresAt)
 }
 
 // Validate reports everything that is wrong with o, each as a
@@ -62,9 +62,9 @@ func (o *Override) Validate() error {
 	}
 	check(tierlimit.ValidName(o.Limit), "limit", o.Limit, tierlimit.NameRule)
 	check(o.Max >= tierlimit.Unlimited && o.Max <= tierlimit.MaxCount, "max", strconv.FormatInt(o.Max, 10), maxRule)
-	check(instant.Valid(o.StartsAt), "starts_at", o.StartsAt.Format(time.RFC3339), instant.Rule)
-	check(instant.Valid(o.ExpiresAt) && o.ExpiresAt.After(o.StartsAt), "expires_at", o.ExpiresAt.Format(time.RFC3339), instant.Rule+", after starts_at")
-	check(o.Reason != "" && len(o.Reason) <= 500 && input.Printable(o.Reason), "reason", o.Reason, "1 to 500 bytes of UTF-8 without control characters")
+	check(timestamp.Valid(o.StartsAt), "starts_at", o.StartsAt.Format(time.RFC3339), timestamp.Rule)
+	check(timestamp.Valid(o.ExpiresAt) && o.ExpiresAt.After(o.StartsAt), "expires_at", o.ExpiresAt.Format(time.RFC3339), timestamp.Rule+", after starts_at")
+	check(o.Reason != "" && len(o.Reason) <= 500 && strictjson.Printable(o.Reason), "reason", o.Reason, "1 to 500 bytes of UTF-8 without control characters")
 	return errors.Join(errs...)
 }
 
@@ -80,7 +80,7 @@ type overrideJSON struct {
 // MarshalJSON writes null for unlimited.
 func (o Override) MarshalJSON() ([]byte, error) {
 	return json.Marshal(overrideJSON{
-		Limit: o.Limit, Max: maxText(o.Max), StartsAt: instant.Text(&o.StartsAt), ExpiresAt: *instant.Text(&o.ExpiresAt),
+		Limit: o.Limit, Max: maxText(o.Max), StartsAt: timestamp.Text(&o.StartsAt), ExpiresAt: *timestamp.Text(&o.ExpiresAt),
 		Reason: o.Reason, Version: o.Version,
 	})
 }
@@ -90,7 +90,7 @@ func (o Override) MarshalJSON() ([]byte, error) {
 // mean unlimited.
 func (o *Override) UnmarshalJSON(data []byte) error {
 	var j overrideJSON
-	p := instant.Parser{Errs: []error{input.Strict(data, &j)}}
+	p := timestamp.Parser{Errs: []error{strictjson.Strict(data, &j)}}
 	*o = Override{Limit: j.Limit, StartsAt: time.Now(), ExpiresAt: p.Parse("expires_at", j.ExpiresAt), Reason: j.Reason, Version: j.Version}
 	if start := p.Optional("starts_at", j.StartsAt); start != nil {
 		o.StartsAt = *start

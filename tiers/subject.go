@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
-	"github.com/tierlimit/tierlimit/internal/instant"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
 // A Subject is somebody known to be on a tier. A subject that is not known is
@@ -54,12 +54,12 @@ func (s *Subject) Normalize() {
 		s.Status = Active
 	}
 	if s.Trial != nil {
-		s.Trial = &Trial{s.Trial.Tier, instant.Round(s.Trial.EndsAt)}
+		s.Trial = &Trial{s.Trial.Tier, timestamp.Round(s.Trial.EndsAt)}
 	}
 	if s.Next != nil {
-		s.Next = &Change{s.Next.Tier, instant.Round(s.Next.At)}
+		s.Next = &Change{s.Next.Tier, timestamp.Round(s.Next.At)}
 	}
-	instant.RoundAll(&s.BillingAnchor, &s.GraceUntil, &s.BlockedUntil)
+	timestamp.RoundAll(&s.BillingAnchor, &s.GraceUntil, &s.BlockedUntil)
 }
 
 // Validate reports everything that is wrong with s, each as a
@@ -73,7 +73,7 @@ func (s *Subject) Validate() error {
 	}
 	checkTime := func(t *time.Time, field string) {
 		if t != nil {
-			check(instant.Valid(*t), field, t.Format(time.RFC3339), instant.Rule)
+			check(timestamp.Valid(*t), field, t.Format(time.RFC3339), timestamp.Rule)
 		}
 	}
 	check(tierlimit.ValidSubject(s.ID), "id", s.ID, tierlimit.SubjectRule)
@@ -152,16 +152,16 @@ type changeJSON struct {
 func (s Subject) MarshalJSON() ([]byte, error) {
 	j := subjectJSON{
 		ID: s.ID, Tier: s.Tier, Status: s.Status, Version: s.Version,
-		BillingAnchor: instant.Text(s.BillingAnchor), GraceUntil: instant.Text(s.GraceUntil), BlockedUntil: instant.Text(s.BlockedUntil),
+		BillingAnchor: timestamp.Text(s.BillingAnchor), GraceUntil: timestamp.Text(s.GraceUntil), BlockedUntil: timestamp.Text(s.BlockedUntil),
 	}
 	if s.Status == "" {
 		j.Status = Active
 	}
 	if s.Trial != nil {
-		j.Trial = &trialJSON{s.Trial.Tier, *instant.Text(&s.Trial.EndsAt)}
+		j.Trial = &trialJSON{s.Trial.Tier, *timestamp.Text(&s.Trial.EndsAt)}
 	}
 	if s.Next != nil {
-		j.Next = &changeJSON{s.Next.Tier, *instant.Text(&s.Next.At)}
+		j.Next = &changeJSON{s.Next.Tier, *timestamp.Text(&s.Next.At)}
 	}
 	return json.Marshal(j)
 }
@@ -170,7 +170,7 @@ func (s Subject) MarshalJSON() ([]byte, error) {
 // and reports every instant that is none.
 func (s *Subject) UnmarshalJSON(data []byte) error {
 	var j subjectJSON
-	p := instant.Parser{Errs: []error{input.Strict(data, &j)}}
+	p := timestamp.Parser{Errs: []error{strictjson.Strict(data, &j)}}
 	*s = Subject{
 		ID: j.ID, Tier: j.Tier, Status: j.Status, Version: j.Version,
 		BillingAnchor: p.Optional("billing_anchor", j.BillingAnchor),

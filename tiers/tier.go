@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
 )
 
 // A Tier is a named plan: a set of limits and how they behave under load and
@@ -78,7 +78,7 @@ func (t *Tier) Validate() error {
 		}
 	}
 	check(tierlimit.ValidName(t.Key), "key", t.Key, tierlimit.NameRule)
-	check(len(t.Name) <= 200 && input.Printable(t.Name), "name", t.Name, "at most 200 bytes of UTF-8 without control characters")
+	check(len(t.Name) <= 200 && strictjson.Printable(t.Name), "name", t.Name, "at most 200 bytes of UTF-8 without control characters")
 	check(t.Priority >= 0 && t.Priority <= 1000, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
 	check(t.OnStoreError.Valid(), "on_store_error", string(t.OnStoreError), "open, closed or local")
 	check(len(t.Limits) >= 1 && len(t.Limits) <= tierlimit.MaxLimits, "limits", strconv.Itoa(len(t.Limits))+" limits", "1 to 16 limits")
@@ -88,7 +88,7 @@ func (t *Tier) Validate() error {
 	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
 		limit := t.Limits[name].named(name, "")
 		if err := limit.Validate(); err != nil {
-			errs = append(errs, input.In("limits."+name, err)...)
+			errs = append(errs, strictjson.In("limits."+name, err)...)
 		}
 		check(!t.Limits[name].Anchored || limit.Window.Period != "", "limits."+name+".anchor", "billing", "left out for a window of fixed length")
 	}
@@ -128,7 +128,7 @@ func (t Tier) clone() Tier {
 // UnmarshalJSON reads limits and reports everything that is wrong in them,
 // joined, each under the limit's name.
 func (l *Limits) UnmarshalJSON(data []byte) (err error) {
-	*l, err = input.Named[Limit]("limits", data)
+	*l, err = strictjson.Named[Limit]("limits", data)
 	return err
 }
 
@@ -166,7 +166,7 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 // know. A max must be there: leaving it out by mistake must not mean unlimited.
 func (l *Limit) UnmarshalJSON(data []byte) error {
 	var j limitJSON
-	wrong := input.Strict(data, &j)
+	wrong := strictjson.Strict(data, &j)
 	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm}
 	var wrongMax, wrongWindow error
 	l.Max, wrongMax = parseMax(j.Max)

@@ -18,8 +18,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/input"
 	"github.com/tierlimit/tierlimit/internal/jsondiff"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -116,7 +116,7 @@ func parseTiers(text []byte) ([]tiers.Tier, error) {
 		return nil, &tierlimit.FieldError{Field: "tiers", Want: "given: a list of tiers"}
 	}
 	var file tierFile
-	if err := input.Strict(converted, &file); err != nil {
+	if err := strictjson.Strict(converted, &file); err != nil {
 		return nil, err
 	}
 	if len(file.Tiers) == 0 {
@@ -127,12 +127,12 @@ func parseTiers(text []byte) ([]tiers.Tier, error) {
 	seen := make(map[string]bool)
 	for i, raw := range file.Tiers {
 		t := &list[i]
-		err := input.Strict(raw, t)
+		err := strictjson.Strict(raw, t)
 		if err == nil {
 			t.Normalize()
 			err = t.Validate()
 		} else {
-			err = input.Also(err, t)
+			err = strictjson.Also(err, t)
 		}
 		name := cmp.Or(t.Key, strconv.Itoa(i+1))
 		if err == nil && seen[t.Key] {
@@ -140,10 +140,10 @@ func parseTiers(text []byte) ([]tiers.Tier, error) {
 		}
 		seen[t.Key] = true
 		if err != nil {
-			errs = append(errs, input.In("tiers."+name, err)...)
+			errs = append(errs, strictjson.In("tiers."+name, err)...)
 		}
 		if t.Version != 0 {
-			errs = append(errs, &tierlimit.FieldError{Field: "tiers." + name + ".version", Value: strconv.FormatInt(t.Version, 10), Want: input.NoSuchField + " in a file"})
+			errs = append(errs, &tierlimit.FieldError{Field: "tiers." + name + ".version", Value: strconv.FormatInt(t.Version, 10), Want: strictjson.NoSuchField + " in a file"})
 		}
 	}
 	return list, errors.Join(errs...)

@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/internal/seldom"
+	"github.com/tierlimit/tierlimit/internal/lograte"
 	"github.com/tierlimit/tierlimit/window"
 )
 
@@ -110,7 +110,7 @@ type Store struct {
 	losses losses
 
 	// What of them had no room.
-	unseen, unwritten, forgotten seldom.Line
+	unseen, unwritten, forgotten lograte.Line
 
 	// working is held while the ledger is read or written, so that Flush returns after
 	// whatever was under way.

@@ -1,4 +1,4 @@
-package seldom_test
+package lograte_test
 
 import (
 	"slices"
@@ -6,12 +6,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/tierlimit/tierlimit/internal/seldom"
+	"github.com/tierlimit/tierlimit/internal/lograte"
 )
 
 func TestWhatHappensAllTheTimeIsSaidOnceAMinuteAndAllOfIt(t *testing.T) {
 	synctest.Test(t, func(*testing.T) {
-		var l seldom.Line
+		var l lograte.Line
 		var said []int64
 		for range 150 { // seconds
 			l.Add(2, func(total int64) { said = append(said, total) })

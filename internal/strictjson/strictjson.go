@@ -1,5 +1,5 @@
-// Package input reads what people write, and refuses what would be lost.
-package input
+// Package strictjson decodes JSON and refuses whatever would be lost silently.
+package strictjson
 
 import (
 	"bytes"

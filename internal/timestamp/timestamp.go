@@ -1,6 +1,6 @@
-// Package instant reads and writes the moments that administrators give: kept to
+// Package timestamp reads and writes the instants that administrators give: kept to
 // the millisecond, in UTC, and bounded so that every server can hold them.
-package instant
+package timestamp
 
 import (
 	"time"
