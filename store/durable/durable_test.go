@@ -374,7 +374,8 @@ func TestARefundCreditsWhatWasGivenBack(t *testing.T) {
 		slides := tierlimit.Ceiling{Name: "slides", Max: 1000, Window: tierlimit.Window{Length: 48 * time.Hour}, Sliding: true}
 		o := f.take("acct_42", 5, perDay(), perMonth(), slides)
 		r := tierlimit.Refund{Subject: "acct_42", Cost: 5, Nonce: 7, At: o.At, Windows: []tierlimit.RefundWindow{
-			{Limit: "per_day", End: o.Counts[0].End}, {Limit: "per_month", End: o.Counts[1].End},
+			{Limit: "per_day", End: o.Counts[0].End},
+			{Limit: "per_month", End: o.Counts[1].End},
 			{Limit: "slides", End: o.Counts[2].End, Length: (48 * time.Hour).Milliseconds()},
 		}}
 		f.inner.gave = []string{"per_month", "slides"}
