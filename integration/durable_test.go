@@ -204,6 +204,40 @@ func TestTheLedgerKeepsTheMost(t *testing.T) {
 	}
 }
 
+// A credit is for the window that was charged: one of an older window takes nothing off
+// the window that runs now, and of what runs nothing is forgotten.
+func TestTheLedgerCreditsTheWindowThatWasCharged(t *testing.T) {
+	ledger := openCatalogue(t, newDatabase(t))
+	id := newSubject(t)
+	const older, end = 10_000, 20_000
+	must(t, ledger.NoteWindows(t.Context(), []durable.Window{{Subject: id, Limit: "per_day", Used: 9, End: end, At: 15_000}}))
+	for _, step := range []struct {
+		name   string
+		credit durable.Credit
+		want   int64
+	}{
+		{"of the window before", durable.Credit{Limit: "per_day", Cost: 5, End: older}, 9},
+		{"of another limit", durable.Credit{Limit: "per_month", Cost: 5, End: end}, 9},
+		{"of this window", durable.Credit{Limit: "per_day", Cost: 5, End: end}, 4},
+		{"that leaves one", durable.Credit{Limit: "per_day", Cost: 3, End: end}, 1},
+	} {
+		step.credit.Subject = id
+		must(t, ledger.NoteCredits(t.Context(), []durable.Credit{step.credit}))
+		list, err := ledger.RunningWindows(t.Context(), []string{id}, 0)
+		if err != nil || len(list) != 1 || list[0].Used != step.want {
+			t.Fatalf("a credit %s: %+v, %v; want %d", step.name, list, err, step.want)
+		}
+	}
+	must(t, ledger.ForgetEnded(t.Context(), end))
+	if list, err := ledger.RunningWindows(t.Context(), []string{id}, 0); err != nil || len(list) != 1 {
+		t.Errorf("a window that ends then is forgotten: %+v, %v", list, err)
+	}
+	must(t, ledger.ForgetEnded(t.Context(), end+1))
+	if list, err := ledger.RunningWindows(t.Context(), []string{id}, 0); err != nil || len(list) != 0 {
+		t.Errorf("a window that has ended is kept: %+v, %v", list, err)
+	}
+}
+
 // A Postgres that is away is not in the way, and is written to when it is back.
 func TestTheLedgerIsNotInTheWay(t *testing.T) {
 	client, ledger := newClient(t, redisServer.URL, 5*time.Second), &flakyLedger{Ledger: openCatalogue(t, newDatabase(t))}
