@@ -10,7 +10,7 @@ import (
 // MaxSubject is the longest subject, in bytes.
 const MaxSubject = 256
 
-// A Request is one question: may this subject do this now?
+// A Request asks whether a subject may do something now.
 type Request struct {
 	Subject string // who is limited; ValidSubject
 	Scope   string // the part of the API asked for; "" charges only the limits that guard everything

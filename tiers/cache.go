@@ -18,13 +18,15 @@ type CacheConfig struct {
 	Logger   *slog.Logger  // told when the source is lost and found again; default slog.Default
 }
 
-// A Cache answers from memory for a catalogue that lives elsewhere: all tiers,
-// and the subjects, keys and tokens asked for lately. Changes reach it through
-// the source's notifications, or at the latest with the next poll. It outlives an
-// outage of its source with what it has.
+// A Cache answers from memory for a catalogue that lives elsewhere: it holds all tiers,
+// and the subjects, keys and tokens that were requested lately. Changes reach the Cache
+// through the source's notifications, or at the latest with the next poll. During an
+// outage of its source the Cache answers with what it holds.
 //
-// What it does not hold costs one look-up, shared by all who ask and bundled with
-// others: however many names are made up, one query at a time is under way.
+// A subject that is not held costs one look-up, which all callers share and which travels
+// with others: however many names are made up, one query at a time is under way.
+//
+// A Cache is safe for concurrent use; reads share no lock.
 type Cache struct {
 	source  Source
 	cfg     CacheConfig

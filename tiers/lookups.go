@@ -13,8 +13,8 @@ const (
 	lookupPause   = 500 * time.Millisecond // after a failure nobody waits for so long
 )
 
-// lookups bundles the questions for what is not held: whoever asks while a query
-// is under way is in the next one. At most one query runs.
+// lookups batches the look-ups of ids that are not held: an id that is asked for while a
+// query is under way goes into the next query. At most one query runs at a time.
 type lookups[T any] struct {
 	ctx   context.Context //nolint:containedctx // ends the queries when the cache closes
 	query func(ctx context.Context, ids []string) (map[string]T, error)
@@ -47,9 +47,9 @@ func (l *lookups[T]) wait() {
 	l.running.Wait()
 }
 
-// ask returns nil when it would make no sense to wait: too many do, or the last
-// query has just failed (the question is sent all the same, to know when the
-// source is back).
+// ask queues a look-up of id. It returns nil if the caller should not wait: too many
+// look-ups are queued, or the last query has just failed (the look-up is queued all the
+// same, to learn when the source is back).
 func (l *lookups[T]) ask(id string) *answer[T] {
 	l.mu.Lock()
 	defer l.mu.Unlock()

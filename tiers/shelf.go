@@ -21,7 +21,7 @@ func newShelf[T item](size int) *shelf[T] {
 	return &shelf[T]{known: newRecent[T](size), nobody: newRecent[int64](size)}
 }
 
-// get returns what is held for id, nil for nobody's.
+// get returns what is held for id: nil for an id that is nobody's.
 func (s *shelf[T]) get(id string) (one T, ok bool) {
 	if one, ok = s.known.get(id); ok {
 		return one, true
@@ -30,7 +30,7 @@ func (s *shelf[T]) get(id string) (one T, ok bool) {
 	return one, ok
 }
 
-// keep holds what was found for ids at a version.
+// keep holds what a look-up of ids found at a version.
 func (s *shelf[T]) keep(ids []string, found map[string]T, version int64) {
 	for _, id := range ids {
 		if one, ok := found[id]; ok {
@@ -55,7 +55,7 @@ func (s *shelf[T]) replace(one T) {
 	}
 }
 
-// remove knows that id was nobody's at version.
+// remove notes that id was nobody's at version.
 func (s *shelf[T]) remove(id string, version int64) {
 	if old, ok := s.known.peek(id); ok && old.version() < version {
 		s.known.remove(id)

@@ -21,9 +21,9 @@ const (
 	oldestMinor = 2
 )
 
-// Ping reports whether Redis answers within ctx's deadline, of a Cluster each master,
-// and lets this user run the scripts. It reads the counters of subjects that are none
-// and writes nothing: a server that only cannot be written to answers it.
+// Ping reports whether Redis (in a Cluster each master) answers within ctx's deadline and
+// lets this user run the scripts. Ping reads counters of subjects that do not exist and
+// writes nothing: a server that is only read-only passes.
 func (s *Store) Ping(ctx context.Context) error {
 	asked := make(map[string]bool) // of a Cluster each master has rights of its own
 	for i := range pings {
@@ -54,14 +54,13 @@ var pingCeilings = func() *tierlimit.Ceilings {
 	return c
 }()
 
-// pings is how many names are tried to find one that each master counts.
+// pings is how many names are tried to find one on each master.
 const pings = 200
 
-// Check returns what an operator should know of the servers before they are trusted
+// Check returns what an operator should know about the servers before they are trusted
 // with quotas: a version that is too old, a policy that evicts counters, a Cluster that
-// stops as a whole. An error says
-// that one could not be asked. The right to do so (+info) is not needed for anything
-// else; that it is missing is a warning too.
+// stops as a whole. An error says that a server could not be asked. Check needs the right
+// +info, which nothing else needs; that the right is missing is a warning too.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 	_, one := s.server.(*single)
 	var mu sync.Mutex
@@ -116,7 +115,8 @@ func requiresAll(ctx context.Context, server *redis.Client) bool {
 	return err != nil || found[name] != "no"
 }
 
-// tooOld is no for what is not a version: other servers number theirs as they like.
+// tooOld reports whether version is older than the scripts need. It is false for text
+// that is no version: other servers number theirs as they like.
 func tooOld(version string) bool {
 	parts := strings.SplitN(version, ".", 3)
 	if len(parts) < 2 {

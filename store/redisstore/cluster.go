@@ -14,32 +14,32 @@ import (
 	"github.com/tierlimit/tierlimit/scripts"
 )
 
-// A cluster is a Redis Cluster. Charges are on one line to each master, so that one
-// that is stuck holds up nobody else's; a batch is a pipeline of one call for each
-// subject, as a script may touch one slot.
+// A cluster is a Redis Cluster. There is one line to each master, so that a master that
+// is stuck holds up no other master's subjects. A batch is a pipeline of one call for each
+// subject, as a script may touch one slot only.
 //
-// A batch goes to its master and nowhere else. Who is told that the slot has moved, or
-// is moving, has not been charged, and follows alone: the others do not wait for where
-// that leads.
+// A batch goes to its master and nowhere else. A subject whose slot has moved, or is
+// moving, has not been charged then, and is followed alone: the rest of the batch does not
+// wait for that.
 type cluster struct {
 	client  *redis.ClusterClient
 	newLine func(server string, call func(context.Context, *batch) error) *line
-	timeout time.Duration // of asking who has which slots
-	reached atomic.Bool   // it has told who has which slots: asking for that does not wait again
+	timeout time.Duration // of asking which master has which slots
+	reached atomic.Bool   // the map of slots is known: asking for it does not wait again
 
 	mu     sync.RWMutex
 	byAddr map[string]masterLine // guarded by mu: the master's address is the key
 }
 
-// A masterLine is the line to a master. Its client is another one when the master has
-// left the Cluster and come back.
+// A masterLine is the line to a master, and the client it was made for. A master that
+// left the Cluster and came back has another client.
 type masterLine struct {
 	client *redis.Client
 	line   *line
 }
 
-// manyLines is how many masters there have been when those nobody uses are forgotten:
-// where servers come and go, so do their addresses.
+// manyLines is how many lines are kept before all are dropped: where servers come and go,
+// so do their addresses.
 const manyLines = 1000
 
 func (c *cluster) lineTo(ctx context.Context, subject string) (*line, error) {
@@ -78,7 +78,7 @@ func (c *cluster) lineFor(master *redis.Client) *line {
 }
 
 func (c *cluster) master(ctx context.Context, subject string) (*redis.Client, error) {
-	if !c.reached.Load() { // it may have to be asked who has which slots
+	if !c.reached.Load() { // the map of slots may have to be asked for
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
@@ -102,8 +102,8 @@ func (c *cluster) name(subject string) string {
 	return master.Options().Addr
 }
 
-// process follows redirections. Where there is no end of them the Cluster is not ready:
-// from a server that is taken for a single one they are a refusal.
+// process follows redirections. A redirection that is left over means that the Cluster is
+// not ready; on a single server it would be a refusal.
 func (c *cluster) process(ctx context.Context, cmd redis.Cmder) error {
 	err := c.client.Process(ctx, cmd)
 	if isElsewhere(err) {
@@ -120,7 +120,7 @@ func (c *cluster) each(ctx context.Context, ask func(context.Context, *redis.Cli
 	return c.client.ForEachMaster(ctx, ask)
 }
 
-// errMoved is of an entry that its server has not, or not any more.
+// errMoved is of an entry whose slot its server does not have, or does not have any more.
 var errMoved = errors.New("its slot is elsewhere")
 
 func (c *cluster) lines() []*line {
@@ -142,10 +142,10 @@ func (c *cluster) call(ctx context.Context, master *redis.Client, b *batch) erro
 	return nil
 }
 
-// take calls the script for each entry, and reads what came of it. It returns those
-// whose server does not know the script: NOSCRIPT says that nothing ran. To teach, the
-// first call brings the source, which the others follow on the same connection: a
-// server that has forgotten it, or has just been promoted, is sent it once.
+// take calls the script for each entry, and reads the replies. It returns the entries
+// that were answered NOSCRIPT: nothing ran for them. With teach the first call carries the
+// source, and the others follow on the same connection: a server that has forgotten the
+// script, or was just promoted, is sent the source once.
 func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*entry, teach bool) (unknown []*entry) {
 	pipe := master.Pipeline()
 	cmds := make([]onceString, len(entries))
@@ -174,7 +174,7 @@ func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*ent
 	return unknown
 }
 
-// alone is the call for e alone, with the script's source or with its name.
+// alone returns the call for e alone, with the script's source or with its name.
 func (e *entry) alone(ctx context.Context, source bool) onceString {
 	verb, script := "evalsha", scripts.Take.SHA
 	if source {
@@ -185,8 +185,8 @@ func (e *entry) alone(ctx context.Context, source bool) onceString {
 	return cmd
 }
 
-// follow charges one whose slot is elsewhere: go-redis goes where it is sent, and sends
-// nothing again that may have run.
+// follow charges a subject whose slot is elsewhere: go-redis follows the redirection, and
+// sends nothing again that may have run.
 func (c *cluster) follow(ctx context.Context, charge tierlimit.Charge) (tierlimit.Outcome, error) {
 	b := &batch{entries: []entry{{subject: charge.Subject, ceilings: charge.Ceilings, runs: []run{{cost: charge.Cost, came: 1}}}}}
 	e := &b.entries[0]

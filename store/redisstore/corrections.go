@@ -13,8 +13,7 @@ import (
 	"github.com/tierlimit/tierlimit/store/durable"
 )
 
-// What is changed of counters beside charges: they are forgotten, given back, restored.
-// Each is a script of its own, on several keys of one subject.
+// Reset, Refund and Restore: each is a script of its own, on several keys of one subject.
 
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
@@ -29,11 +28,11 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 	return nil
 }
 
-// resetsKey holds when the windows that still run were reset.
+// resetsKey returns the key that holds when the windows that still run were reset.
 func resetsKey(key string) string { return key + ":resets" }
 
-// Refund implements tierlimit.Store. Sent again it does nothing: whoever does not
-// know whether it arrived may ask once more.
+// Refund implements tierlimit.Store. A refund that was made before does nothing: a caller
+// who does not know whether a refund arrived may ask again.
 func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
 	if err := r.Validate(); err != nil {
 		return nil, err
@@ -60,7 +59,7 @@ func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error
 	return limits, nil
 }
 
-// Restore implements durable.Restorer. Sent again it does nothing.
+// Restore implements durable.Restorer. A restore that was made before does nothing.
 func (s *Store) Restore(ctx context.Context, list []durable.Loss) (int, error) {
 	var args []any
 	for _, l := range list {
@@ -85,11 +84,10 @@ type once struct{ *redis.Cmd }
 // NoRetry is what go-redis asks before it sends a command again.
 func (once) NoRetry() bool { return true }
 
-// run calls a script by name, and by source if the server does not know the
-// name: NOSCRIPT says that nothing ran.
+// run calls a script by name, and by source after NOSCRIPT, which says that nothing ran.
 //
-// TRYAGAIN says so too: of a slot that is on its way to another server one of the keys
-// is here and one there. It is over in a moment.
+// TRYAGAIN says so too: while a slot moves to another server, one of the keys is here and
+// one there. run then tries again until ctx ends.
 func (s *Store) run(ctx context.Context, script scripts.Script, keys []string, args []any) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()

@@ -12,15 +12,15 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// passing are the replies of a server that cannot serve now and may soon. Any
-// other error reply (WRONGTYPE, NOPERM, NOAUTH, a script's own) is a fault in
-// the set-up or an attack: opening up on it would hand out quota.
+// passing are the error replies of a server that cannot serve now and may soon. Any other
+// error reply (WRONGTYPE, NOPERM, NOAUTH, a script's own) is a fault in the set-up or an
+// attack: opening up on it would hand out quota.
 var passing = []string{
 	"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS",
 	"OOM", "BUSY", "MISCONF", "max number of clients",
 }
 
-// classify wraps tierlimit.ErrStoreUnavailable around what the failure policy
+// classify wraps tierlimit.ErrStoreUnavailable around the errors that the failure policy
 // may answer for: no connection, no reply in time, a server that is not ready.
 func classify(err error) error {
 	switch {

@@ -34,8 +34,8 @@ func Options(url string, budget time.Duration) (*redis.Options, error) {
 	return opts, nil
 }
 
-// SentinelOptions is [Options] for a master that Sentinels name. The URL is of the
-// Sentinels, with what concerns the master as parameters:
+// SentinelOptions is [Options] for a master that Sentinels name. The URL is that of the
+// Sentinels; what concerns the master is given as parameters:
 //
 //	redis://[:sentinel password@]host:26379/db?master_name=mymaster&addr=host2:26379&username=...&password=...
 //
@@ -109,7 +109,7 @@ func budgetOr(budget time.Duration) time.Duration {
 	return budget
 }
 
-// dialTimeout is longer than a decision's budget: a dial goes on behind a decision
-// that has given up on it, for the next one. A budget would never let TLS over a
-// distance come about.
+// dialTimeout returns how long a dial may take. It is longer than a budget: a dial goes on
+// for the next decision when the one that needed it has given up, and TLS over a distance
+// takes longer than a budget.
 func dialTimeout(budget time.Duration) time.Duration { return max(budget, time.Second) }
