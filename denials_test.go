@@ -363,3 +363,46 @@ func TestNewRefusesDenialsItCannotHold(t *testing.T) {
 		}
 	}
 }
+
+func TestADenialDoesNotOutliveARefund(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCounter(t, 0, perMinute(5))
+		d := c.take(cost(5), true)
+		c.take(cost(1), true)
+		if refunded, err := c.lim.Refund(t.Context(), d); err != nil || !refunded {
+			t.Fatalf("%v, %v", refunded, err)
+		}
+		if d := c.take(cost(1), true); !d.Allowed {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
+func TestADenialNamesTheScopeThatWasAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		search := tierlimit.Limit{Name: "search", Scope: "search", Max: 1, Window: tierlimit.Window{Length: time.Minute}}
+		c := newCounter(t, 0, perMinute(2), search)
+		c.take(tierlimit.Request{Scope: "search"}, true)
+		c.take(tierlimit.Request{Scope: "search"}, true) // denied
+		c.take(cost(1), true)
+		c.take(cost(1), true) // denied, without a scope
+		for _, scope := range []string{"a", "b", "b", "search", "a"} {
+			if d := c.take(tierlimit.Request{Scope: scope}, false); d.Scope != scope || d.Allowed {
+				t.Errorf("asked in %s: %+v", scope, d)
+			}
+		}
+	})
+}
+
+func TestADenialByOneLimitIsNoneByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCounter(t, 0, perMinute(5))
+		c.fill(5)
+		renamed := perMinute(5)
+		renamed.Name = "per_60s"
+		c.on("free", renamed)
+		if d := c.take(cost(1), true); !d.Allowed {
+			t.Errorf("%+v", d)
+		}
+	})
+}

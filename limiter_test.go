@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -551,6 +552,162 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 		var wrong *tierlimit.FieldError
 		if _, err := tierlimit.New(cfg); !errors.As(err, &wrong) || wrong.Field != field {
 			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
+// asking is a store that remembers what it was asked, and answers as it is told.
+type asking struct {
+	*memstore.Store
+	charges []tierlimit.Charge
+	answer  func(tierlimit.Outcome) tierlimit.Outcome
+}
+
+func (a *asking) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	a.charges = append(a.charges, c)
+	o, err := a.Store.Take(ctx, c)
+	if a.answer != nil {
+		o = a.answer(o)
+	}
+	return o, err
+}
+
+func newAsking(t *testing.T, cfg tierlimit.PlanConfig) (*asking, *tierlimit.Limiter) {
+	t.Helper()
+	a, plan := &asking{Store: memstore.New(memstore.Config{})}, newPlan(t, cfg)
+	lim, err := tierlimit.New(tierlimit.Config{Store: a, Tiers: resolverFunc(func() (*tierlimit.Plan, error) { return plan, nil })})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, lim
+}
+
+func TestAStoreIsGivenTheSoonerDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, lim := newAsking(t, tierlimit.PlanConfig{Limits: []tierlimit.Limit{perMinute(5)}})
+		for caller, want := range map[time.Duration]time.Duration{
+			0: tierlimit.DefaultBudget, 5 * time.Millisecond: 5 * time.Millisecond, time.Hour: tierlimit.DefaultBudget,
+		} {
+			ctx, cancel := t.Context(), context.CancelFunc(func() {})
+			if caller > 0 {
+				ctx, cancel = context.WithTimeout(ctx, caller)
+			}
+			if _, err := lim.Take(ctx, tierlimit.Request{Subject: "acct_42"}); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			if got := time.Until(a.charges[len(a.charges)-1].Deadline); got != want {
+				t.Errorf("with %v of the caller's the store has %v, want %v", caller, got, want)
+			}
+		}
+	})
+}
+
+func TestAStoreIsToldWhomNobodyKnows(t *testing.T) {
+	for _, unknown := range []bool{false, true} {
+		a, lim := newAsking(t, tierlimit.PlanConfig{Limits: []tierlimit.Limit{perMinute(5)}, Unknown: unknown})
+		if _, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); err != nil || a.charges[0].Unknown != unknown {
+			t.Errorf("unknown %v: %+v, %v", unknown, a.charges, err)
+		}
+	}
+}
+
+func TestADecisionOnAGuessedTierSaysSo(t *testing.T) {
+	_, lim := newAsking(t, tierlimit.PlanConfig{Limits: []tierlimit.Limit{perMinute(5)}, Fallback: true})
+	if d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); err != nil || !d.Allowed || !d.Degraded {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestWhatTheStoreDidNotChargeIsNotAllowed(t *testing.T) {
+	a, lim := newAsking(t, tierlimit.PlanConfig{Limits: []tierlimit.Limit{perMinute(5)}})
+	a.answer = func(o tierlimit.Outcome) tierlimit.Outcome {
+		o.Allowed = false
+		return o
+	}
+	if d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); err != nil || d.Allowed || d.Reason != tierlimit.Exceeded {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func TestAResetHoldsInAnOutageToo(t *testing.T) {
+	w := newWorld(t, perMinute(10))
+	w.take(cost(10))
+	if err := w.lim.Reset(t.Context(), "acct_42"); err != nil {
+		t.Fatal(err)
+	}
+	w.fail = tierlimit.ErrStoreUnavailable
+	if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); !d.Allowed || d.Windows[0].Used != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A share of a max is what the policy header tells, too; and a limit in shadow mode shows
+// that it is exceeded, also without the store.
+func TestADecisionOfThisProcessAloneTellsItsShare(t *testing.T) {
+	shadow := perDay(1)
+	shadow.Shadow = true
+	w := newWorld(t, shadow, perMinute(10))
+	w.fail = tierlimit.ErrStoreUnavailable
+	d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+	if got := d.RateLimitPolicy(); got != `"per_minute";q=5;w=60` {
+		t.Errorf("the policy is %s", got)
+	}
+	if d, _ = w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); !d.Allowed || d.Reason != tierlimit.Shadowed || d.Limit != "per_day" {
+		t.Errorf("a limit in shadow mode past its max: %+v", d)
+	}
+	w.fail = nil
+	if d := w.take(cost(1)); d.RateLimitPolicy() != `"per_minute";q=10;w=60` {
+		t.Errorf("the policy is %s", d.RateLimitPolicy())
+	}
+}
+
+// Waiting for the limit that is full would not help: another one never allows the cost.
+func TestACostThatNeverFitsIsNotToldToComeBack(t *testing.T) {
+	small := tierlimit.Limit{Name: "per_hour", Max: 3, Window: tierlimit.Window{Length: time.Hour}}
+	w := newWorld(t, small, perMinute(10))
+	w.take(cost(3))
+	if d := w.take(cost(8)); d.Reason != tierlimit.CostTooLarge || d.Limit != "per_hour" || d.RetryAfter != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestNames(t *testing.T) {
+	for name, valid := range map[string]bool{
+		"a": true, "9": true, "per_minute": true, "per-minute": true, strings.Repeat("x", 64): true,
+		"": false, "_a": false, "-a": false, "A": false, "a b": false, "a.b": false, "ü": false, strings.Repeat("x", 65): false,
+	} {
+		if tierlimit.ValidName(name) != valid {
+			t.Errorf("%q: %v", name, !valid)
+		}
+	}
+}
+
+func TestCeilingsThatDifferAreNotEqual(t *testing.T) {
+	month := tierlimit.Window{Period: tierlimit.Month}
+	list := []tierlimit.Ceiling{
+		{Name: "a", Max: 1, Window: month},
+		{Name: "a", Max: 1, Window: tierlimit.Window{Period: tierlimit.Month, Anchor: 86_400_000}},
+		{Name: "a", Max: 2, Window: month},
+		{Name: "a", Max: tierlimit.Unlimited, Window: month},
+		{Name: "b", Max: 1, Window: month},
+		{Name: "a", Max: 1, Window: tierlimit.Window{Period: tierlimit.Week}},
+		{Name: "a", Max: 1, Window: tierlimit.Window{Length: time.Minute}},
+		{Name: "a", Max: 1, Window: tierlimit.Window{Length: time.Minute}, Sliding: true},
+	}
+	for i := range list {
+		for j := range list {
+			a, err := tierlimit.NewCeilings(list[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := tierlimit.NewCeilings(list[j])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.Equal(b) != (i == j) {
+				t.Errorf("%+v and %+v: equal %v", list[i], list[j], i != j)
+			}
 		}
 	}
 }

@@ -178,3 +178,43 @@ func TestAWrongIDIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestARefundOfASlidingWindowLowersItsUsage(t *testing.T) {
+	w := newWorld(t, tierlimit.Limit{Name: "per_minute", Max: 60, Window: tierlimit.Window{Length: time.Minute}, Algorithm: tierlimit.Sliding})
+	w.take(cost(10))
+	d := w.take(cost(20))
+	text, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read tierlimit.Decision
+	if err := json.Unmarshal(text, &read); err != nil || read.ID() != d.ID() || read.Windows[0].Algorithm != tierlimit.Sliding {
+		t.Fatalf("read back as %+v, %v", read, err)
+	}
+	if refunded, err := w.lim.Refund(t.Context(), read); err != nil || !refunded {
+		t.Fatalf("%v, %v", refunded, err)
+	}
+	if d := w.take(cost(1)); d.Windows[0].Used != 11 {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A refund is remembered until the last of its windows ends, whatever their order.
+func TestARefundCountsOnceUntilItsLastWindowEnds(t *testing.T) {
+	w := newWorld(t, perDay(1000), perMinute(500))
+	d := w.take(cost(10))
+	if refunded, err := w.lim.Refund(t.Context(), d); err != nil || !refunded {
+		t.Fatalf("%v, %v", refunded, err)
+	}
+	w.now = noon.Add(2 * time.Minute)
+	for range 40 {
+		other := w.take(cost(1))
+		if refunded, err := w.lim.Refund(t.Context(), other); err != nil || !refunded {
+			t.Fatalf("%v, %v", refunded, err)
+		}
+	}
+	w.take(cost(10))
+	if refunded, err := w.lim.Refund(t.Context(), d); err != nil || refunded {
+		t.Errorf("refunded again: %v", err)
+	}
+}

@@ -157,3 +157,14 @@ func TestAfterTheWaitTheChargeFitsAndNotBefore(t *testing.T) {
 		t.Errorf("a fixed window frees after %d ms, want 400", wait)
 	}
 }
+
+// A cost above the max has no wait that helps: it is the window's end, and no panic.
+func TestACostAboveTheMaxWaitsForTheWindowsEnd(t *testing.T) {
+	s := Spec{Kind: Sliding, Length: 1000}
+	for _, w := range []Stored{{Used: 5, End: 1900}, {Used: 5, End: 1900, Previous: 9, PreviousEnd: 900}, {End: 1900, Previous: 9, PreviousEnd: 900}} {
+		c := s.State(s.Advance(w, 500), 500)
+		if wait := s.Wait(c, 3, 7); wait < 0 || wait > c.Reset {
+			t.Errorf("%+v: a wait of %d ms", c, wait)
+		}
+	}
+}

@@ -231,3 +231,71 @@ func TestManyRefundsAreRemembered(t *testing.T) {
 		}
 	}
 }
+
+// What was used in a sliding window before an outage counts in it.
+func TestASlidingWindowIsNotWholeWhenAnOutageBegins(t *testing.T) {
+	c := newClock()
+	s := memstore.New(memstore.Config{Now: c.Now})
+	charge := storetest.Charge("acct_42", 1, tierlimit.Ceiling{Name: "per_minute", Max: 100, Window: tierlimit.Window{Length: time.Minute}, Sliding: true})
+	o := tierlimit.Outcome{Counts: make([]tierlimit.Count, 1)}
+	// Half a minute until it turns: half of 80 counts, and 10 since.
+	o.Counts[0].Used, o.Counts[0].Since, o.Counts[0].Previous = 50, 10, 80
+	o.Counts[0].Turn, o.Counts[0].Reset, o.Counts[0].End = 30_000, 90_000, 1
+	s.Saw(charge, o)
+	got, err := s.TakeShare(charge, 1)
+	if err != nil || !got.Allowed || got.Counts[0].Used != 51 || got.Counts[0].Turn != 30_000 || got.Maxes[0] != 100 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Each window of an outage grants a whole share again.
+func TestEachWindowOfAnOutageGrantsAShare(t *testing.T) {
+	c := newClock()
+	s := memstore.New(memstore.Config{Now: c.Now})
+	for window := range 4 {
+		admitted := 0
+		for range 20 {
+			o, err := s.TakeShare(perMinute("acct_42", 20), 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o.Allowed {
+				admitted++
+			}
+		}
+		if admitted != 10 {
+			t.Errorf("window %d: %d admitted of a share of 10", window, admitted)
+		}
+		c.Advance(time.Minute)
+	}
+}
+
+// The places of subjects that nobody knows are given back: when their windows have ended,
+// and when they turn out to be customers.
+func TestPlacesOfTheUnknownAreGivenBack(t *testing.T) {
+	c := newClock()
+	s := memstore.New(memstore.Config{Now: c.Now, MaxSubjects: 20})
+	unknown := func(name string) error {
+		charge := perMinute(name, 5)
+		charge.Unknown = true
+		_, err := s.Take(t.Context(), charge)
+		return err
+	}
+	for round := range 3 {
+		for i := range 10 {
+			if err := unknown(fmt.Sprint("made_up_", round, i)); err != nil {
+				t.Fatalf("round %d, name %d: %v", round, i, err)
+			}
+		}
+		if err := unknown("one_more"); err == nil {
+			t.Fatal("more than half of the places")
+		}
+		if err := take(t, s, fmt.Sprint("made_up_", round, 0)); err != nil { // a customer
+			t.Fatal(err)
+		}
+		if err := unknown("one_more"); err != nil {
+			t.Errorf("a place was given back: %v", err)
+		}
+		c.Advance(2 * time.Minute)
+	}
+}

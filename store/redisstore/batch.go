@@ -26,6 +26,7 @@ type batch struct {
 	state    state
 	overdue  bool          // the calls before it do not return
 	deadline time.Time     // the earliest of its charges
+	latest   time.Time     // the latest of its charges
 	until    time.Time     // when its call has had its time; set when it is sent
 	due      time.Time     // when its timer fires
 	grace    time.Duration // what this process was late, added to its deadlines
@@ -96,7 +97,7 @@ func hashOf(subject string) uint64 { return maphash.String(seed, subject) }
 
 func (b *batch) begin() {
 	b.state, b.overdue, b.again, b.reported = gathering, false, false, false
-	b.deadline, b.grace, b.late, b.signal = time.Time{}, 0, false, make(chan struct{})
+	b.deadline, b.latest, b.grace, b.late, b.signal = time.Time{}, time.Time{}, 0, false, make(chan struct{})
 	b.settled.Store(false)
 	b.looking.Store(1)
 }
@@ -128,6 +129,9 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) ticket
 	b.charges++
 	if b.deadline.IsZero() || deadline.Before(b.deadline) {
 		b.deadline = deadline
+	}
+	if deadline.After(b.latest) {
+		b.latest = deadline
 	}
 	b.looking.Add(1)
 	return ticket{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}

@@ -290,8 +290,8 @@ func (a *answer) fits(e *entry) int64 {
 	}
 	for i := range e.ceilings.Len() {
 		most := e.ceilings.Max(i)
-		if left := most - a.found(e, i).Used; most != tierlimit.Unlimited && times(cost, fits) > left {
-			fits = left / cost
+		if left := most - a.found(e, i).Used; most != tierlimit.Unlimited && cost > 0 && times(cost, fits) > left {
+			fits = max(left/cost, 0)
 		}
 	}
 	return fits

@@ -280,7 +280,9 @@ func (l *line) alarm(b *batch) {
 		close(b.signal)
 		b.signal = make(chan struct{})
 	}
-	b.arm(b.pause(now))
+	if b.state == gathering || !b.reported && !b.late || now.Before(b.latest) {
+		b.arm(b.pause(now)) // else nobody waits for the call any more
+	}
 }
 
 // timedOut reports whether the call for b has just had its time, on a server that was

@@ -524,3 +524,147 @@ func TestALateProcessSeesALostRedis(t *testing.T) {
 		time.Sleep(10 * testTimeout)
 	})
 }
+
+func TestASecondCallLeavesAtOnceWhenEnoughWait(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(slowCall/2, nil)
+		go s.take("first", testTimeout)
+		synctest.Wait()
+		began := time.Now()
+		if n := s.many(deep, testTimeout); n > 0 {
+			s.Errorf("%d failed", n)
+		}
+		if took := time.Since(began); took != slowCall/2 || s.tally().most != 2 {
+			s.Errorf("they waited %v, %d calls at once", took, s.tally().most)
+		}
+	})
+}
+
+// Whoever has little time waits no longer, also in a batch behind callers with more.
+func TestEachCallerWaitsAsLongAsItHasTime(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(time.Hour, nil)
+		for i := range maxCalls {
+			go s.take(fmt.Sprint("stuck_", i), testTimeout)
+			time.Sleep(slowCall + time.Microsecond)
+			synctest.Wait()
+		}
+		go s.take("patient", testTimeout)
+		synctest.Wait()
+		for _, patience := range []time.Duration{20 * time.Millisecond, 10 * time.Millisecond} {
+			began := time.Now()
+			_, err := s.take("hasty", patience)
+			if took := time.Since(began); err == nil || took < patience || took > patience+slowCall {
+				s.Errorf("%v of patience: %v after %v", patience, err, took)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+	})
+	bubble(t, func(s *sender) {
+		s.set(10*time.Millisecond, nil)
+		go s.take("first", testTimeout)
+		synctest.Wait()
+		began := time.Now()
+		if _, err := s.take("hasty", time.Millisecond); err == nil || time.Since(began) != time.Millisecond {
+			s.Errorf("a millisecond of patience: %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+func TestNoCallLeavesForWhichNobodyWaits(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(20*time.Millisecond, nil)
+		for i := range maxCalls {
+			go s.take(fmt.Sprint("busy_", i), testTimeout)
+			time.Sleep(slowCall + time.Microsecond)
+			synctest.Wait()
+		}
+		before := s.tally().calls
+		if n := s.many(5, time.Millisecond); n != 5 {
+			s.Fatalf("%d of 5 gave up", n)
+		}
+		time.Sleep(time.Second)
+		if calls := s.tally().calls; calls != before {
+			s.Errorf("%d calls for nobody", calls-before)
+		}
+	})
+}
+
+// A server that refuses a whole call has answered.
+func TestARefusalClosesTheBreaker(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(0, away)
+		for range failuresInARow {
+			s.take("acct_42", testTimeout)
+		}
+		time.Sleep(retryAfter)
+		s.set(0, func(int) error { return classify(replyError("NOPERM this user has no rights")) })
+		if _, err := s.take("acct_42", testTimeout); err == nil || errors.Is(err, tierlimit.ErrStoreUnavailable) {
+			s.Errorf("got %v", err)
+		}
+		if s.line.health.open.Load() {
+			s.Error("the breaker is open")
+		}
+	})
+}
+
+// Calls that fail while this process is late say nothing of the server.
+func TestCallsThatFailWhileTheProcessIsLateDoNotCount(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(testTimeout+5*time.Millisecond, away)
+		for range 2 * failuresInARow {
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				s.take("acct_42", testTimeout)
+			}()
+			synctest.Wait()
+			s.line.mu.Lock()
+			for _, b := range s.batches() {
+				b.due = b.due.Add(-10 * time.Millisecond)
+			}
+			s.line.mu.Unlock()
+			<-done
+		}
+		if s.line.health.open.Load() {
+			s.Error("the breaker is open")
+		}
+	})
+}
+
+// A batch is used again. What was known of its last call is not known of the next.
+func TestABatchThatTimedOutCountsAnewOnItsNextJourney(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(testTimeout+time.Millisecond, nil)
+		s.take("acct_42", testTimeout)
+		time.Sleep(testLongest)
+		s.set(0, away)
+		for range failuresInARow {
+			s.take("acct_42", testTimeout)
+		}
+		if !s.line.health.open.Load() {
+			s.Error("the failures of a batch that was used before are not counted")
+		}
+	})
+}
+
+func TestAFailedTryIsNotRepeatedAtOnce(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(0, away)
+		for range failuresInARow {
+			s.take("acct_42", testTimeout)
+		}
+		time.Sleep(retryAfter)
+		s.take("acct_42", testTimeout) // it finds out, in vain
+		before := s.tally().calls
+		for range 20 {
+			time.Sleep(time.Millisecond)
+			if _, err := s.take("acct_42", testTimeout); !errors.Is(err, ErrOpen) {
+				s.Errorf("got %v", err)
+			}
+		}
+		if calls := s.tally().calls; calls != before {
+			s.Errorf("%d calls within 20 ms of a try that failed", calls-before)
+		}
+	})
+}
