@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -12,6 +13,9 @@ import (
 	"testing"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // An effectJSON is what a client reads of a dry run.
@@ -307,4 +311,53 @@ func TestAllThatIsWrongIsNamedAtOnce(t *testing.T) {
 			t.Errorf("%s %s %s\nnames %q, want %q", c.method, c.path, c.body, got, c.fields)
 		}
 	}
+}
+
+// A change is told to deny only what is allowed before it.
+func TestADryRunDoesNotBlameAChangeForWhatIsDeniedAlready(t *testing.T) {
+	s := newSite(t, 0)
+	tag := s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"free"}`).want(201).header.Get("Etag")
+	s.take(`{"subject":"acct_42","cost":5}`).want(200, `"allowed":true`)
+	e := s.ask(s.admin, "PATCH", "/admin/v1/subjects/acct_42?dry_run=true", `{"billing_anchor":"2026-01-31T09:00:00Z"}`, "If-Match", tag).want(200).effect()
+	for _, l := range e.Affected.Limits {
+		if l.Denies {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// Two callers that happen to send one key get no answer that was the other's.
+func TestAnIdempotencyKeyIsItsCallersOwn(t *testing.T) {
+	s := newSite(t, 0)
+	var tokens []string
+	for _, name := range []string{"alice", "bob"} {
+		c := access.Credential{Kind: access.Token, Name: name, Role: access.Operator}.WithSecret()
+		if _, err := s.cfg.Catalogue.CreateCredential(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		tokens = append(tokens, c.Secret)
+	}
+	create := func(token string) answer {
+		return s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`, "Authorization", "Bearer "+token, "Idempotency-Key", "1")
+	}
+	create(tokens[0]).want(201)
+	if a := create(tokens[0]).want(201); a.header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("the same caller: %v", a.header)
+	}
+	if a := create(tokens[1]).want(409); a.header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("another caller: %v", a.header)
+	}
+}
+
+// A catalogue that is away is answered 503, as something that passes.
+func TestACatalogueThatIsAwayIsNoErrorOfTheServer(t *testing.T) {
+	s := newSite(t, 0)
+	s.cfg.Catalogue = awayCatalogue{s.cfg.Catalogue}
+	s.ask(api.Admin(s.cfg), "GET", "/admin/v1/tiers", "").want(503)
+}
+
+type awayCatalogue struct{ tiers.Catalogue }
+
+func (awayCatalogue) Tiers(context.Context) ([]tiers.Tier, error) {
+	return nil, fmt.Errorf("dial: %w", tiers.ErrUnavailable)
 }

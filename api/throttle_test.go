@@ -138,3 +138,34 @@ func TestManyRightTokensOfOneAddressGoOn(t *testing.T) {
 		}
 	}
 }
+
+// A token that was right and has been revoked is a guess like any other.
+func TestARevokedTokenIsNotTriedWithoutEnd(t *testing.T) {
+	s := newSite(t, 0)
+	admin := api.Admin(s.cfg)
+	c := access.Credential{Kind: access.Token, Name: "ci", Role: access.Viewer}.WithSecret()
+	kept, err := s.cfg.Catalogue.CreateCredential(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() int {
+		r := httptest.NewRequest(http.MethodGet, "/admin/v1/tiers", nil)
+		r.Header.Set("Authorization", "Bearer "+c.Secret)
+		w := httptest.NewRecorder()
+		admin.ServeHTTP(w, r)
+		return w.Code
+	}
+	if code := ask(); code != 200 {
+		t.Fatalf("before: %d", code)
+	}
+	if err := s.cfg.Catalogue.DeleteCredential(t.Context(), access.Token, kept.ID, kept.Version); err != nil {
+		t.Fatal(err)
+	}
+	var codes []int
+	for range 30 {
+		codes = append(codes, ask())
+	}
+	if codes[0] != 401 || codes[19] != 401 || codes[21] != 429 || codes[29] != 429 {
+		t.Errorf("answered %v", codes)
+	}
+}

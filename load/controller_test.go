@@ -198,3 +198,38 @@ func TestALowerTierNeverHasMoreEvenByItsFloor(t *testing.T) {
 		t.Errorf("free %v, pro %v; want .2 for both", free, pro)
 	}
 }
+
+// What an administrator says stands above what a replica was configured with, until the
+// instant it was given.
+func TestAnAdministratorsModeAndPinsHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ends := time.Now().Add(time.Minute)
+		var mu sync.Mutex
+		control := tiers.LoadControl{Pins: tiers.Pins{"pro": {Multiplier: 0.3, ExpiresAt: &ends}}}
+		ctl, err := load.New(load.Config{
+			Tiers: tiers.Builtin, Meter: load.Fixed(1), Mode: load.Enforce, Logger: slog.New(slog.DiscardHandler),
+			Control: func() tiers.LoadControl { mu.Lock(); defer mu.Unlock(); return control },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ctl.Close()
+		settle := func() { time.Sleep(time.Second); synctest.Wait() }
+		settle()
+		if m, s := ctl.Multiplier("pro"), ctl.Status().Tiers["pro"]; m != 0.3 || !s.Pinned {
+			t.Errorf("pinned: %v, %+v", m, s)
+		}
+		time.Sleep(time.Minute)
+		settle()
+		if m, s := ctl.Multiplier("pro"), ctl.Status().Tiers["pro"]; m != 0.5 || s.Pinned {
+			t.Errorf("after the pin expired: %v, %+v", m, s)
+		}
+		mu.Lock()
+		control = tiers.LoadControl{Mode: string(load.Off), Pins: tiers.Pins{"pro": {Multiplier: 0.3}}}
+		mu.Unlock()
+		settle()
+		if m, s := ctl.Multiplier("free"), ctl.Status(); m != 1 || s.Mode != load.Off || ctl.Multiplier("pro") != 1 {
+			t.Errorf("off: %v, %+v", m, s)
+		}
+	})
+}

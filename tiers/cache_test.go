@@ -32,7 +32,16 @@ type fakeSource struct {
 	deaf     bool
 	wake     func()
 	lookups  [][]string
-	slow     time.Duration // how long changes are on their way
+	slow     time.Duration   // how long changes are on their way
+	always   []tiers.Subject // told with each change, whatever their version
+	changes  int             // how often changes were asked for
+}
+
+// asked returns how often changes were asked for.
+func (f *fakeSource) asked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changes
 }
 
 func newFakeSource() *fakeSource {
@@ -46,10 +55,11 @@ func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, err
 		f.mu.Unlock()
 		time.Sleep(slow)
 	}()
+	f.changes++
 	if f.err != nil {
 		return tiers.Changes{}, f.err
 	}
-	ch := tiers.Changes{Version: f.version}
+	ch := tiers.Changes{Version: f.version, Subjects: slices.Clone(f.always)}
 	if f.tiersAt > since {
 		ch.Tiers = slices.Clone(f.tiers)
 	}
@@ -150,6 +160,20 @@ func TestASuspendedSubjectOnAnUnknownTierIsRefused(t *testing.T) {
 		c := newCache(t, f, tiers.CacheConfig{})
 		if plan, err := c.Resolve(t.Context(), "acct_42", time.Now().Add(time.Second)); err != nil || plan.Config().Refusal != tierlimit.Suspended || !plan.Fallback() {
 			t.Errorf("%+v, %v", plan, err)
+		}
+	})
+}
+
+// A row by hand may lack the grace that the admin API asks for.
+func TestASubjectThatIsPastDueWithoutAGraceIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.set(func() {
+			f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "pro", Status: tiers.PastDue, Version: 1}
+		})
+		c := newCache(t, f, tiers.CacheConfig{})
+		if reason := resolve(t, c, "acct_42").Config().Refusal; reason != tierlimit.Suspended {
+			t.Errorf("refused as %q", reason)
 		}
 	})
 }
@@ -446,5 +470,80 @@ func TestAFailingSourceIsAskedSparingly(t *testing.T) {
 				t.Errorf("%d queries in two seconds of an outage", n)
 			}
 		})
+	})
+}
+
+// A subject on a tier that is not there yet made the cache ask its source with each
+// request.
+func TestATierThatIsNotKnownIsAskedForOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.set(func() { f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "not_here_yet", Version: 1} })
+		c := newCache(t, f, tiers.CacheConfig{Poll: time.Hour})
+		settle()
+		before := f.asked()
+		for range 100 {
+			p := resolve(t, c, "acct_42")
+			wantTier(t, p, "free", true)
+			if !p.Config().Unknown {
+				t.Fatal("a subject whose tier was not learned counts as a customer")
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if n := f.asked() - before; n > 2 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
+// A change that was on its way while a newer one was applied changes nothing.
+func TestAnOlderRowUndoesNoChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "free")
+		f.put("acct_42", "pro")
+		c := newCache(t, f, tiers.CacheConfig{})
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+		f.change(func(int64) { // told as a change, with the version it had before
+			f.always = []tiers.Subject{{ID: "acct_42", Tier: "free", Version: 1}}
+		})
+		settle()
+		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
+	})
+}
+
+func TestKeysDoNotOutliveACatalogueThatWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		c := newCache(t, f, tiers.CacheConfig{})
+		for range 10 {
+			f.put("acct_42", "pro")
+		}
+		k := f.issue("acct_42", nil)
+		settle()
+		wantSubject(t, c, k.Secret, "acct_42")
+		f.change(func(int64) { // restored from a backup in which there is no such key
+			f.version, f.tiersAt = 2, 1
+			delete(f.keys, k.ID)
+		})
+		settle()
+		wantSubject(t, c, k.Secret, "")
+	})
+}
+
+// A tier that is not valid stays as it was, except that it may cease to be the default.
+func TestAWrongTierHoldsUpNoOtherThatBecomesTheDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		c := newCache(t, f, tiers.CacheConfig{})
+		wantTier(t, resolve(t, c, "nobody"), "free", false)
+		f.change(func(v int64) {
+			list := tiers.Builtin()
+			list[0].Default, list[1].Default = false, true
+			list[0].Priority = -5 // no release would write that
+			f.tiers, f.tiersAt = list, v
+		})
+		settle()
+		wantTier(t, resolve(t, c, "nobody"), "pro", false)
 	})
 }

@@ -104,3 +104,22 @@ func BenchmarkRecent(b *testing.B) {
 		}
 	})
 }
+
+// What was removed and added again has one place, and not the one that is taken first.
+func TestRecentSparesWhatWasRemovedAndCameBack(t *testing.T) {
+	r := newRecent[int](4)
+	for i := range 4 {
+		r.add(fmt.Sprint(i), i)
+	}
+	for range 3 {
+		r.remove("1")
+		r.add("1", 1)
+		for i := 10; i < 20; i++ {
+			r.get("1")
+			r.add(fmt.Sprint(i), i)
+			if _, ok := r.peek("1"); !ok {
+				t.Fatal("what is read all the time was dropped")
+			}
+		}
+	}
+}

@@ -526,3 +526,36 @@ func TestAChargeOfWhichNothingIsKnownIsLookedInto(t *testing.T) {
 		}
 	})
 }
+
+// What is charged while a loss is looked into must not hide what was used before it.
+func TestChargesDoNotHideALossThatIsLookedInto(t *testing.T) {
+	bubble(t, durable.Config{Every: time.Hour}, func(f *field) {
+		f.take("acct_42", 30, perDay())
+		f.flush()
+		f.inner.lose()
+		time.Sleep(time.Second)
+		f.take("acct_42", 1, perDay())
+		f.take("acct_42", 1, perDay())
+		f.flush()
+		if losses := f.inner.losses(); len(losses) != 1 || losses[0].Used != 30 {
+			f.Errorf("restored %+v", losses)
+		}
+		f.wantUsed("acct_42", "per_day", 30)
+	})
+}
+
+// What another process has noted since a window was begun anew is in it already.
+func TestWhatWasNotedSinceALossIsNotAddedAgain(t *testing.T) {
+	bubble(t, durable.Config{Every: time.Hour}, func(f *field) {
+		now := f.take("acct_42", 1, perDay())
+		if err := f.ledger.NoteWindows(context.Background(), []durable.Window{
+			{Subject: "acct_42", Limit: "per_day", Used: 31, End: now.Counts[0].End, At: now.At + 5},
+		}); err != nil {
+			f.Fatal(err)
+		}
+		f.flush()
+		if losses := f.inner.losses(); len(losses) != 1 || losses[0].Begun != 0 || losses[0].BegunAt != 0 {
+			f.Errorf("restored %+v", losses)
+		}
+	})
+}
