@@ -255,7 +255,7 @@ func TestEachWindowOfAnOutageGrantsAShare(t *testing.T) {
 	for window := range 4 {
 		admitted := 0
 		for range 20 {
-			o, err := s.TakeShare(perMinute("acct_42", 20), 2)
+			o, err := s.TakeShare(storetest.Charge("acct_42", 1, tierlimit.Ceiling{Name: "per_10s", Max: 20, Window: tierlimit.Window{Length: 10 * time.Second}}), 2)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -266,7 +266,7 @@ func TestEachWindowOfAnOutageGrantsAShare(t *testing.T) {
 		if admitted != 10 {
 			t.Errorf("window %d: %d admitted of a share of 10", window, admitted)
 		}
-		c.Advance(time.Minute)
+		c.Advance(10 * time.Second) // before anything is swept
 	}
 }
 
