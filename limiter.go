@@ -112,9 +112,13 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 		}
 	}
 	ticket := l.denials.ticket(req.Subject, now)
-	outcome, err := l.take(ctx, e.chargeBy(deadline))
+	asked := e.chargeBy(deadline)
+	outcome, err := l.take(ctx, asked)
 	if err != nil {
 		return l.withoutStore(ctx, &e, fmt.Errorf("decide for subject %q: %w", req.Subject, err))
+	}
+	if l.local != nil {
+		l.local.Saw(asked, outcome)
 	}
 	if charge > 0 && !outcome.Allowed {
 		l.denials.remember(&e, &outcome, ticket)
@@ -147,10 +151,13 @@ func (l *Limiter) resolve(ctx context.Context, subject string, deadline time.Tim
 // serverError hides a *FieldError in err: it would look like a malformed request.
 func serverError(err error) error {
 	var field *FieldError
-	if errors.As(err, &field) {
-		return errors.New(err.Error())
+	switch {
+	case !errors.As(err, &field):
+		return err
+	case errors.Is(err, ErrStoreUnavailable):
+		return fmt.Errorf("%w: %v", ErrStoreUnavailable, err) //nolint:errorlint // hidden on purpose
 	}
-	return err
+	return errors.New(err.Error())
 }
 
 // compile returns what plan holds a request in scope to now. The load is asked only
@@ -178,7 +185,7 @@ func (l *Limiter) multiplier(plan *Plan) float64 {
 	return max(m, 0)
 }
 
-// take asks the store, and has the local one see what it answered.
+// take asks the store.
 func (l *Limiter) take(ctx context.Context, c Charge) (Outcome, error) {
 	outcome, err := l.store.Take(ctx, c)
 	switch {
@@ -187,17 +194,15 @@ func (l *Limiter) take(ctx context.Context, c Charge) (Outcome, error) {
 	case len(outcome.Counts) != c.Ceilings.Len():
 		return outcome, fmt.Errorf("the store answered for %d of %d limits", len(outcome.Counts), c.Ceilings.Len())
 	}
-	if l.local != nil {
-		l.local.Saw(c, outcome)
-	}
 	return outcome, nil
 }
 
 // withoutStore answers by the plan's failure policy. A store that refuses, rather than
-// being away, and a caller that is gone let nobody through.
+// being away, lets nobody through; nor does a caller whose own time is over: that says
+// nothing of the store, and would let every client choose to be let through.
 func (l *Limiter) withoutStore(ctx context.Context, e *evaluation, cause error) (Decision, error) {
 	policy := e.plan.cfg.OnStoreError
-	if !errors.Is(cause, ErrStoreUnavailable) || errors.Is(ctx.Err(), context.Canceled) {
+	if !errors.Is(cause, ErrStoreUnavailable) || isOver(ctx) {
 		policy = Closed
 	}
 	if policy != Local {
@@ -212,6 +217,12 @@ func (l *Limiter) withoutStore(ctx context.Context, e *evaluation, cause error) 
 		return e.unanswered(Closed), errors.Join(cause, err)
 	}
 	return e.share(&outcome, replicas), cause
+}
+
+// isOver reports whether ctx has ended, or its deadline has passed.
+func isOver(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // Usage is where a subject stands in every limit of its plan, whatever scope.

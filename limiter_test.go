@@ -711,3 +711,74 @@ func TestCeilingsThatDifferAreNotEqual(t *testing.T) {
 		}
 	}
 }
+
+// A client chooses its own deadline: one that has passed lets nobody through, whatever the
+// policy, and opens no way around a quota that is used up.
+func TestACallersOwnDeadlineIsNotAnsweredByThePolicy(t *testing.T) {
+	for _, policy := range []tierlimit.Policy{tierlimit.Open, tierlimit.Closed, tierlimit.Local} {
+		w := newWorld(t, perMinute(5))
+		w.without(policy, fmt.Errorf("no reply: %w: %w", tierlimit.ErrStoreUnavailable, context.DeadlineExceeded))
+		ctx, cancel := context.WithTimeout(t.Context(), 0)
+		d, err := w.lim.Take(ctx, tierlimit.Request{Subject: "acct_42"})
+		cancel()
+		if d.Allowed || err == nil || d.Source != tierlimit.SourcePolicy {
+			t.Errorf("%s: %+v, %v", policy, d, err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Hour)
+		d, _ = w.lim.Take(ctx, tierlimit.Request{Subject: "acct_42"})
+		cancel()
+		if d.Allowed != (policy != tierlimit.Closed) {
+			t.Errorf("%s, of a store that is away: %+v", policy, d)
+		}
+	}
+}
+
+// What one process grants by itself is not in the store: each time a store that comes and
+// goes answered, it granted as much again.
+func TestAStoreThatComesAndGoesGrantsNoShareTwice(t *testing.T) {
+	for replicas, most := range map[int]int{1: 200, 4: 125} {
+		w := newWorld(t, perDay(100))
+		w.replicas = replicas
+		admitted := 0
+		for range 100 {
+			for i := range 20 {
+				w.fail = nil
+				if i > 0 {
+					w.fail = tierlimit.ErrStoreUnavailable
+				}
+				if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); d.Allowed {
+					admitted++
+				}
+			}
+		}
+		if admitted > most || admitted < 100 {
+			t.Errorf("%d replicas: one of them admitted %d", replicas, admitted)
+		}
+	}
+}
+
+// What an administrator asks about another plan is not what the customer has.
+func TestADryRunLeavesWhatLocalKnowsAlone(t *testing.T) {
+	w := newWorld(t, perDay(10))
+	w.take(cost(10))
+	short := perDay(10)
+	short.Window = tierlimit.Window{Length: time.Minute}
+	if _, err := w.lim.UsageUnder(t.Context(), "acct_42", newPlan(t, tierlimit.PlanConfig{Tier: "x", Limits: []tierlimit.Limit{short}})); err != nil {
+		t.Fatal(err)
+	}
+	w.now, w.fail = noon.Add(2*time.Minute), tierlimit.ErrStoreUnavailable
+	if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"}); d.Allowed {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestAnErrorThatHidesAFieldErrorKeepsWhatItIs(t *testing.T) {
+	field := &tierlimit.FieldError{Field: "subject", Value: "x", Want: "y"}
+	w := newWorld(t, perMinute(5))
+	w.without(tierlimit.Open, fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, field))
+	d, err := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
+	var shown *tierlimit.FieldError
+	if !d.Allowed || !errors.Is(err, tierlimit.ErrStoreUnavailable) || errors.As(err, &shown) {
+		t.Errorf("%+v, %v", d, err)
+	}
+}

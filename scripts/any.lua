@@ -102,16 +102,16 @@ local function rewrite(group, key, layout, state, charged)
     elseif stops[j] then
       entries[#entries + 1] = { name = name, used = used[j], stop = stops[j] }
     end
+    name = name .. BEFORE
+    asked[name] = true -- of a limit that slides no more it is dropped
     if group.sliding and group.sliding[j] then
-      name = name .. BEFORE
-      asked[name] = true
       if stops[j] and previous[j] > 0 and (charged or not turned[j]) then
         entries[#entries + 1] = { name = name, used = previous[j], stop = turns[j] }
       end
     end
   end
   for i = 1, layout and layout.n or 0 do
-    local name, stop = layout.names[i], math.min(state[layout.n + i], now + MAX_LENGTH)
+    local name, stop = layout.names[i], math.min(state[layout.n + i], now + 2 * MAX_LENGTH)
     if not asked[name] and stop > now then
       entries[#entries + 1] = { name = name, used = state[i], stop = stop }
     end
@@ -135,7 +135,7 @@ local function inspect(key, layout, state)
   if ttl == -1 then
     local last = now + 1
     for i = 1, layout.n do
-      last = math.max(last, math.min(state[layout.n + i], now + MAX_LENGTH))
+      last = math.max(last, math.min(state[layout.n + i], now + 2 * MAX_LENGTH))
     end
     local reply = ask('PEXPIREAT', key, exact(last))
     return type(reply) == 'table' and reply or nil

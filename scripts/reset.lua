@@ -31,7 +31,7 @@ for i = 1, #ARGV do
 end
 local ends = resets.ends
 for i = 1, layout.n do
-  local name, stop = layout.names[i], math.min(state[layout.n + i], now + MAX_LENGTH)
+  local name, stop = layout.names[i], math.min(state[layout.n + i], now + 2 * MAX_LENGTH)
   if stop > now then
     if #ARGV == 0 or forget[name] then
       resets[name], ends[name] = now, math.max(stop, ends[name] or 0)

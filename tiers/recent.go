@@ -2,14 +2,15 @@ package tiers
 
 import (
 	"hash/maphash"
+	"math"
 	"sync"
 	"sync/atomic"
 )
 
-// recent holds a bounded number of values by id, and drops those that were not read for
-// the longest (the CLOCK algorithm: an entry that was read since the hand last passed
-// it is spared once). Reads of different ids hardly ever meet, as they share no lock.
-// It is safe for concurrent use.
+// recent holds values by id, as many as it was made for and up to a fifth more, and drops
+// those that were not read for the longest (the CLOCK algorithm: an entry that was read
+// since the hand last passed it is spared once). Reads of different ids hardly ever meet,
+// as they share no lock. It is safe for concurrent use.
 type recent[T any] struct {
 	seed   maphash.Seed
 	shards []recentShard[T]
@@ -33,7 +34,7 @@ type recentEntry[T any] struct {
 
 const (
 	maxRecentShards = 256
-	minShardSize    = 64 // below that the shards would fill unevenly
+	minShardSize    = 1024 // below that the shards would fill too unevenly
 )
 
 func newRecent[T any](size int) *recent[T] {
@@ -43,10 +44,20 @@ func newRecent[T any](size int) *recent[T] {
 	}
 	r := &recent[T]{seed: maphash.MakeSeed(), shards: make([]recentShard[T], n)}
 	for i := range r.shards {
-		r.shards[i].most = (size + n - 1) / n
+		r.shards[i].most = placesOf(size, n)
 		r.shards[i].entries = make(map[string]*recentEntry[T])
 	}
 	return r
+}
+
+// placesOf returns how many ids one of n shards may hold, so that size ids find room in all
+// of them together: hashes fill shards unevenly, by a few standard deviations.
+func placesOf(size, n int) int {
+	if n == 1 {
+		return size
+	}
+	mean := float64(size) / float64(n)
+	return int(mean + 6*math.Sqrt(mean) + 1)
 }
 
 func (r *recent[T]) shard(id string) *recentShard[T] {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/lograte"
+	"github.com/tierlimit/tierlimit/store/redisstore"
 )
 
 // A watchedStore tells the operator when a store is lost, refuses, and answers
@@ -22,6 +24,7 @@ type watchedStore struct {
 	failed  atomic.Int64 // epoch milliseconds of the last failure
 	told    atomic.Int64 // epoch milliseconds of the last line about one
 	missed  atomic.Int64 // charges and looks since began that failed
+	late    lograte.Line // charges whose replies were read too late
 }
 
 const (
@@ -31,7 +34,12 @@ const (
 
 func (w *watchedStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
 	o, err := w.Store.Take(ctx, c)
-	if !errors.Is(err, context.Canceled) { // the caller has gone: says nothing of the store
+	switch {
+	case errors.Is(err, redisstore.ErrLate):
+		w.late.Add(1, func(total int64) {
+			w.log.Warn("this process is overloaded: replies of redis were read too late", "charges", total)
+		})
+	case err == nil || ctx.Err() == nil: // else the caller is gone: that says nothing of the store
 		w.saw(err)
 	}
 	return o, err

@@ -171,6 +171,12 @@ func share(most, seen, replicas int64) int64 {
 
 // Saw implements tierlimit.LocalStore. For a subject that finds no room nothing is kept.
 func (s *Store) Saw(c tierlimit.Charge, o tierlimit.Outcome) {
+	if full := s.trySaw(&c, &o); full && s.sweepAll() {
+		s.trySaw(&c, &o)
+	}
+}
+
+func (s *Store) trySaw(c *tierlimit.Charge, o *tierlimit.Outcome) (full bool) {
 	sh := s.shard(c.Subject)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -180,13 +186,14 @@ func (s *Store) Saw(c tierlimit.Charge, o tierlimit.Outcome) {
 	if rec == nil {
 		rec = &record{unknown: c.Unknown}
 		if !s.admit(sh, c.Subject, rec) {
-			return
+			return true
 		}
 	}
 	s.recognise(rec, c.Unknown)
 	for i := range o.Counts {
-		rec.put(counted{limit: c.Ceilings.Name(i), Stored: storedOf(c.Ceilings.Spec(i), &o.Counts[i].State, now)})
+		rec.see(c.Ceilings.Name(i), storedOf(c.Ceilings.Spec(i), &o.Counts[i].State, now), o.At, now)
 	}
+	return false
 }
 
 // storedOf returns the window of which state is what counts at now, on this clock.

@@ -299,3 +299,26 @@ func TestPlacesOfTheUnknownAreGivenBack(t *testing.T) {
 		c.Advance(2 * time.Minute)
 	}
 }
+
+// Charges that travel together wake in any order: the answer that was given last counts,
+// and not the one that arrives last.
+func TestAnswersThatComeInAnotherOrder(t *testing.T) {
+	s := memstore.New(memstore.Config{Now: newClock().Now})
+	charge := perMinute("acct_42", 100)
+	saw := func(used, at int64) {
+		o := tierlimit.Outcome{Counts: make([]tierlimit.Count, 1), At: at}
+		o.Counts[0].Used, o.Counts[0].Since, o.Counts[0].Reset, o.Counts[0].End = used, used, 40_000, at+40_000
+		s.Saw(charge, o)
+	}
+	const at = 1_700_000_000_000
+	for _, step := range []struct{ used, at, want int64 }{
+		{50, at, 50}, {100, at, 100}, {70, at, 100}, // of one batch
+		{60, at - 3, 100}, {20, at + 1, 20}, // given before, and after a reset
+		{30, at - 3_600_000, 30}, // the store's clock was set back
+	} {
+		saw(step.used, step.at)
+		if o, err := s.Take(t.Context(), tierlimit.Charge{Subject: "acct_42", Ceilings: charge.Ceilings}); err != nil || o.Counts[0].Used != step.want {
+			t.Errorf("after %d at %d: %+v, %v; want %d", step.used, step.at-at, o.Counts, err, step.want)
+		}
+	}
+}

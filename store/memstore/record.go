@@ -21,9 +21,35 @@ type record struct {
 type counted struct {
 	limit string
 	window.Stored
-	// own is what this process charged by itself since Saw: the rest of Used is what
-	// the store had counted.
+	// own is what this process granted by itself: the rest of Used is what the store had
+	// counted, at an instant of its clock.
 	own int64
+	at  int64
+}
+
+// sameWindow is how far two views of one window's end may lie apart: clocks differ, and
+// answers take a while.
+const sameWindow = 2000 // milliseconds
+
+// stepBack is how far an answer may be older than the one before: further back it was the
+// clock of the store that was set.
+const stepBack = 10_000 // milliseconds
+
+// see brings r to what the store had counted at an instant. What this process granted of
+// the same window stays granted; an answer that was overtaken changes nothing.
+func (r *record) see(limit string, stored window.Stored, at, now int64) {
+	w := counted{limit: limit, Stored: stored, at: at}
+	if i := r.index(limit); i >= 0 && r.windows[i].End > now {
+		old := &r.windows[i]
+		if late := old.at - at; late > 0 && late < stepBack || late == 0 && stored.Used < old.Used-old.own {
+			return
+		}
+		if apart := old.End - stored.End; -sameWindow < apart && apart < sameWindow {
+			w.own = old.own
+			w.Used = min(w.Used+w.own, window.MaxUsed)
+		}
+	}
+	r.put(w)
 }
 
 // A reset is remembered while the window that was reset would run: a period that goes

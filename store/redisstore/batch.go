@@ -29,8 +29,9 @@ type batch struct {
 	latest   time.Time     // the latest of its charges
 	until    time.Time     // when its call has had its time; set when it is sent
 	due      time.Time     // when its timer fires
-	grace    time.Duration // what this process was late, added to its deadlines
-	late     bool          // the grace is used up, and this process was late again
+	grace    time.Time     // nobody gives up before: this process was late
+	graces   int           // how often that was granted
+	late     bool          // it was granted often enough, and this process was late again
 	reported bool          // the breaker knows how its call went
 	signal   chan struct{} // closed when it has settled; and replaced, when a deadline has passed
 
@@ -97,7 +98,8 @@ func hashOf(subject string) uint64 { return maphash.String(seed, subject) }
 
 func (b *batch) begin() {
 	b.state, b.overdue, b.again, b.reported = gathering, false, false, false
-	b.deadline, b.latest, b.grace, b.late, b.signal = time.Time{}, time.Time{}, 0, false, make(chan struct{})
+	b.deadline, b.latest, b.signal = time.Time{}, time.Time{}, make(chan struct{})
+	b.grace, b.graces, b.late = time.Time{}, 0, false
 	b.settled.Store(false)
 	b.looking.Store(1)
 }

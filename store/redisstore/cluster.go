@@ -24,8 +24,8 @@ import (
 type cluster struct {
 	client  *redis.ClusterClient
 	newLine func(server string, call func(context.Context, *batch) error) *line
-	timeout time.Duration // of asking which master has which slots
-	reached atomic.Bool   // the map of slots is known: asking for it does not wait again
+	reached atomic.Bool // the map of slots is known: asking for it does not wait again
+	first   reach       // how it comes to be known
 
 	mu     sync.RWMutex
 	byAddr map[string]masterLine // guarded by mu: the master's address is the key
@@ -42,7 +42,12 @@ type masterLine struct {
 // so do their addresses.
 const manyLines = 1000
 
-func (c *cluster) lineTo(ctx context.Context, subject string) (*line, error) {
+func (c *cluster) lineTo(ctx context.Context, subject string, deadline time.Time) (*line, error) {
+	if !c.reached.Load() {
+		if err := c.first.await(c, deadline); err != nil {
+			return nil, err
+		}
+	}
 	master, err := c.master(ctx, subject)
 	if err != nil {
 		return nil, err
@@ -78,11 +83,6 @@ func (c *cluster) lineFor(master *redis.Client) *line {
 }
 
 func (c *cluster) master(ctx context.Context, subject string) (*redis.Client, error) {
-	if !c.reached.Load() { // the map of slots may have to be asked for
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.timeout)
-		defer cancel()
-	}
 	master, err := c.client.MasterForKey(ctx, Key(subject))
 	if err != nil {
 		return nil, fmt.Errorf("who has which slots: %w", classify(err))
@@ -132,6 +132,8 @@ func (c *cluster) lines() []*line {
 	}
 	return list
 }
+
+func (c *cluster) wait() { c.first.running.Wait() }
 
 // call charges a batch.
 func (c *cluster) call(ctx context.Context, master *redis.Client, b *batch) error {

@@ -1,8 +1,11 @@
 package redisstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -40,6 +43,12 @@ func classify(err error) error {
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
+}
+
+// isTimeout reports whether err is of a deadline that passed.
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // isBusy reports whether a server answered that the slot of one subject is on its way to

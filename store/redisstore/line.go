@@ -32,8 +32,10 @@ const (
 	// slowCall is how long a batch waits for calls that do not return: their connections
 	// may be stuck, or Redis far away. Then it leaves beside them.
 	slowCall = 2 * time.Millisecond
-	// late is how late a timer fires when this process, and not Redis, is slow.
-	late = 5 * time.Millisecond
+	// late is how late a timer fires when this process, and not Redis, is slow; and
+	// maxGraces how often it then grants more time for one batch.
+	late      = 5 * time.Millisecond
+	maxGraces = 2
 )
 
 // A line carries the charges of one process to one server in batches. It holds none
@@ -208,6 +210,7 @@ func (c callContext) Deadline() (time.Time, bool) { return c.deadline, true }
 func (l *line) settle(b *batch, err error) {
 	b.timer.Stop()
 	l.mu.Lock()
+	err = b.blame(err)
 	b.settled.Store(true) // from here on the timer does nothing
 	signal, reported := b.signal, b.reported
 	v, cause := b.verdict(err)
@@ -219,6 +222,25 @@ func (l *line) settle(b *batch, err error) {
 	l.leave(b)
 }
 
+// blame takes the failures of a call that timed out while this process was late off its
+// server: the reply may have been there, and a deadline that passed while nobody ran is
+// the first thing that is seen. It returns the error of the whole call. The line's mu is
+// held.
+func (b *batch) blame(err error) error {
+	if b.graces == 0 && time.Since(b.due) <= late {
+		return err
+	}
+	for i := range b.entries {
+		if e := &b.entries[i]; isTimeout(e.err) {
+			e.err = fmt.Errorf("%w: %v", ErrLate, e.err) //nolint:errorlint // what it wraps would open up
+		}
+	}
+	if isTimeout(err) {
+		return ErrLate
+	}
+	return err
+}
+
 // verdict returns what the call for b says about the server. The line's mu is held.
 func (b *batch) verdict(err error) (verdict, error) {
 	switch {
@@ -227,8 +249,6 @@ func (b *batch) verdict(err error) (verdict, error) {
 			return answered, nil
 		}
 		return nothing, err
-	case err != nil && b.grace > 0:
-		return nothing, err
 	case err != nil:
 		return failing, err
 	}
@@ -236,6 +256,8 @@ func (b *batch) verdict(err error) (verdict, error) {
 	for i := range b.entries {
 		switch e := &b.entries[i]; {
 		case !e.leaves():
+		case errors.Is(e.err, ErrLate):
+			return nothing, e.err
 		case e.err == nil || errors.Is(e.err, errMoved) || isBusy(e.err) || !errors.Is(e.err, tierlimit.ErrStoreUnavailable):
 			return answered, nil
 		default:
@@ -260,20 +282,24 @@ func (b *batch) arm(after time.Duration) {
 // that has had its time is a failure of its server. It is harmless on a batch that has
 // settled, or is on its next journey by now.
 func (l *line) alarm(b *batch) {
-	if l.timedOut(b) {
+	if l.failed(b) {
 		l.health.report(failing, fmt.Errorf("%w: no reply within %v", tierlimit.ErrStoreUnavailable, l.timeout))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	if b.state == resting || b.settled.Load() {
 		return
 	}
-	now := time.Now().Add(-b.grace)
 	if b.state == gathering {
 		b.overdue = true
 		if l.calls < maxCalls && !l.closed {
 			l.dispatch()
 		}
+	}
+	if now.Before(b.grace) {
+		b.arm(b.grace.Sub(now))
+		return
 	}
 	if !now.Before(b.deadline) {
 		// Callers with later deadlines are woken too, and wait on.
@@ -285,9 +311,11 @@ func (l *line) alarm(b *batch) {
 	}
 }
 
-// timedOut reports whether the call for b has just had its time, on a server that was
-// given it.
-func (l *line) timedOut(b *batch) bool {
+// failed reports whether the call for b has just had its time. It grants that time first
+// to whoever reads the reply, if the timer is late: then this process is slow, and the
+// reply may have come long ago. If that was granted twice, and this process is late again,
+// nothing is known of the server.
+func (l *line) failed(b *batch) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if b.state == resting || b.settled.Load() {
@@ -295,13 +323,12 @@ func (l *line) timedOut(b *batch) bool {
 	}
 	now := time.Now()
 	if behind := now.Sub(b.due); behind > late {
-		// This process is slow, and the reply may have come long ago: whoever reads it
-		// gets the time. If that is not enough, and this process is late again, nothing
-		// is known of the server.
-		b.late = b.grace >= l.timeout
-		b.grace = min(b.grace+2*behind, l.timeout)
+		if b.late = b.graces == maxGraces; !b.late {
+			b.graces++
+			b.grace = now.Add(min(2*behind, l.timeout))
+		}
 	}
-	if b.state != sent || b.reported || b.late || now.Add(-b.grace).Before(b.until) {
+	if b.state != sent || b.reported || b.late || now.Before(b.until) || now.Before(b.grace) {
 		return false
 	}
 	b.reported = true
@@ -340,7 +367,8 @@ func (l *line) look(t *ticket, deadline time.Time) (done bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := t.batch
-	passed := !time.Now().Before(deadline.Add(b.grace))
+	now := time.Now()
+	passed := !now.Before(deadline) && !now.Before(b.grace)
 	switch {
 	case b.settled.Load():
 		return true, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -497,6 +498,35 @@ func TestALateProcessIsNotALostRedis(t *testing.T) {
 	})
 }
 
+// A process that stood still for longer than all deadlines: the timer is the first to run,
+// and whoever reads the reply comes after it.
+func TestAProcessThatStoodStillIsNotALostRedis(t *testing.T) {
+	for _, still := range []time.Duration{3 * testTimeout, 100 * testTimeout} {
+		bubble(t, func(s *sender) {
+			s.set(testTimeout+5*time.Millisecond, nil)
+			for range 2 * failuresInARow {
+				done := make(chan error, 1)
+				go func() {
+					_, err := s.take("acct_42", testTimeout)
+					done <- err
+				}()
+				synctest.Wait()
+				s.line.mu.Lock()
+				for _, b := range s.batches() { // as if the clock had jumped
+					b.due, b.deadline, b.until, b.latest = b.due.Add(-still), b.deadline.Add(-still), b.until.Add(-still), b.latest.Add(-still)
+				}
+				s.line.mu.Unlock()
+				if err := <-done; err != nil {
+					s.Fatalf("after it stood still for %v: %v", still, err)
+				}
+			}
+			if s.line.health.open.Load() {
+				s.Error("the breaker is open")
+			}
+		})
+	}
+}
+
 // A process that was late once, and then waited in vain, knows that Redis is away.
 func TestALateProcessSeesALostRedis(t *testing.T) {
 	bubble(t, func(s *sender) {
@@ -611,12 +641,16 @@ func TestARefusalClosesTheBreaker(t *testing.T) {
 // Calls that fail while this process is late say nothing of the server.
 func TestCallsThatFailWhileTheProcessIsLateDoNotCount(t *testing.T) {
 	bubble(t, func(s *sender) {
-		s.set(testTimeout+5*time.Millisecond, away)
+		s.set(testTimeout+5*time.Millisecond, func(int) error {
+			return fmt.Errorf("%w: read: %w", tierlimit.ErrStoreUnavailable, os.ErrDeadlineExceeded)
+		})
 		for range 2 * failuresInARow {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				s.take("acct_42", testTimeout)
+				if _, err := s.take("acct_42", testTimeout); !errors.Is(err, ErrLate) || errors.Is(err, tierlimit.ErrStoreUnavailable) {
+					s.Errorf("got %v", err)
+				}
 			}()
 			synctest.Wait()
 			s.line.mu.Lock()

@@ -46,10 +46,12 @@ type Store struct {
 
 // A server is Redis, however it is run.
 type server interface {
-	// lineTo returns the line that carries the charges of a subject.
-	lineTo(ctx context.Context, subject string) (*line, error)
+	// lineTo returns the line that carries the charges of a subject, by the deadline.
+	lineTo(ctx context.Context, subject string, deadline time.Time) (*line, error)
 	// lines returns all that there are.
 	lines() []*line
+	// wait returns when what runs beside the lines has ended.
+	wait()
 	// follow charges one of which a line has said errMoved.
 	follow(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error)
 	// process sends a command on the keys of one subject.
@@ -63,8 +65,12 @@ type server interface {
 
 // New returns a Store on one Redis, or on the master that a Sentinel names: client is
 // from redis.NewClient or redis.NewFailoverClient, with options from [Options] or
-// [SentinelOptions]. Close the Store before the client.
+// [SentinelOptions]. Close the Store before the client. An error is a
+// *tierlimit.FieldError: the client ignores deadlines, or waits less than the budget.
 func New(client *redis.Client, cfg Config) (*Store, error) {
+	if client == nil {
+		return nil, noClient()
+	}
 	opts := client.Options()
 	if err := cfg.check(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
 		return nil, err
@@ -77,15 +83,24 @@ func New(client *redis.Client, cfg Config) (*Store, error) {
 // NewCluster returns a Store on a Redis Cluster: client is from redis.NewClusterClient,
 // with options from [ClusterOptions]. Close the Store before the client.
 func NewCluster(client *redis.ClusterClient, cfg Config) (*Store, error) {
+	if client == nil {
+		return nil, noClient()
+	}
 	opts := client.Options()
 	if err := cfg.check(opts.ContextTimeoutEnabled, opts.ReadTimeout); err != nil {
 		return nil, err
 	}
-	many := &cluster{client: client, timeout: cfg.Budget, byAddr: make(map[string]masterLine)}
+	many := &cluster{client: client, byAddr: make(map[string]masterLine)}
+	many.first.timeout, many.first.longest = cfg.Budget, opts.DialTimeout+3*opts.ReadTimeout
+	many.first.health = breaker{most: cfg.Failures, onChange: cfg.told("")}
 	many.newLine = func(server string, call func(context.Context, *batch) error) *line {
 		return cfg.newLine(server, opts.DialTimeout, opts.ReadTimeout, call)
 	}
 	return &Store{server: many, budget: cfg.Budget, wait: opts.ReadTimeout}, nil
+}
+
+func noClient() error {
+	return &tierlimit.FieldError{Field: "client", Value: "nil", Want: "a client made with the options of this package"}
 }
 
 // check fills in what is not given, and refuses what cannot be.
@@ -108,20 +123,24 @@ func (cfg *Config) check(deadlines bool, readTimeout time.Duration) error {
 }
 
 func (cfg *Config) newLine(server string, dial, step time.Duration, call func(context.Context, *batch) error) *line {
-	var onChange func(open bool, cause error)
-	if cfg.OnChange != nil {
-		onChange = func(open bool, cause error) { cfg.OnChange(server, open, cause) }
-	}
 	// A connection may have to come about, to be greeted, and to carry the call.
-	return newLine(cfg.Budget, dial+3*step, cfg.Failures, onChange, call)
+	return newLine(cfg.Budget, dial+3*step, cfg.Failures, cfg.told(server), call)
+}
+
+// told returns what tells OnChange of a server, nil if nobody is to be told.
+func (cfg *Config) told(server string) func(open bool, cause error) {
+	if cfg.OnChange == nil {
+		return nil
+	}
+	return func(open bool, cause error) { cfg.OnChange(server, open, cause) }
 }
 
 // standsFor is how long a denial may be repeated from memory: a refund or a reset by
 // another process is seen after that.
 const standsFor = time.Second
 
-// Take implements tierlimit.Store. It returns by c.Deadline, or by ctx's deadline or
-// after the budget where that is sooner; a cancellation does not end it earlier, as one
+// Take implements tierlimit.Store. It returns by c.Deadline (after the budget if c has
+// none), or by ctx's deadline where that is sooner; a cancellation does not end it earlier, as one
 // timer watches over all charges that travel together. A call that times out may still
 // have been charged; it is never sent again. A charge given up before it left is not
 // made.
@@ -147,7 +166,7 @@ func (s *Store) take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
 		deadline = earlier
 	}
-	line, err := s.server.lineTo(ctx, c.Subject)
+	line, err := s.server.lineTo(ctx, c.Subject, deadline)
 	if err != nil {
 		return tierlimit.Outcome{}, fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
@@ -174,6 +193,7 @@ func (s *Store) Close(ctx context.Context) error {
 		for _, l := range lines {
 			l.workers.Wait()
 		}
+		s.server.wait()
 	}()
 	select {
 	case <-ended:

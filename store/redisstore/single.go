@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -16,7 +17,7 @@ type single struct {
 	line   *line
 }
 
-func (s *single) lineTo(context.Context, string) (*line, error) { return s.line, nil }
+func (s *single) lineTo(context.Context, string, time.Time) (*line, error) { return s.line, nil }
 
 func (s *single) name(string) string { return "" }
 
@@ -33,6 +34,8 @@ func (s *single) follow(context.Context, tierlimit.Charge) (tierlimit.Outcome, e
 }
 
 func (s *single) lines() []*line { return []*line{s.line} }
+
+func (s *single) wait() {}
 
 // call charges a batch.
 func (s *single) call(ctx context.Context, b *batch) error {
