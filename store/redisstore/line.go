@@ -282,6 +282,9 @@ func (b *batch) arm(after time.Duration) {
 // that has had its time is a failure of its server. It is harmless on a batch that has
 // settled, or is on its next journey by now.
 func (l *line) alarm(b *batch) {
+	// A timer goes first, before everybody who is ready to run, whoever reads the reply
+	// included. Behind them it is as late as they are.
+	runtime.Gosched()
 	if l.failed(b) {
 		l.health.report(failing, fmt.Errorf("%w: no reply within %v", tierlimit.ErrStoreUnavailable, l.timeout))
 	}
@@ -381,7 +384,7 @@ func (l *line) look(t *ticket, deadline time.Time) (done bool, err error) {
 	default:
 		err = errNoReply
 	}
-	if b.late {
+	if b.graces > 0 || now.Sub(deadline) > late { // the reply may be there
 		return true, fmt.Errorf("%w: %w", err, ErrLate)
 	}
 	return true, fmt.Errorf("%w: %w: %w", err, tierlimit.ErrStoreUnavailable, context.DeadlineExceeded)

@@ -527,7 +527,7 @@ func TestAProcessThatStoodStillIsNotALostRedis(t *testing.T) {
 	}
 }
 
-// A process that was late once, and then waited in vain, knows that Redis is away.
+// A process that was late once, and then waited in vain, finds out that Redis is away.
 func TestALateProcessSeesALostRedis(t *testing.T) {
 	bubble(t, func(s *sender) {
 		s.set(10*testTimeout, nil)
@@ -543,7 +543,7 @@ func TestALateProcessSeesALostRedis(t *testing.T) {
 				b.due = b.due.Add(-10 * time.Millisecond)
 			}
 			s.line.mu.Unlock()
-			if err := <-done; !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+			if err := <-done; err == nil || errors.Is(err, ErrLate) == errors.Is(err, tierlimit.ErrStoreUnavailable) {
 				s.Fatalf("got %v", err)
 			}
 		}
@@ -552,6 +552,28 @@ func TestALateProcessSeesALostRedis(t *testing.T) {
 			s.Error("the breaker is not open")
 		}
 		time.Sleep(10 * testTimeout)
+	})
+}
+
+// A caller that runs long after its deadline is a sign of the same, though the timer was
+// on time.
+func TestACallerThatIsWokenLateDoesNotTakeRedisForLost(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(4*testTimeout, nil)
+		for _, behind := range []time.Duration{0, late, late + 1} {
+			deadline := time.Now().Add(testTimeout)
+			k, err := s.line.join(chargeOf("acct_42"), 1, deadline)
+			if err != nil {
+				s.Fatal(err)
+			}
+			time.Sleep(testTimeout + behind)
+			err = s.line.await(&k, deadline)
+			s.line.leave(k.batch)
+			if got := errors.Is(err, ErrLate); got != (behind > late) {
+				s.Errorf("%v behind: %v", behind, err)
+			}
+			time.Sleep(4 * testTimeout)
+		}
 	})
 }
 
