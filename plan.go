@@ -18,7 +18,7 @@ type PlanConfig struct {
 	Unknown      bool    // no customer has the subject's name: anybody may have made it up
 
 	Refusal      Reason    // Suspended or Blocked: every request is denied, and none counted
-	RefusedUntil time.Time // when that ends by itself; zero: not
+	RefusedUntil time.Time // when the refusal ends; the zero time: it has no end
 }
 
 // A Plan is what holds for one subject now: the limits of its tier and what happens

@@ -34,11 +34,12 @@ type Store interface {
 // A LocalStore counts for this process alone while the Store is unavailable, for plans
 // whose policy is Local. It is safe for concurrent use and never waits.
 type LocalStore interface {
-	// Saw tells what the Store answered to c. What a LocalStore grants begins there. Answers
-	// may come in another order than they were given (see Outcome.At).
+	// Saw takes what the Store answered to c: TakeShare counts from there. Answers may
+	// arrive in another order than the Store gave them in (see Outcome.At).
 	Saw(c Charge, o Outcome)
-	// TakeShare charges c, and grants at most one in replicas of what was left of each
-	// ceiling when the Store last answered, what it has granted of a window since included.
+	// TakeShare charges c. Of what was left under each ceiling when the Store last
+	// answered, it grants until the window ends this process' share, 1/replicas, and at
+	// least a charge of 1.
 	TakeShare(c Charge, replicas int) (Outcome, error)
 	// Reset forgets what the subject used, as Store.Reset does.
 	Reset(ctx context.Context, subject string, limits ...string) error

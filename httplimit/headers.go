@@ -25,9 +25,9 @@ func (l LegacyHeaders) valid() bool { return l == NoLegacy || l == LegacyEpoch |
 // draft-ietf-httpapi-ratelimit-headers-11, Retry-After (RFC 9110, whole seconds,
 // never too early) for a denial that waiting can lift, and the legacy fields.
 //
-// The quota is the one in force, scaled by load. Unlimited windows and months,
-// whose length varies, have no number to send: the first are left out, as are
-// limits in shadow mode, which hold nobody; the second go without w.
+// The quota is the one in force, scaled by load. Unlimited windows and limits in shadow
+// mode, which deny nobody, are left out. A month is sent without w, because its length
+// varies.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
 	if policy := d.RateLimitPolicy(); policy != "" {
 		var room [256]byte

@@ -120,9 +120,9 @@ func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, err
 	return d, err
 }
 
-// Deny answers a denied request: 429 when a limit denied it, load's share in that
-// included, or the subject is blocked; 503 when usage could not be counted; 403 when the
-// subject is suspended. Call SetHeaders first.
+// Deny answers a denied request with problem+json: 429 when a limit denied the request
+// (also one that load has lowered) or the subject is blocked, 403 when the subject is
+// suspended, 503 when usage could not be counted. Call SetHeaders first.
 func Deny(w http.ResponseWriter, d *tierlimit.Decision) {
 	p := problem.Problem{Decision: d}
 	switch d.Reason {

@@ -177,11 +177,10 @@ func (s Spec) Later(c State, elapsed int64) (later State, ok bool) {
 	return c, true
 }
 
-// Wait returns how many milliseconds pass until a charge of cost fits under most,
-// which it does not at c. A fixed window frees all at its end. A sliding one frees
-// the charges of the window before bit by bit, and after its turn those of this one.
-// What does not even fit then is freed by a higher max only, and the window is empty
-// after c.Reset.
+// Wait returns after how many milliseconds a charge of cost fits under most; at c it does
+// not fit. A fixed window is empty again at its end. In a sliding one the charges of the
+// window before lose weight with time, and from the turn on those of the current window.
+// For a cost that never fits Wait returns c.Reset, when the window is empty.
 func (s Spec) Wait(c State, most, cost int64) int64 {
 	if s.Kind != Sliding || c.Turn == 0 {
 		return c.Reset

@@ -84,9 +84,10 @@ type ticket struct {
 
 var errNoReply = errors.New("its reply is not known")
 
-// ErrLate is of a charge whose reply this process was too busy to read in time; it may
-// have been made. It does not come with tierlimit.ErrStoreUnavailable: a process that is
-// overloaded must not take Redis for lost, and let everybody through.
+// ErrLate is returned for a charge whose reply this process had too little CPU to read in
+// time. The charge may have been made. The error does not wrap
+// tierlimit.ErrStoreUnavailable: a process that is overloaded must not take Redis for
+// lost, and let everybody through.
 var ErrLate = errors.New("this process is overloaded: it was too late to read the reply")
 
 // errUnanswered is what an entry holds until there is an answer.

@@ -16,12 +16,14 @@ const (
 	retryAfter     = 250 * time.Millisecond
 )
 
-// ErrNotSent is of a charge that was not made, and never will be: it did not leave this
-// process. It comes with tierlimit.ErrStoreUnavailable.
+// ErrNotSent is returned for a charge that did not leave this process: it was not made,
+// and never will be. The error also wraps tierlimit.ErrStoreUnavailable, unless it wraps
+// ErrLate.
 var ErrNotSent = errors.New("it was not sent")
 
-// ErrOpen is of a charge that was not made as the last calls to its server failed. It
-// comes with tierlimit.ErrStoreUnavailable.
+// ErrOpen is returned for a charge that was not made because the circuit breaker of its
+// server is open (see Config.Failures). The error also wraps
+// tierlimit.ErrStoreUnavailable.
 var ErrOpen = fmt.Errorf("%w: the server did not answer lately", ErrNotSent)
 
 // A verdict is what a call says about its server.

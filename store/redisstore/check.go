@@ -21,9 +21,9 @@ const (
 	oldestMinor = 2
 )
 
-// Ping reports whether Redis (in a Cluster each master) answers within ctx's deadline and
-// lets this user run the scripts. Ping reads counters of subjects that do not exist and
-// writes nothing: a server that is only read-only passes.
+// Ping returns nil if Redis, or each master of a Cluster, answers within ctx's deadline
+// and lets this user run the scripts. It reads the counters of subjects that do not exist
+// and writes nothing, so a server that refuses writes passes too.
 func (s *Store) Ping(ctx context.Context) error {
 	asked := make(map[string]bool) // of a Cluster each master has rights of its own
 	for i := range pings {
@@ -59,8 +59,9 @@ const pings = 200
 
 // Check returns what an operator should know about the servers before they are trusted
 // with quotas: a version that is too old, a policy that evicts counters, a Cluster that
-// stops as a whole. An error says that a server could not be asked. Check needs the right
-// +info, which nothing else needs; that the right is missing is a warning too.
+// refuses everything while one master is missing. An error means that a server could not be
+// asked. Check needs the right +info, which nothing else needs; without that right one of
+// the warnings says so.
 func (s *Store) Check(ctx context.Context) (warnings []string, err error) {
 	_, one := s.server.(*single)
 	var mu sync.Mutex

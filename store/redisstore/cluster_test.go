@@ -58,7 +58,7 @@ func TestAClusterThatNeverAnsweredIsNotAskedByEverybody(t *testing.T) {
 	client := redis.NewClusterClient(opts)
 	defer client.Close()
 	var opened atomic.Int64
-	s, err := NewCluster(client, Config{Budget: budget, OnChange: func(_ string, open bool, _ error) { opened.Add(1) }})
+	s, err := NewCluster(client, Config{Budget: budget, OnChange: func(string, bool, error) { opened.Add(1) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,7 +70,7 @@ func newLine(timeout, longest time.Duration, failures int, onChange func(open bo
 	}
 }
 
-// errClosed is of a charge after Close.
+// errClosed is returned for a charge after Close.
 var errClosed = fmt.Errorf("%w: the store is closed", tierlimit.ErrStoreUnavailable)
 
 // take charges c by the deadline, and returns what is known of the charge then.

@@ -13,10 +13,12 @@ import (
 )
 
 // Options reads a redis://, rediss:// or unix:// URL into client options that suit a
-// decision budget: nothing is sent twice, and no step waits longer than twice the budget,
-// so that a connection that is slow to come about serves the next decision. Change what
-// else you need, then hand redis.NewClient(opts) to [New]. A budget of 0 is
-// tierlimit.DefaultBudget.
+// decision budget: nothing is sent twice, reading and writing end after twice the budget,
+// and dialling after a second (or the budget, where that is more): a connection that was
+// too slow for one decision serves the next. Change what else you need, then hand
+// redis.NewClient(opts) to [New]. A budget of 0 is tierlimit.DefaultBudget.
+//
+// The client logs failed connections to standard error; redis.SetLogger changes that.
 func Options(url string, budget time.Duration) (*redis.Options, error) {
 	opts, err := redis.ParseURL(url)
 	if err != nil {

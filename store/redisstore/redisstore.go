@@ -203,9 +203,9 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 }
 
-// Server returns the address of the master that counts subject, of a Cluster; "" where
-// one server counts all, or as long as none has been reached. It does not wait.
+// Server returns the address of the Cluster's master that counts subject. It is "" where
+// one server counts all subjects, and until the Cluster has been reached. It does not wait.
 func (s *Store) Server(subject string) string { return s.server.name(subject) }
 
-// errReply is of an answer that our script does not give.
+// errReply is returned for a reply that the scripts never send.
 var errReply = errors.New("the script's reply has an unknown shape")
