@@ -61,17 +61,42 @@ func openOurs(addr string, windows []window) (decide, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	return deciding(lim), stop, nil
+}
+
+func deciding(lim *tierlimit.Limiter) decide {
 	return func(ctx context.Context, subject string) (bool, error) {
 		d, err := lim.Take(ctx, tierlimit.Request{Subject: subject, Cost: 1})
 		return d.Allowed, err
-	}, stop, nil
+	}
+}
+
+// onCluster are those who are measured on a Cluster.
+var onCluster = []contender{{ours, openOursOnCluster}, {reference, openRedisRateOnCluster}}
+
+// budget is twenty times the default: what is measured is speed, and on two cores shared
+// with Redis and the load a thousand callers can wait long.
+const budget = time.Second
+
+func openOursOnCluster(addr string, windows []window) (decide, func(), error) {
+	opts, err := redisstore.ClusterOptions("redis://"+addr, budget)
+	if err != nil {
+		return nil, nil, err
+	}
+	client := redis.NewClusterClient(opts)
+	store, err := redisstore.NewCluster(client, redisstore.Config{Budget: budget})
+	if err != nil {
+		return nil, nil, err
+	}
+	lim, err := limiterOn(store, windows)
+	if err != nil {
+		return nil, nil, err
+	}
+	return deciding(lim), func() { store.Close(context.Background()); client.Close() }, nil
 }
 
 // newLimiter is what a user of the package makes, with everybody on one tier.
 func newLimiter(addr string, windows []window) (*tierlimit.Limiter, func(), error) {
-	// Twenty times the default budget: what is measured is speed, and on two
-	// cores shared with Redis and the load a thousand callers can wait long.
-	const budget = time.Second
 	opts, err := redisstore.Options("redis://"+addr, budget)
 	if err != nil {
 		return nil, nil, err
@@ -81,22 +106,36 @@ func newLimiter(addr string, windows []window) (*tierlimit.Limiter, func(), erro
 	if err != nil {
 		return nil, nil, err
 	}
+	lim, err := limiterOn(store, windows)
+	return lim, func() { store.Close(context.Background()); client.Close() }, err
+}
+
+func limiterOn(store tierlimit.Store, windows []window) (*tierlimit.Limiter, error) {
 	tier := tiers.Tier{Key: "bench", Name: "Bench", Default: true, OnStoreError: tierlimit.Closed, Limits: map[string]tiers.Limit{}}
 	for _, w := range windows {
 		tier.Limits[w.name] = tiers.Limit{Max: w.max, Window: tierlimit.Window{Length: w.length}}
 	}
 	resolver, err := tiers.Static([]tiers.Tier{tier}, func(string) string { return "bench" })
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	lim, err := tierlimit.New(tierlimit.Config{Store: store, Tiers: resolver, Budget: budget})
-	return lim, func() { store.Close(context.Background()); client.Close() }, err
+	return tierlimit.New(tierlimit.Config{Store: store, Tiers: resolver, Budget: budget})
 }
 
-// openRedisRate asks once for each window, as its users do.
 func openRedisRate(addr string, windows []window) (decide, func(), error) {
 	client := newClient(addr)
-	lim := redis_rate.NewLimiter(client)
+	return redisRate(redis_rate.NewLimiter(client), windows), func() { client.Close() }, nil
+}
+
+func openRedisRateOnCluster(addr string, windows []window) (decide, func(), error) {
+	client := redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: []string{addr}, PoolSize: 64, ReadTimeout: 10 * time.Second, PoolTimeout: 30 * time.Second,
+	})
+	return redisRate(redis_rate.NewLimiter(client), windows), func() { client.Close() }, nil
+}
+
+// redisRate asks once for each window, as its users do.
+func redisRate(lim *redis_rate.Limiter, windows []window) decide {
 	return func(ctx context.Context, subject string) (bool, error) {
 		for _, w := range windows {
 			key := subject
@@ -109,7 +148,7 @@ func openRedisRate(addr string, windows []window) (decide, func(), error) {
 			}
 		}
 		return true, nil
-	}, func() { client.Close() }, nil
+	}
 }
 
 var errOneWindow = errors.New("this contender is measured with one window")

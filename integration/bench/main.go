@@ -23,7 +23,7 @@ func main() {
 func run() error {
 	rounds := flag.Int("rounds", 5, "rounds; what is reported are medians")
 	length := flag.Duration("time", time.Second, "how long each measurement takes")
-	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, warm, new, three, zipf, denied, allowed, memory, http, valkey (default all)")
+	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, warm, new, three, zipf, denied, allowed, valkey, cluster, memory, http (default all)")
 	who := flag.String("who", "", "contenders to run, between semicolons (default all)")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to a file")
 	numbers := flag.String("callers", "1,64,1024", "how many ask at a time")
@@ -85,9 +85,14 @@ func run() error {
 		rep.tables = append(rep.tables, table)
 	}
 	if valkey, err := servers.Valkey(); err == nil && chosen("valkey") {
-		rep.valkey, err = onValkey(valkey, callers, *rounds, *length)
+		rep.valkey, err = elsewhere("on Valkey", newBench(strings.TrimPrefix(valkey.URL, "redis://")), contenders[:2], callers, *rounds, *length)
 		valkey.Stop()
 		if err != nil {
+			return err
+		}
+	}
+	if chosen("cluster") {
+		if rep.cluster, err = measureCluster(callers, *rounds, *length); err != nil {
 			return err
 		}
 	}
@@ -119,14 +124,32 @@ func run() error {
 	return rep.save(*out)
 }
 
-// onValkey measures ours on the other server that speaks the protocol.
-func onValkey(server *servers.Server, callers []int, rounds int, length time.Duration) (*table, error) {
+// measureCluster measures ours on a Cluster of three masters.
+func measureCluster(callers []int, rounds int, length time.Duration) (*table, error) {
+	const masters = 3
+	machine, err := servers.NewMachine(masters)
+	if err != nil {
+		return nil, err
+	}
+	defer machine.Stop()
+	cluster, err := servers.NewCluster(machine, masters, false)
+	if err != nil {
+		return nil, err
+	}
+	var addrs []string
+	for _, p := range cluster.Masters {
+		addrs = append(addrs, "127.0.0.1:"+p.Port)
+	}
+	return elsewhere("on a Cluster of three masters", newBench(addrs...), onCluster, callers, rounds, length)
+}
+
+// elsewhere measures the first workload on other servers.
+func elsewhere(where string, b *bench, among []contender, callers []int, rounds int, length time.Duration) (*table, error) {
 	w := workloads()[0]
-	w.name, w.title = "valkey", "on Valkey: 100,000 subjects alike, one window"
-	b := newBench(strings.TrimPrefix(server.URL, "redis://"))
+	w.name, w.title = "uniform", "100,000 subjects alike, one window, "+where
 	t := newTable(&w, callers)
 	for range rounds {
-		for _, c := range contenders[:2] {
+		for _, c := range among {
 			results, err := b.measure(c, &w, w.draws(), callers, length)
 			if err != nil {
 				return nil, err

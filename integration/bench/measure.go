@@ -33,11 +33,12 @@ type caller struct {
 	_            [64]byte
 }
 
-// A bench measures on one Redis.
+// A bench measures on one Redis, or on the masters of one Cluster.
 type bench struct {
-	addr  string
-	admin *redis.Client
-	tally []tally
+	addr    string        // of the first server
+	admin   *redis.Client // of the first server
+	servers []*redis.Client
+	tally   []tally
 }
 
 // A tally is beside its name: a look elsewhere is a good part of what a decision
@@ -55,15 +56,22 @@ func tallies() []tally {
 	return list
 }
 
-func newBench(addr string) *bench {
-	return &bench{addr: addr, admin: redis.NewClient(&redis.Options{Addr: addr}), tally: tallies()}
+func newBench(addrs ...string) *bench {
+	b := &bench{addr: addrs[0], tally: tallies()}
+	for _, addr := range addrs {
+		b.servers = append(b.servers, redis.NewClient(&redis.Options{Addr: addr}))
+	}
+	b.admin = b.servers[0]
+	return b
 }
 
 // measure runs a contender for each number of callers, on an empty Redis.
 func (b *bench) measure(c contender, w *workload, draws []int32, callers []int, length time.Duration) (map[int]result, error) {
 	ctx := context.Background()
-	if err := b.admin.FlushAll(ctx).Err(); err != nil {
-		return nil, err
+	for _, server := range b.servers {
+		if err := server.FlushAll(ctx).Err(); err != nil {
+			return nil, err
+		}
 	}
 	ask, stop, err := c.open(b.addr, w.windows)
 	if err != nil {
@@ -191,21 +199,23 @@ func (b *bench) call(ctx context.Context, ask decide, c *caller, draws []int32, 
 	}
 }
 
-// redisCPU is what the server has used in all.
+// redisCPU is what the servers have used in all.
 func (b *bench) redisCPU(ctx context.Context) (time.Duration, error) {
-	info, err := b.admin.Info(ctx, "cpu").Result()
-	if err != nil {
-		return 0, err
-	}
 	sum := 0.0
-	for line := range strings.Lines(info) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if name == "used_cpu_sys" || name == "used_cpu_user" {
-			seconds, err := strconv.ParseFloat(value, 64)
-			if err != nil {
-				return 0, err
+	for _, server := range b.servers {
+		info, err := server.Info(ctx, "cpu").Result()
+		if err != nil {
+			return 0, err
+		}
+		for line := range strings.Lines(info) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+			if name == "used_cpu_sys" || name == "used_cpu_user" {
+				seconds, err := strconv.ParseFloat(value, 64)
+				if err != nil {
+					return 0, err
+				}
+				sum += seconds
 			}
-			sum += seconds
 		}
 	}
 	return time.Duration(sum * float64(time.Second)), nil

@@ -20,7 +20,8 @@ type report struct {
 	ceilings map[string][]float64
 	memory   [][3]string // contender, one window, three
 	http     map[string][]httpResult
-	valkey   *table // ours on Valkey, if it is on this machine
+	cluster  *table
+	valkey   *table // nil if Valkey is not on this machine
 }
 
 func (r *report) write(w io.Writer) {
@@ -42,6 +43,9 @@ it included.
 	r.writeCeilings(w)
 	r.writeMemory(w)
 	r.writeHTTP(w)
+	if r.cluster != nil {
+		r.cluster.markdown(w)
+	}
 	r.writeValkey(w)
 }
 
