@@ -25,7 +25,7 @@ var postgresFaults = []fault{
 		},
 	},
 	{
-		name: "Postgres is killed", promise: "known subjects do not notice; unknown ones are on the default tier, flagged, within the budget; a change acts within 10 s of its return", steady: true,
+		name: "Postgres is killed", promise: "known subjects do not notice; unknown ones are on the default tier, flagged, within the budget; a change acts within 10 s of its return", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			f.through(2*time.Second, func() { f.PostgresWire.Refuse(true); f.strangers() }, func() { f.PostgresWire.Refuse(false) }).
 				answered().undisturbed().accounted().bounded(1)
@@ -33,7 +33,7 @@ var postgresFaults = []fault{
 		},
 	},
 	{
-		name: "Postgres is slow", promise: "known subjects do not notice; unknown ones are answered within the budget", steady: true,
+		name: "Postgres is slow", promise: "known subjects do not notice; unknown ones are answered within the budget", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			f.through(2*time.Second, func() { f.PostgresWire.Replies(delayed(300 * time.Millisecond)); f.strangers() }, func() { f.PostgresWire.Replies(nil) }).
 				answered().undisturbed().accounted().bounded(1)
@@ -41,7 +41,7 @@ var postgresFaults = []fault{
 		},
 	},
 	{
-		name: "Postgres is a black hole", promise: "known subjects do not notice; unknown ones are answered within the budget; a change acts within 10 s of its return", steady: true,
+		name: "Postgres is a black hole", promise: "known subjects do not notice; unknown ones are answered within the budget; a change acts within 10 s of its return", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			f.through(3*time.Second, func() { f.PostgresWire.Hole(true); f.strangers() }, func() { f.PostgresWire.Hole(false) }).
 				answered().undisturbed().accounted().bounded(1)
@@ -49,7 +49,7 @@ var postgresFaults = []fault{
 		},
 	},
 	{
-		name: "connections to Postgres are half open, the one that listens too", promise: "known subjects do not notice; a change acts within 10 s", steady: true,
+		name: "connections to Postgres are half open, the one that listens too", promise: "known subjects do not notice; a change acts within 10 s", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			f.through(time.Second, f.PostgresWire.Strand, func() {}).
 				answered().undisturbed().accounted().bounded(1)

@@ -17,7 +17,7 @@ import (
 
 var processFaults = []fault{
 	{
-		name: "a replica is killed with kill -9", promise: "the others do not notice; what it had confirmed stays counted, and nothing is counted twice", steady: true,
+		name: "a replica is killed with kill -9", promise: "the others do not notice; what it had confirmed stays counted, and nothing is counted twice", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			dead := f.Replicas[1]
 			a := f.ending(dead, func() { dead.Kill() })
@@ -34,7 +34,7 @@ var processFaults = []fault{
 		},
 	},
 	{
-		name: "a replica is told to stop", promise: "every request that it accepted is answered, and it ends with 0", steady: true,
+		name: "a replica is told to stop", promise: "every request that it accepted is answered, and it ends with 0", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			leaving := f.Replicas[1]
 			a := f.ending(leaving, func() { f.hold(leaving.Terminate() == nil, "it ended with: %v", leaving.Log()) })
@@ -85,7 +85,7 @@ var processFaults = []fault{
 		},
 	},
 	{
-		name: "600 clients ask without a pause, Redis is well", promise: "a process that is late does not take Redis for lost: a customer who has used the quota up gets nothing", config: rig.Config{Replicas: 1},
+		name: "600 clients ask without a pause, Redis is well", promise: "a process that is late does not take Redis for lost: a customer who has used the quota up gets nothing", config: rig.Config{Replicas: 1, Direct: true},
 		run: overloaded,
 	},
 	{

@@ -53,14 +53,14 @@ var redisFaults = []fault{
 		},
 	},
 	{
-		name: "SCRIPT FLUSH in a loop", promise: "nobody notices", steady: true,
+		name: "SCRIPT FLUSH in a loop", promise: "nobody notices", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			stop := f.again(5*time.Millisecond, func() error { return f.Client.ScriptFlush(f.Context()).Err() })
 			f.through(time.Second, func() {}, stop).answered().undisturbed().accounted().bounded(1)
 		},
 	},
 	{
-		name: "FLUSHALL, three times", promise: "no request fails; each time at most the max of a short window once more", steady: true,
+		name: "FLUSHALL, three times", promise: "no request fails; each time at most the max of a short window once more", steady: true, config: rig.Config{Direct: true},
 		run: func(f *field) {
 			f.through(1500*time.Millisecond, func() {
 				for range 3 {

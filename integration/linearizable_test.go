@@ -182,7 +182,7 @@ func (h *historian) ask(client int, s *redisstore.Store, in asked, patience time
 		op.Output = answered{allowed: o.Allowed, used: in.used(&o)}
 	case errors.Is(err, redisstore.ErrNotSent):
 		return // never made: if it was, nothing explains the others
-	case !errors.Is(err, tierlimit.ErrStoreUnavailable) && !errors.Is(err, redisstore.ErrLate):
+	case !isNoAnswer(err):
 		h.Errorf("%+v: %v", in, err)
 		return
 	default:

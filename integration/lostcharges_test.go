@@ -31,7 +31,7 @@ func TestALostReplyIsChargedAtMostOnce(t *testing.T) {
 	}
 	between.Replies(lost)
 	_, err := store.Take(t.Context(), charge(subject, 1, perMinute(100)))
-	if !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+	if !isNoAnswer(err) {
 		t.Fatalf("a lost reply gave %v, want store unavailable", err)
 	}
 	between.Replies(nil)
@@ -86,6 +86,9 @@ func TestADecisionKeepsItsBudget(t *testing.T) {
 			if took := time.Since(began); *onTime && took > budget+slack {
 				t.Errorf("%s: a decision took %v", name, took)
 			}
+			if errors.Is(err, redisstore.ErrLate) && !*onTime {
+				continue // a busy machine: nothing is known of Redis
+			}
 			if !errors.Is(err, tierlimit.ErrStoreUnavailable) || !d.Allowed || !d.Degraded {
 				t.Errorf("%s: %+v, %v", name, d, err)
 			}
@@ -109,17 +112,13 @@ func TestAChargeGivenUpBeforeItLeftIsNeverMade(t *testing.T) {
 	between.Replies(lost)
 	var sent, unsent atomic.Int64
 	var wg sync.WaitGroup
-	for i := range 20 {
+	for range 20 {
 		wg.Go(func() {
-			patience := 200 * time.Millisecond
-			if i == 0 {
-				patience = time.Second // it makes its call itself, and would end it for the others
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 			defer cancel()
 			_, err := store.Take(ctx, charge(subject, 1, perMinute(100)))
 			switch {
-			case err == nil || !errors.Is(err, tierlimit.ErrStoreUnavailable):
+			case !isNoAnswer(err):
 				t.Errorf("got %v", err)
 			case errors.Is(err, redisstore.ErrNotSent):
 				unsent.Add(1)

@@ -3,12 +3,12 @@ package integration
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tierlimit/tierlimit/scripts"
 	"github.com/tierlimit/tierlimit/window"
 )
 
@@ -17,13 +17,12 @@ import (
 // wrong, and on random ones of every size.
 func TestLuaWeightsAsGoDoes(t *testing.T) {
 	client := newClient(t, redisServer.URL, testBudget)
-	source, err := os.ReadFile("../scripts/any.lua")
-	must(t, err)
-	first, last := strings.Index(string(source), "-- amount * part / whole"), strings.Index(string(source), "-- How far a sliding window")
+	source := scripts.Take.Source
+	first, last := strings.Index(source, "-- amount * part / whole"), strings.Index(source, "-- How far a sliding window")
 	if first < 0 || last < first {
 		t.Fatal("the functions are not where they were")
 	}
-	script := redis.NewScript("local floor = math.floor\n" + string(source[first:last]) + `
+	script := redis.NewScript("local floor = math.floor\n" + source[first:last] + `
 		local out = {}
 		for i = 1, #ARGV, 3 do
 			out[#out + 1] = string.format('%.0f', weighted(tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])))

@@ -1,8 +1,12 @@
 package integration
 
 import (
+	"errors"
 	"flag"
 	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/store/redisstore"
 )
 
 // onTime holds the tests to what is promised about time, such as "within a second". Only
@@ -19,4 +23,10 @@ func patience(promised time.Duration) time.Duration {
 		return promised
 	}
 	return max(promised, busyMachine)
+}
+
+// isNoAnswer reports whether err says that no answer to a charge is known: Redis did not
+// give one, or this process had too little CPU to read it in time.
+func isNoAnswer(err error) bool {
+	return errors.Is(err, tierlimit.ErrStoreUnavailable) || errors.Is(err, redisstore.ErrLate)
 }

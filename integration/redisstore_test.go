@@ -380,8 +380,6 @@ func TestAServerThatForgetsTheScriptsIsTaughtAgain(t *testing.T) {
 	}
 }
 
-// go-redis with its defaults sends a call up to four times: one request would
-// be counted four times.
 // The README names the least rights; this is a user who has no others.
 func TestTheLeastRightsAreEnough(t *testing.T) {
 	admin := newClient(t, redisServer.URL, testBudget)
@@ -414,10 +412,6 @@ func TestTheLeastRightsAreEnough(t *testing.T) {
 	}
 }
 
-// Contract: a decision never takes longer than its budget, whatever Redis does.
-// The slack is the machine's: what is shown is that nothing waits for seconds.
-// With every call stuck, a charge that is given up in the queue must not turn
-// up later.
 // An operator is told at the start, not when a customer has a second quota.
 func TestAServerThatEvictsIsWarnedOf(t *testing.T) {
 	own, err := servers.Redis()

@@ -68,7 +68,7 @@ func (y *tally) take(ctx context.Context, s tierlimit.Store, c tierlimit.Charge)
 		y.admitted.Add(1)
 	case err == nil:
 		y.denied.Add(1)
-	case !errors.Is(err, tierlimit.ErrStoreUnavailable) && !errors.Is(err, redisstore.ErrLate):
+	case !isNoAnswer(err):
 		y.refused.Store(err.Error(), true)
 	default:
 		y.unknown.Add(1)
@@ -292,7 +292,7 @@ func aMasterDies(f *field) {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		_, err := s.Take(ctx, charge(subjects[0], 1, plenty))
-		if err != nil && !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		if err != nil && !isNoAnswer(err) {
 			t.Fatalf("refused: %v", err)
 		}
 		return err == nil

@@ -32,6 +32,7 @@ type Config struct {
 	Args     []string      // more for `tierlimit serve`
 	RedisURL string        // parameters of the URL, such as "?pool_size=1"
 	Down     bool          // Redis is not started yet
+	Direct   bool          // replicas reach Redis without RedisWire, which needs CPU of this process
 }
 
 // AdminToken opens everything.
@@ -150,8 +151,12 @@ func (r *Rig) newReplica() (*Replica, error) {
 		return nil, err
 	}
 	database.Host = r.PostgresWire.Addr
+	addr := r.RedisWire.Addr
+	if r.Direct {
+		addr = r.Redis.Addr
+	}
 	return StartReplica(r.Binary, append([]string{
-		"--redis-url", "redis://" + r.RedisWire.Addr + "/0" + r.RedisURL, "--database-url", database.String(),
+		"--redis-url", "redis://" + addr + "/0" + r.RedisURL, "--database-url", database.String(),
 		"--admin-token", AdminToken, "--budget", r.Budget.String(), "--load-mode", "off",
 	}, r.Args...)...)
 }
