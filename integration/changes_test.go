@@ -23,13 +23,19 @@ type customer struct {
 	seen map[string]int64 // by replica and limit: the greatest max that was seen
 }
 
-// changes are how many a client makes to one customer; half of each kind.
+// change makes change n to the customer: an even one to the tier, an odd one to the
+// override.
 func (c *customer) change(r *replica, n int64) error {
 	path, body := "/admin/v1/tiers/"+c.tier, fmt.Sprintf(`{"limits":{"tier":{"max":%d}}}`, n)
 	if n%2 == 1 {
 		path, body = "/admin/v1/subjects/"+c.id+"/overrides/own", fmt.Sprintf(`{"max":%d}`, n)
 	}
 	status, h, answer, err := r.ask("PATCH", r.admin+path, body, "If-Match", c.tags[path])
+	for began := time.Now(); status == 503 && time.Since(began) < busyMachine; { // a busy Postgres: it may have been made
+		if status, h, answer, err = r.ask("PATCH", r.admin+path, body, "If-Match", c.tags[path]); status == 412 {
+			status, h, answer, err = r.ask("GET", r.admin+path, "")
+		}
+	}
 	if err != nil || status != 200 {
 		return fmt.Errorf("change %d of %s: %d, %w: %s", n, c.id, status, err, answer)
 	}
