@@ -2,7 +2,7 @@ package tierlimit
 
 import "time"
 
-// An evaluation is a request and what it is held to.
+// An evaluation is a request together with the plan and the limits that apply to the request.
 type evaluation struct {
 	Request
 	plan     *Plan

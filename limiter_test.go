@@ -662,7 +662,8 @@ func TestADecisionOfThisProcessAloneTellsItsShare(t *testing.T) {
 	}
 }
 
-// Waiting for the limit that is full would not help: another one never allows the cost.
+// One limit is full, and another limit is smaller than the cost: the request never fits, so
+// the decision gives no time to come back.
 func TestACostThatNeverFitsIsNotToldToComeBack(t *testing.T) {
 	small := tierlimit.Limit{Name: "per_hour", Max: 3, Window: tierlimit.Window{Length: time.Hour}}
 	w := newWorld(t, small, perMinute(10))

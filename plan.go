@@ -21,10 +21,9 @@ type PlanConfig struct {
 	RefusedUntil time.Time // when the refusal ends; the zero time: it has no end
 }
 
-// A Plan is what holds for one subject now: the limits of its tier and what happens
-// when they cannot be counted. A Plan never changes and is safe for concurrent use. A
-// Resolver hands out the same Plan until something in it changes, as what follows from
-// it is worked out once for each.
+// A Plan holds the limits of one subject and says what happens when usage cannot be
+// counted. A Plan never changes and is safe for concurrent use. A Limiter compiles each
+// Plan once, so a Resolver should return the same Plan until its contents change.
 type Plan struct {
 	cfg      PlanConfig
 	compiled compiledCache

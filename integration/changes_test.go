@@ -23,8 +23,8 @@ type customer struct {
 	seen map[string]int64 // by replica and limit: the greatest max that was seen
 }
 
-// change makes change n to the customer: an even one to the tier, an odd one to the
-// override.
+// change sets the max of the customer's tier to n if n is even, and the max of the
+// customer's override if n is odd.
 func (c *customer) change(r *replica, n int64) error {
 	path, body := "/admin/v1/tiers/"+c.tier, fmt.Sprintf(`{"limits":{"tier":{"max":%d}}}`, n)
 	if n%2 == 1 {

@@ -9,9 +9,9 @@ import (
 	"github.com/tierlimit/tierlimit/store/redisstore"
 )
 
-// onTime holds the tests to what is promised about time, such as "within a second". Only
-// a machine that does nothing else can keep those promises, so `make test` does not ask
-// for them: it holds what is counted, and a busy machine only makes it slower.
+// onTime makes the tests check promises about time, such as "within a second". Only an
+// idle machine can keep those promises. `make test` runs without the flag and checks only
+// counts, so a busy machine makes it slower and never makes it fail.
 var onTime = flag.Bool("on-time", false, "hold promises about time; for a machine that does nothing else")
 
 // busyMachine is how long a busy machine may take for what takes a moment otherwise.

@@ -118,7 +118,8 @@ func TestUtilisationIsOfTheQuotaAndNotOfTheHost(t *testing.T) {
 	}
 }
 
-// A container that is resized has another quota within ten seconds.
+// The quota of a container can change while the container runs. The sampler notices the
+// change within ten seconds.
 func TestAResizedQuotaIsNoticed(t *testing.T) {
 	fs := tree(map[string]string{
 		"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cgroup.controllers": "cpu",

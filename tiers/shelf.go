@@ -21,7 +21,8 @@ func newShelf[T item](size int) *shelf[T] {
 	return &shelf[T]{known: newRecent[T](size), nobody: newRecent[int64](size)}
 }
 
-// get returns what is held for id: nil for an id that is nobody's.
+// get returns the item of id, and whether the shelf knows id. The item is the zero T if the
+// shelf knows that id belongs to nobody.
 func (s *shelf[T]) get(id string) (one T, ok bool) {
 	if one, ok = s.known.get(id); ok {
 		return one, true

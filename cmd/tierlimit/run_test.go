@@ -72,7 +72,7 @@ func (sh shell) dev(args ...string) (public, admin, token string, stop func()) {
 		}
 	})
 	sh.Cleanup(stop)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if m := banner.FindStringSubmatch(out.String()); m != nil {
 			return m[1], m[2], m[3], stop
 		}

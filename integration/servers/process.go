@@ -18,8 +18,8 @@ import (
 
 func redisProcess(ctx context.Context) (*Server, error) { return redisLike(ctx, "redis-server") }
 
-// Valkey starts a Valkey of this machine's that keeps nothing on disk; an error says that
-// there is none.
+// Valkey starts the valkey-server that is installed on this machine, without persistence.
+// It returns an error if none is installed.
 func Valkey() (*Server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()

@@ -163,8 +163,8 @@ func (s *Store) Close(ctx context.Context) error {
 	return s.closeErr
 }
 
-// Flush restores the losses that are known now and writes what was noted, both of which
-// the Store otherwise does in the background. What fails stays queued.
+// Flush restores the losses that are known now and writes the usage that is noted now. The
+// Store also does both in the background. Work that fails stays queued.
 func (s *Store) Flush(ctx context.Context) error {
 	_, err := s.restoreAll(ctx)
 	return errors.Join(err, s.flush(ctx))

@@ -196,7 +196,8 @@ func (s *Store) trySaw(c *tierlimit.Charge, o *tierlimit.Outcome) (full bool) {
 	return false
 }
 
-// storedOf returns the window of which state is what counts at now, on this clock.
+// storedOf returns the stored window whose state at now is state. now is a time of this
+// store's clock, in milliseconds since the epoch.
 func storedOf(spec window.Spec, state *window.State, now int64) window.Stored {
 	switch {
 	case state.End == 0:

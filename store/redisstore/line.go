@@ -14,36 +14,34 @@ import (
 )
 
 const (
-	// maxBatch is how many subjects travel in one call: from there on one more costs as
-	// much as the last, and a call of 256 keeps Redis for half a millisecond.
+	// maxBatch is the most subjects in one call. A larger batch saves nothing more for each
+	// subject, and a call of 256 subjects already occupies Redis for half a millisecond.
 	maxBatch = 256
 	// maxRuns bounds the runs of a batch: it is as many subjects, each charged in four
 	// different sizes.
 	maxRuns = 4 * maxBatch
-	// deep is how many subjects wait when one more call leaves beside those in flight.
-	// While Redis works on one, the next is on its way; with fewer the cost of a call is
-	// borne by too few.
-	deep = 16
-	// manyCharges is how many charges are as good a reason, however few subjects they
-	// are of: while their call is out, nobody else has anything to do.
+	// A batch of deep subjects, or of manyCharges charges, is sent while other calls are in
+	// flight. A smaller batch waits for a call to return: the fixed cost of one more call
+	// would be spread over too few charges.
+	deep        = 16
 	manyCharges = 24
-	// maxCalls is how many calls are in flight at most.
+	// maxCalls is the most calls in flight.
 	maxCalls = 8
-	// slowCall is how long a batch waits for calls that do not return: their connections
-	// may be stuck, or Redis far away. Then it leaves beside them.
+	// slowCall is how long a small batch waits for the calls in flight. After that the batch
+	// is sent beside them: their connections may be stuck, or Redis may be far away.
 	slowCall = 2 * time.Millisecond
-	// late is how late a timer fires when this process, and not Redis, is slow; and
-	// maxGraces how often it then grants more time for one batch.
+	// A timer that fires more than late after its time shows that this process, and not
+	// Redis, is slow. The line then extends the deadline of the batch, at most maxGraces
+	// times.
 	late      = 5 * time.Millisecond
 	maxGraces = 2
 )
 
-// A line carries the charges of one process to one server in batches. It holds none
-// back: a lone charge leaves at once, and what arrives while a call is in flight forms
-// the next batch.
+// A line sends the charges of one process to one server, in batches. A charge is sent at
+// once when no call is in flight. Charges that arrive during a call form the next batch.
 //
-// Workers make the calls. There are at most maxCalls, started when first needed, which
-// then wait for work until the line is closed.
+// Workers make the calls. A line starts at most maxCalls workers, each when the line first
+// needs it; a worker then waits for batches until the line is closed.
 type line struct {
 	call    func(ctx context.Context, b *batch) error // makes the call; an error is one of the whole call
 	timeout time.Duration                             // what a server may take for a call

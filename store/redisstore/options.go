@@ -12,10 +12,11 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// Options reads a redis://, rediss:// or unix:// URL into client options that suit a
-// decision budget: nothing is sent twice, reading and writing end after twice the budget,
-// and dialling after a second (or the budget, where that is more): a connection that was
-// too slow for one decision serves the next. Change what else you need, then hand
+// Options parses a redis://, rediss:// or unix:// URL into client options that suit a
+// decision budget. The client sends no command twice. Reads and writes time out after
+// twice the budget, dialling after one second or the budget, whichever is longer, so that
+// a connection that was too slow for one decision can serve the next. Change the other
+// options as needed, then pass
 // redis.NewClient(opts) to [New]. A budget of 0 is tierlimit.DefaultBudget.
 //
 // The client logs failed connections to standard error; redis.SetLogger changes that.

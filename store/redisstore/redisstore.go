@@ -203,8 +203,9 @@ func (s *Store) Close(ctx context.Context) error {
 	}
 }
 
-// Server returns the address of the Cluster's master that counts subject. It is "" where
-// one server counts all subjects, and until the Cluster has been reached. It does not wait.
+// Server returns the address of the master that counts subject in a Cluster. It returns ""
+// for a Store on one server, and for a Cluster that no call has reached yet. Server never
+// waits for the network.
 func (s *Store) Server(subject string) string { return s.server.name(subject) }
 
 // errReply is returned for a reply that the scripts never send.
