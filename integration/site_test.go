@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -192,11 +194,14 @@ func (s *site) do(id string, c call) *httptest.ResponseRecorder {
 	return w
 }
 
-// operations calls each with every operation of the document.
+// operations calls each with every operation of the document, in the order of paths and
+// methods.
 func (s *site) operations(each func(method, path string, o documentedOperation)) {
 	s.Helper()
-	for path, item := range s.document.Paths {
-		for method, text := range item {
+	for _, path := range slices.Sorted(maps.Keys(s.document.Paths)) {
+		item := s.document.Paths[path]
+		for _, method := range slices.Sorted(maps.Keys(item)) {
+			text := item[method]
 			if method == "servers" || method == "parameters" {
 				continue
 			}
@@ -209,9 +214,10 @@ func (s *site) operations(each func(method, path string, o documentedOperation))
 	}
 }
 
+// name makes a name that nothing else has: acct_42, which some calls are about, is nobody's.
 func (s *site) name(kind string) string {
 	s.made++
-	return fmt.Sprintf("%s_%d", kind, s.made)
+	return fmt.Sprintf("%s_made_%d", kind, s.made)
 }
 
 // fixtures make what the calls are about.

@@ -206,14 +206,55 @@ func (c *Cluster) URL() string {
 // redis-cli --cluster reshard does: key by key, each of them here or there.
 // See https://redis.io/docs/latest/commands/cluster-setslot/.
 func (c *Cluster) Migrate(ctx context.Context, from, to *Process, slots ...int) error {
-	return c.between(ctx, from, to, func(r *route) error {
-		for _, slot := range slots {
-			if err := r.migrate(ctx, slot); err != nil {
-				return fmt.Errorf("migrate slot %d: %w", slot, err)
+	for _, slot := range slots {
+		err := c.settled(ctx)
+		if err == nil {
+			err = c.between(ctx, from, to, func(r *route) error { return r.migrate(ctx, slot) })
+		}
+		for _, p := range c.Masters {
+			if err == nil && p != from && p != to {
+				err = c.assign(ctx, p, to, slot)
 			}
+		}
+		if err != nil {
+			return fmt.Errorf("migrate slot %d: %w", slot, err)
+		}
+	}
+	return nil
+}
+
+// settled returns once all masters know the same epoch. The new owner of a slot takes the
+// next epoch by itself: a master that has not heard of the last one takes an epoch that is
+// too low, and the others take the slot back from it.
+func (c *Cluster) settled(ctx context.Context) error {
+	return until(ctx, func() error {
+		epochs := make(map[string]string)
+		for _, p := range c.Masters {
+			err := c.on(p, func(r *redis.Client) error {
+				text, err := r.ClusterInfo(ctx).Result()
+				_, epoch, _ := strings.Cut(text, "cluster_current_epoch:")
+				epoch, _, _ = strings.Cut(epoch, "\r\n")
+				epochs[epoch] = p.Port
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if len(epochs) > 1 {
+			return fmt.Errorf("the masters know different epochs, by port: %v", epochs)
 		}
 		return nil
 	})
+}
+
+// assign tells p, which has neither given nor taken a slot, who has it now.
+func (c *Cluster) assign(ctx context.Context, p, owner *Process, slot int) error {
+	id, err := c.id(ctx, owner)
+	if err != nil {
+		return err
+	}
+	return c.on(p, func(r *redis.Client) error { return r.Do(ctx, "cluster", "setslot", slot, "node", id).Err() })
 }
 
 // A route is from one master to another.
