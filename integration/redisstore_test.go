@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -146,6 +147,28 @@ func TestTheValueCanBeReadByWhoeverIsOnCall(t *testing.T) {
 	left = o.Counts[0].Reset
 	if ttl.Milliseconds() > left || ttl < 0 {
 		t.Errorf("the key expires in %v, the window ends in %d ms", ttl, left)
+	}
+}
+
+func TestEveryKeyExpires(t *testing.T) {
+	client := newClient(t, redisServer.URL, testBudget)
+	store := newStore(t, client)
+	lone, batch := newSubject(t), newSubjects(t, 200)
+	take := func(subject string) {
+		if _, err := store.Take(t.Context(), charge(subject, 1, perMinute(5))); err != nil {
+			t.Error(err)
+		}
+	}
+	take(lone)
+	var wg sync.WaitGroup
+	for _, subject := range batch {
+		wg.Go(func() { take(subject) })
+	}
+	wg.Wait()
+	for _, subject := range append(batch, lone) {
+		if ttl := client.PTTL(t.Context(), redisstore.Key(subject)).Val(); ttl <= 0 || ttl > time.Minute {
+			t.Errorf("the key of %s expires in %v", subject, ttl)
+		}
 	}
 }
 

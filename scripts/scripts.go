@@ -22,7 +22,7 @@ type Script struct {
 
 // The scripts.
 var (
-	Take    = script(read("time.lua"), "local function make_any(now)\n", read("value.lua"), read("any.lua"), "end\n", read("take.lua"))
+	Take    = script(read("time.lua"), read("lone.lua"), "local function make_any(now)\n", read("value.lua"), read("any.lua"), "end\n", read("take.lua"))
 	Reset   = script(read("time.lua"), read("value.lua"), read("reset.lua"))
 	Refund  = script(read("time.lua"), read("value.lua"), read("refund.lua"))
 	Restore = script(read("time.lua"), read("value.lua"), read("restore.lua"))

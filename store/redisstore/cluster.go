@@ -11,7 +11,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierlimit/tierlimit"
-	"github.com/tierlimit/tierlimit/scripts"
 )
 
 // A cluster is a Redis Cluster. There is one line to each master, so that a master that
@@ -137,9 +136,9 @@ func (c *cluster) wait() { c.first.running.Wait() }
 
 // call charges a batch.
 func (c *cluster) call(ctx context.Context, master *redis.Client, b *batch) error {
-	unknown := c.take(ctx, master, b.frame.entries(), false)
+	unknown := c.take(ctx, master, &b.frame, b.frame.entries(), false)
 	for len(unknown) > 0 { // each time the first is made, at least
-		unknown = c.take(ctx, master, unknown, true)
+		unknown = c.take(ctx, master, &b.frame, unknown, true)
 	}
 	return nil
 }
@@ -148,11 +147,10 @@ func (c *cluster) call(ctx context.Context, master *redis.Client, b *batch) erro
 // that were answered NOSCRIPT: nothing ran for them. With teach the first call carries the
 // source, and the others follow on the same connection: a server that has forgotten the
 // script, or was just promoted, is sent the source once.
-func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*entry, teach bool) (unknown []*entry) {
+func (c *cluster) take(ctx context.Context, master *redis.Client, f *frame, entries []*entry, teach bool) (unknown []*entry) {
 	pipe := master.Pipeline()
-	cmds := make([]onceString, len(entries))
-	for i, e := range entries {
-		cmds[i] = e.alone(ctx, teach && i == 0)
+	cmds := f.alone(ctx, entries, teach)
+	for i := range cmds {
 		_ = pipe.Process(ctx, cmds[i]) // it is only noted
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
@@ -176,27 +174,20 @@ func (c *cluster) take(ctx context.Context, master *redis.Client, entries []*ent
 	return unknown
 }
 
-// alone returns the call for e alone, with the script's source or with its name.
-func (e *entry) alone(ctx context.Context, source bool) onceString {
-	verb, script := "evalsha", scripts.Take.SHA
-	if source {
-		verb, script = "eval", scripts.Take.Source
-	}
-	cmd := onceString{redis.NewStringCmd(ctx, verb, script, 1, Key(e.subject), e.appendGroup([]byte{0}, 1))}
-	cmd.SetFirstKeyPos(3)
-	return cmd
-}
-
 // follow charges a subject whose slot is elsewhere: go-redis follows the redirection, and
 // sends nothing again that may have run.
 func (c *cluster) follow(ctx context.Context, charge tierlimit.Charge) (tierlimit.Outcome, error) {
 	b := &batch{entries: []entry{{subject: charge.Subject, ceilings: charge.Ceilings, runs: []run{{cost: charge.Cost, came: 1}}}}}
 	e := &b.entries[0]
-	cmd := e.alone(ctx, false)
-	err := c.process(ctx, cmd)
+	send := func(verb, script any) (onceString, error) {
+		// go-redis finds the slot by a key that is a string.
+		cmd := onceString{redis.NewStringCmd(ctx, verb, script, 1, Key(e.subject), (*lone)(e))}
+		cmd.SetFirstKeyPos(3)
+		return cmd, c.process(ctx, cmd)
+	}
+	cmd, err := send(evalsha, takeSHA)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		cmd = e.alone(ctx, true)
-		err = c.process(ctx, cmd)
+		cmd, err = send(eval, takeSource)
 	}
 	if err != nil {
 		return tierlimit.Outcome{}, classify(err)

@@ -1,9 +1,12 @@
 package redisstore
 
 import (
+	"context"
 	"encoding/binary"
 	"slices"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/window"
@@ -15,6 +18,8 @@ type frame struct {
 	groups []group
 	words  []any
 	text   []byte
+	all    []*entry
+	calls  []onceString // on a Cluster
 }
 
 type group struct {
@@ -83,6 +88,32 @@ func (f *frame) command(again bool) []any {
 	return append(f.words, f.text)
 }
 
+// alone returns a call for each entry by itself. With teach the first carries the script's
+// source. The calls are good until the frame is used again.
+func (f *frame) alone(ctx context.Context, entries []*entry, teach bool) []onceString {
+	f.words, f.calls = f.words[:0], f.calls[:0]
+	for i, e := range entries {
+		verb, script := evalsha, takeSHA
+		if teach && i == 0 {
+			verb, script = eval, takeSource
+		}
+		f.words = append(f.words, verb, script, 1, e, (*lone)(e))
+	}
+	const each = 5
+	for i := range entries {
+		f.calls = append(f.calls, onceString{redis.NewStringCmd(ctx, f.words[each*i:each*(i+1):each*(i+1)]...)})
+	}
+	return f.calls
+}
+
+// lone is an entry whose MarshalBinary writes the frame for the entry by itself.
+type lone entry
+
+func (l *lone) MarshalBinary() ([]byte, error) {
+	l.scratch = (*entry)(l).appendGroup(append(l.scratch[:0], 0), 1)
+	return l.scratch, nil
+}
+
 // MarshalBinary is how go-redis writes an entry among the words of a command: as its
 // key. That costs no allocation.
 func (e *entry) MarshalBinary() ([]byte, error) {
@@ -114,12 +145,13 @@ func appendUint(b []byte, n int64, size int) []byte {
 	return b
 }
 
-// entries returns those that leave.
-func (f *frame) entries() (list []*entry) {
+// entries returns those that leave. The slice is good until the next call.
+func (f *frame) entries() []*entry {
+	f.all = f.all[:0]
 	for i := range f.groups {
-		list = append(list, f.groups[i].entries...)
+		f.all = append(f.all, f.groups[i].entries...)
 	}
-	return list
+	return f.all
 }
 
 func (f *frame) rest() {
@@ -130,7 +162,9 @@ func (f *frame) rest() {
 	}
 	f.groups = f.groups[:0]
 	clear(f.words)
-	f.words = f.words[:0]
+	clear(f.all)
+	clear(f.calls)
+	f.words, f.all, f.calls = f.words[:0], f.all[:0], f.calls[:0]
 }
 
 // read takes the script's reply apart.

@@ -54,16 +54,22 @@ func (s *single) call(ctx context.Context, b *batch) error {
 // take calls the script by its name, and by its source if the server does not know the
 // name: NOSCRIPT says that nothing ran.
 func (s *single) take(ctx context.Context, words []any) (string, error) {
-	words[0], words[1] = "evalsha", scripts.Take.SHA
+	words[0], words[1] = evalsha, takeSHA
 	cmd := onceString{redis.NewStringCmd(ctx, words...)}
 	err := s.client.Process(ctx, cmd)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		words[0], words[1] = "eval", scripts.Take.Source
+		words[0], words[1] = eval, takeSource
 		cmd = onceString{redis.NewStringCmd(ctx, words...)}
 		err = s.client.Process(ctx, cmd)
 	}
 	return cmd.Val(), classify(err)
 }
+
+// The first words of a call, made once: each is an allocation.
+var (
+	evalsha, eval       any = "evalsha", "eval"
+	takeSHA, takeSource any = scripts.Take.SHA, scripts.Take.Source
+)
 
 // onceString is a command with a string as its reply, which go-redis sends at most once.
 // Its own retries would charge again a call whose reply was lost.
