@@ -77,7 +77,7 @@ func newCompiled(limits []Limit, scope string, multiplier float64) *compiled {
 		l := &limits[i]
 		c.adaptive = c.adaptive || l.Adaptive
 		c.effective[i] = l.scaled(multiplier)
-		list[i] = Ceiling{Name: l.Name, Max: c.effective[i], Window: l.Window, Sliding: l.Algorithm == Sliding}
+		list[i] = Ceiling{Name: l.Name, Max: c.effective[i], Window: l.Window, Sliding: l.Algorithm == Sliding, Concurrent: l.Algorithm == Concurrent, Release: l.OnExpiry == ReleaseOnExpiry}
 		if l.Shadow {
 			list[i].Max = Unlimited // counted, and never denies
 		}

@@ -18,10 +18,9 @@ type Decision struct {
 	Degraded   bool          // not charged in the shared store, or not on a tier known for sure
 	Source     Source
 	Cost       int64         // what was charged, or would have been
-	Nonce      uint64        // tells a charge from every other; 0 if nothing was charged that Refund could give back
+	ID         string        // for Settle and Renew; "" if nothing was charged that is held
 	Windows    []WindowState // by limit name; empty when nothing could be counted; shared, not to be changed
 
-	at     int64  // when it was charged, see Outcome
 	policy string // the RateLimit-Policy field's value; "" if it has to be worked out
 }
 
@@ -32,13 +31,12 @@ type WindowState struct {
 	EffectiveMax int64 // as load left it, or what this process may grant alone; or Unlimited
 	Used         int64
 	Remaining    int64         // never negative, or Unlimited
-	Reset        time.Duration // until nothing counts any more; 0 when a fixed window has not begun
-	Window       Window
-	From         string // what set the limit
-	Shadow       bool   // it counts and never denies
+	Held         int64         // of Used, what open holds have charged; 0 unless the request had a hold, or it was asked
+	Reset        time.Duration // until nothing counts any more; 0 when a fixed window has not begun; of a concurrent limit until the first open hold expires
+	Window       Window        // the zero Window of a concurrent limit
+	From         string        // what set the limit
+	Shadow       bool          // it counts and never denies
 	Algorithm    Algorithm
-
-	end int64 // when it ends, or a sliding one turns; 0 if it has not begun
 }
 
 // A Reason says why a decision came out as it did.
@@ -54,6 +52,7 @@ const (
 	Suspended    Reason = "suspended"      // the subject is
 	Blocked      Reason = "blocked"        // the subject is, for a while
 	Shadowed     Reason = "shadow"         // allowed; a limit in shadow mode would have denied
+	TooManyHolds Reason = "too_many_holds" // the subject has as many holds open as it may
 )
 
 // A Source says where a decision was made.
@@ -73,7 +72,10 @@ type judgement struct {
 	counts   []Count
 	maxes    []int64 // what each limit was held to, load included
 	cost     int64
-	replicas int // that count apart, this process among them; 0 if the store counted
+	costs    []int64 // one for each limit, as Charge has them; nil: cost for all
+	places   int64   // what the request takes of a concurrent limit: 1 if it has a hold
+	charged  bool    // the counts are those after the charge
+	replicas int     // that count apart, this process among them; 0 if the store counted
 }
 
 // judge fills in d from what the store counted: the counts after the charge if charged
@@ -84,14 +86,13 @@ func (d *Decision) judge(j *judgement, charged bool) {
 		limit, count := &j.limits[i], &j.counts[i]
 		d.Windows[i] = WindowState{
 			Limit: limit.Name, Max: limit.Max, EffectiveMax: j.maxes[i],
-			Used: count.Used, Remaining: remaining(j.maxes[i], count.Used),
+			Used: count.Used, Remaining: remaining(j.maxes[i], count.Used), Held: count.Held,
 			Reset:  time.Duration(count.Reset) * time.Millisecond,
 			Window: limit.Window, From: limit.From, Shadow: limit.Shadow, Algorithm: limit.Algorithm,
-			end: count.End,
 		}
 	}
-	if charged {
-		j.cost = 0 // it is in the counts
+	if j.charged = charged; charged {
+		j.cost, j.costs, j.places = 0, nil, 0 // they are in the counts
 	} else if i, reason := j.worst(); reason != OK {
 		d.Allowed, d.Reason, d.Limit = false, reason, j.limits[i].Name
 		d.RetryAfter = time.Duration(j.wait(i, reason)) * time.Millisecond
@@ -161,20 +162,31 @@ func (j *judgement) worst() (worst int, reason Reason) {
 	return worst, reason
 }
 
+// costOf returns what the charge costs of limit i.
+func (j *judgement) costOf(i int) int64 {
+	switch {
+	case j.limits[i].Algorithm == Concurrent:
+		return j.places
+	case j.costs != nil && j.costs[i] != takesCost:
+		return j.costs[i]
+	}
+	return j.cost
+}
+
 // exceeded says why the charge does not fit limit i, OK if it does.
 func (j *judgement) exceeded(i int) Reason {
-	limit, most, used := &j.limits[i], j.maxes[i], j.counts[i].Used
+	limit, most, used, cost := &j.limits[i], j.maxes[i], j.counts[i].Used, j.costOf(i)
 	if limit.Shadow {
 		most = j.effective[i]
 	}
 	switch {
-	case most == Unlimited || used+j.cost <= most:
+	case most == Unlimited || used+cost <= most || cost == 0 && !j.charged:
 		return OK
-	case j.cost > limit.Max:
+	case cost > limit.Max:
 		return CostTooLarge
-	case j.replicas > 1 && j.cost > max(1, j.effective[i]/int64(j.replicas)):
+	case j.replicas > 1 && cost > max(1, j.effective[i]/int64(j.replicas)):
 		return StoreDown // more than this process ever grants alone: only the store can tell
-	case used+j.cost > limit.Max || j.replicas > 0:
+	case used+cost > limit.Max || j.replicas > 0:
 		return Exceeded
 	}
 	return LoadScaled
@@ -188,10 +200,19 @@ func (j *judgement) wait(i int, reason Reason) int64 {
 		return 0
 	case reason == StoreDown:
 		return policyRetry.Milliseconds()
+	case j.limits[i].Algorithm == Concurrent:
+		return waitForPlace(j.counts[i].Reset).Milliseconds()
 	case j.counts[i].Reset == 0:
 		return loadRetry.Milliseconds()
 	}
-	return j.ceilings.Spec(i).Wait(j.counts[i].State, j.maxes[i], j.cost)
+	return j.ceilings.Spec(i).Wait(j.counts[i].State, j.maxes[i], j.costOf(i))
+}
+
+// waitForPlace returns when to come back for a place that an open hold has: when the first
+// of them expires, and within a second, as most are settled long before.
+func waitForPlace(firstExpiry int64) time.Duration {
+	wait := time.Duration(firstExpiry) * time.Millisecond
+	return min(max(wait, time.Millisecond), time.Second)
 }
 
 // loadRetry is when to come back if load leaves too little room even in a window that

@@ -42,7 +42,9 @@ type windowStateJSON struct {
 	Used         int64  `json:"used"`
 	Remaining    *int64 `json:"remaining"`
 	ResetMS      int64  `json:"reset_ms"`
+	Held         int64  `json:"held"`
 	Window       string `json:"window"`
+	Concurrent   bool   `json:"concurrent"`
 	From         string `json:"from"`
 	Shadow       bool   `json:"shadow"`
 
@@ -68,8 +70,8 @@ func (d *Decision) AppendJSON(b []byte) []byte {
 	b = strconv.AppendFloat(append(b, `,"multiplier":`...), d.Multiplier, 'f', -1, 64)
 	b = strconv.AppendBool(append(b, `,"degraded":`...), d.Degraded)
 	b = jsontext.AppendString(append(b, `,"source":`...), string(d.Source))
-	if d.Nonce != 0 {
-		b = append(d.appendID(append(b, `,"id":"`...)), '"')
+	if d.ID != "" {
+		b = append(append(append(b, `,"id":"`...), d.ID...), '"')
 	}
 	b = append(b, `,"windows":[`...)
 	for i := range d.Windows {
@@ -90,22 +92,7 @@ func (d *Decision) UnmarshalJSON(data []byte) error {
 	*d = Decision{
 		Allowed: j.Allowed, Reason: j.Reason, Subject: j.Subject, Tier: j.Tier, Scope: j.Scope,
 		Limit: j.Limit, RetryAfter: time.Duration(j.RetryAfterMS) * time.Millisecond, Multiplier: j.Multiplier,
-		Degraded: j.Degraded, Source: j.Source, Windows: j.Windows,
-	}
-	if j.ID == "" {
-		return nil
-	}
-	r, err := parseID(j.ID)
-	if err != nil {
-		return err
-	}
-	d.Nonce, d.Cost, d.at = r.Nonce, r.Cost, r.At
-	for i := range d.Windows {
-		for _, w := range r.Windows {
-			if w.Limit == d.Windows[i].Limit {
-				d.Windows[i].end = w.End
-			}
-		}
+		Degraded: j.Degraded, Source: j.Source, ID: j.ID, Windows: j.Windows,
 	}
 	return nil
 }
@@ -131,7 +118,14 @@ func (w *WindowState) appendJSON(b []byte) []byte {
 	b = strconv.AppendInt(append(b, `,"used":`...), w.Used, 10)
 	b = appendMax(append(b, `,"remaining":`...), w.Remaining)
 	b = strconv.AppendInt(append(b, `,"reset_ms":`...), w.Reset.Milliseconds(), 10)
-	b = jsontext.AppendString(append(b, `,"window":`...), w.Window.String())
+	if w.Held != 0 {
+		b = strconv.AppendInt(append(b, `,"held":`...), w.Held, 10)
+	}
+	if w.Algorithm == Concurrent {
+		b = append(b, `,"concurrent":true`...)
+	} else {
+		b = jsontext.AppendString(append(b, `,"window":`...), w.Window.String())
+	}
 	b = jsontext.AppendString(append(b, `,"from":`...), w.From)
 	if w.Shadow {
 		b = append(b, `,"shadow":true`...)
@@ -156,13 +150,18 @@ func (w *WindowState) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &j); err != nil {
 		return err
 	}
-	window, err := ParseWindow(j.Window)
-	if err != nil {
-		return fmt.Errorf("limit %q: %w", j.Limit, err)
+	var window Window
+	if j.Concurrent {
+		j.Algorithm = Concurrent
+	} else {
+		var err error
+		if window, err = ParseWindow(j.Window); err != nil {
+			return fmt.Errorf("limit %q: %w", j.Limit, err)
+		}
 	}
 	*w = WindowState{
 		Limit: j.Limit, Max: unlimitedNull(j.Max), EffectiveMax: unlimitedNull(j.EffectiveMax),
-		Used: j.Used, Remaining: unlimitedNull(j.Remaining), Reset: time.Duration(j.ResetMS) * time.Millisecond,
+		Used: j.Used, Remaining: unlimitedNull(j.Remaining), Held: j.Held, Reset: time.Duration(j.ResetMS) * time.Millisecond,
 		Window: window, From: j.From, Shadow: j.Shadow, Algorithm: j.Algorithm,
 	}
 	return nil

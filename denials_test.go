@@ -364,13 +364,13 @@ func TestNewRefusesDenialsItCannotHold(t *testing.T) {
 	}
 }
 
-func TestADenialDoesNotOutliveARefund(t *testing.T) {
+func TestADenialDoesNotOutliveASettlement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCounter(t, 0, perMinute(5))
-		d := c.take(cost(5), true)
+		d := c.take(held(5), true)
 		c.take(cost(1), true)
-		if refunded, err := c.lim.Refund(t.Context(), d); err != nil || !refunded {
-			t.Fatalf("%v, %v", refunded, err)
+		if s, err := c.lim.Settle(t.Context(), d.ID, 0, nil); err != nil || !s.Found {
+			t.Fatalf("%+v, %v", s, err)
 		}
 		if d := c.take(cost(1), true); !d.Allowed {
 			t.Errorf("%+v", d)

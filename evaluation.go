@@ -7,16 +7,41 @@ type evaluation struct {
 	Request
 	plan     *Plan
 	compiled *compiled
-	charge   int64 // Cost, or 0 to look only
-	replicas int   // that count apart, this process among them; 0 if the store counts
+	charge   int64   // Cost, or 0 to look only
+	costs    []int64 // one for each limit, as Charge has them; nil: Cost for all
+	hold     *Hold   // nil: none
+	held     bool    // the answer is to tell what is held
+	replicas int     // that count apart, this process among them; 0 if the store counts
 }
 
 // chargeBy returns what to ask a store, which has until the deadline.
 func (e *evaluation) chargeBy(deadline time.Time) Charge {
-	return Charge{
+	c := Charge{
 		Subject: e.Subject, Cost: e.charge, Ceilings: e.compiled.ceilings,
-		Deadline: deadline, Unknown: e.plan.cfg.Unknown,
+		Deadline: deadline, Unknown: e.plan.cfg.Unknown, Held: e.held,
 	}
+	if e.charge > 0 {
+		c.Costs, c.Hold = e.costs, e.hold
+	}
+	return c
+}
+
+// costsOf returns what a request with Costs charges to each limit, as Charge has it.
+func (c *compiled) costsOf(req *Request) []int64 {
+	costs := make([]int64, len(c.limits))
+	for i := range costs {
+		costs[i] = takesCost
+		if own, named := req.Costs[c.limits[i].Name]; named {
+			costs[i] = own
+		}
+	}
+	return costs
+}
+
+// cached reports whether a denial of e may be given again from memory: not where costs
+// differ, nor where holds count, which end at any time.
+func (e *evaluation) cached() bool {
+	return e.charge > 0 && e.costs == nil && !e.compiled.ceilings.holds
 }
 
 // explain returns the decision that follows from what a store answered.
@@ -24,28 +49,24 @@ func (e *evaluation) explain(o *Outcome) Decision {
 	d := e.decision(o.Source)
 	d.Degraded = e.plan.cfg.Fallback
 	charged := e.charge > 0 && o.Allowed
-	j := judgement{compiled: e.compiled, counts: o.Counts, maxes: e.compiled.effective, cost: e.Cost, replicas: e.replicas}
+	j := judgement{compiled: e.compiled, counts: o.Counts, maxes: e.compiled.effective, cost: e.Cost, costs: e.costs, replicas: e.replicas}
+	if e.Hold > 0 {
+		j.places = 1
+	}
 	if o.Maxes != nil {
 		j.maxes, d.policy = o.Maxes, ""
 	}
 	d.judge(&j, charged)
-	if charged && refundable(o) {
-		d.Nonce, d.at = newNonce(), o.At
-	}
-	if e.charge > 0 && !o.Allowed && d.Allowed {
+	switch {
+	case charged && e.hold != nil:
+		d.ID = holdRef{e.Subject, e.hold.ID, e.replicas > 0}.String()
+	case o.TooManyHolds:
+		d.Allowed, d.Reason, d.Limit = false, TooManyHolds, ""
+		d.RetryAfter = waitForPlace(o.FirstExpiry)
+	case e.charge > 0 && !o.Allowed && d.Allowed:
 		d.Allowed, d.Reason = false, Exceeded // what the store did not charge is not allowed
 	}
 	return d
-}
-
-// refundable reports whether a store said what it charged, and when.
-func refundable(o *Outcome) bool {
-	for i := range o.Counts {
-		if o.Counts[i].End <= 0 {
-			return false
-		}
-	}
-	return len(o.Counts) > 0 && o.At > 0
 }
 
 // share returns the decision that follows from what this process, one of several
@@ -53,7 +74,7 @@ func refundable(o *Outcome) bool {
 func (e *evaluation) share(o *Outcome, replicas int) Decision {
 	e.replicas = replicas
 	d := e.explain(o)
-	d.Degraded, d.Nonce = true, 0
+	d.Degraded = true
 	return d
 }
 

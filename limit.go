@@ -31,8 +31,19 @@ type Limit struct {
 	Shadow   bool // counted and reported, and never denies
 
 	Algorithm Algorithm
-	From      string // what set it: FromTier and so on
+	OnExpiry  OnExpiry // what becomes of the charge of a hold that expires
+	From      string   // what set it: FromTier and so on
 }
+
+// An OnExpiry says what becomes of a charge when its hold expires unsettled. The zero
+// OnExpiry is ChargeOnExpiry.
+type OnExpiry string
+
+// What may become of it.
+const (
+	ChargeOnExpiry  OnExpiry = "charge"  // it stays
+	ReleaseOnExpiry OnExpiry = "release" // it is given back
+)
 
 // An Algorithm says how charges are counted over a window. The zero Algorithm is
 // Fixed.
@@ -46,6 +57,9 @@ const (
 	// Sliding adds to a window the charges of the one before, weighted by how much
 	// of it lies in the stretch that ends now. There is no such burst.
 	Sliding Algorithm = "sliding"
+	// Concurrent counts the holds that are open now, each as 1 whatever its cost. Such a
+	// limit has no window. A request without a hold is not held to it.
+	Concurrent Algorithm = "concurrent"
 )
 
 // Where a limit in force came from.
@@ -70,17 +84,33 @@ func (l Limit) Validate() error {
 			Want: "a whole number from 0 to 1000000000000000, or null for unlimited",
 		}
 	}
+	if l.OnExpiry != "" && l.OnExpiry != ChargeOnExpiry && l.OnExpiry != ReleaseOnExpiry {
+		return &FieldError{Field: "on_expiry", Value: string(l.OnExpiry), Want: "charge or release"}
+	}
+	if l.Algorithm == Concurrent {
+		return l.validateConcurrent()
+	}
 	if err := l.Window.Validate(); err != nil {
 		return err
 	}
 	switch {
 	case l.Algorithm != "" && l.Algorithm != Fixed && l.Algorithm != Sliding:
-		return &FieldError{Field: "algorithm", Value: string(l.Algorithm), Want: "fixed or sliding"}
+		return &FieldError{Field: "algorithm", Value: string(l.Algorithm), Want: "fixed, sliding or concurrent"}
 	case l.Algorithm == Sliding && l.Window.Period != "":
 		return &FieldError{Field: "algorithm", Value: "sliding", Want: "fixed for a calendar period, here " + l.Window.String()}
 	}
 	if l.Adaptive && (l.Window.Period != "" || l.Window.Length > MaxAdaptiveLength) {
 		return &FieldError{Field: "adaptive", Value: "true", Want: "false for windows longer than 1h, here " + l.Window.String()}
+	}
+	return nil
+}
+
+func (l *Limit) validateConcurrent() error {
+	switch {
+	case l.Window != Window{}:
+		return &FieldError{Field: "window", Value: l.Window.String(), Want: "none: a concurrent limit counts the holds that are open now"}
+	case l.OnExpiry != "":
+		return &FieldError{Field: "on_expiry", Value: string(l.OnExpiry), Want: "none: a place under a concurrent limit is free when its hold expires"}
 	}
 	return nil
 }

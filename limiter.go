@@ -100,16 +100,22 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 		return e.unanswered(Closed), err
 	}
 	e := evaluation{Request: req, plan: plan, compiled: l.compile(plan, req.Scope), charge: charge}
+	if len(req.Costs) > 0 {
+		e.costs = e.compiled.costsOf(&req)
+	}
 	if plan.cfg.Refusal != "" {
 		return e.refused(now), nil
 	}
 	if e.compiled.ceilings == nil {
 		return e.explain(&Outcome{Allowed: true, Source: SourcePolicy}), nil
 	}
-	if charge > 0 {
+	if e.cached() {
 		if d := l.denials.lookup(&e, now); d != nil {
 			return *d, nil
 		}
+	}
+	if req.Hold > 0 {
+		e.hold = &Hold{ID: newHoldID(), For: req.Hold}
 	}
 	ticket := l.denials.ticket(req.Subject, now)
 	asked := e.chargeBy(deadline)
@@ -120,7 +126,7 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 	if l.local != nil {
 		l.local.Saw(asked, outcome)
 	}
-	if charge > 0 && !outcome.Allowed {
+	if !outcome.Allowed && !outcome.TooManyHolds && e.cached() {
 		l.denials.remember(&e, &outcome, ticket)
 	}
 	return e.explain(&outcome), nil
@@ -260,7 +266,7 @@ func (l *Limiter) UsageUnder(ctx context.Context, subject string, plan *Plan) (U
 }
 
 func (l *Limiter) usage(ctx context.Context, req Request, plan *Plan, deadline time.Time) (Usage, error) {
-	e := evaluation{Request: req, plan: plan, compiled: plan.all(1)}
+	e := evaluation{Request: req, plan: plan, compiled: plan.all(1), held: true}
 	if e.compiled.adaptive {
 		e.compiled = plan.all(l.multiplier(plan))
 	}
@@ -300,34 +306,4 @@ func (l *Limiter) Reset(ctx context.Context, subject string, limits ...string) e
 		return fmt.Errorf("reset subject %q: %w", subject, err)
 	}
 	return nil
-}
-
-// Refund gives back what a decision charged, once, in those of its windows that still
-// run, and reports whether anything was given back. A decision that charged nothing in
-// the shared store, or was given back before, has nothing to give: that is no error.
-func (l *Limiter) Refund(ctx context.Context, d Decision) (bool, error) {
-	if d.Nonce == 0 {
-		return false, nil
-	}
-	return l.refund(ctx, d.refund())
-}
-
-// RefundID is Refund for a decision's ID. An error is a *FieldError if id is none.
-func (l *Limiter) RefundID(ctx context.Context, id string) (bool, error) {
-	r, err := parseID(id)
-	if err != nil {
-		return false, err
-	}
-	return l.refund(ctx, r)
-}
-
-func (l *Limiter) refund(ctx context.Context, r Refund) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.budget)
-	defer cancel()
-	limits, err := l.store.Refund(ctx, r)
-	l.denials.forget(r.Subject)
-	if err != nil {
-		return false, fmt.Errorf("refund subject %q: %w", r.Subject, err)
-	}
-	return len(limits) > 0, nil
 }

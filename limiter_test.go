@@ -52,11 +52,22 @@ func (w *world) Reset(ctx context.Context, subject string, limits ...string) err
 	return w.store.Reset(ctx, subject, limits...)
 }
 
-func (w *world) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
+func (w *world) Settle(ctx context.Context, c tierlimit.Correction) (tierlimit.Settlement, error) {
 	if w.fail != nil {
-		return nil, w.fail
+		return tierlimit.Settlement{}, w.fail
 	}
-	return w.store.Refund(ctx, r)
+	return w.store.Settle(ctx, c)
+}
+
+func (w *world) Renew(ctx context.Context, r tierlimit.Renewal) (bool, error) {
+	if w.fail != nil {
+		return false, w.fail
+	}
+	return w.store.Renew(ctx, r)
+}
+
+func (w *world) Holds(ctx context.Context, subject string) ([]tierlimit.OpenHold, error) {
+	return w.store.Holds(ctx, subject)
 }
 
 func newPlan(t *testing.T, cfg tierlimit.PlanConfig) *tierlimit.Plan {
@@ -130,7 +141,6 @@ func TestADecisionSaysEverything(t *testing.T) {
 			{Limit: "per_minute", Max: 5, EffectiveMax: 5, Used: 3, Remaining: 2, Reset: 50 * time.Second, Window: tierlimit.Window{Length: time.Minute}, From: "tier"},
 		},
 	}
-	got.Nonce = 0 // drawn
 	if got, want := string(got.AppendJSON(nil)), string(want.AppendJSON(nil)); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -3,6 +3,7 @@ package tierlimit
 import (
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -15,6 +16,12 @@ type Request struct {
 	Subject string // who is limited; ValidSubject
 	Scope   string // the part of the API asked for; "" charges only the limits that guard everything
 	Cost    int64  // 1 to MaxCount; 0 means 1 (to ask without charging, use Peek)
+	// Costs are for the limits that they name, 0 to MaxCount each; all others take Cost.
+	// Names that are not of the subject's plan do nothing.
+	Costs map[string]int64
+	// Hold is how long the charge can be corrected, 1 s to 1 h: the decision then has an
+	// ID for Settle. 0: it cannot, and limits that count what runs at a time do not apply.
+	Hold time.Duration
 }
 
 func (r *Request) normalize() error {
@@ -26,6 +33,16 @@ func (r *Request) normalize() error {
 	}
 	if r.Scope != "" && !ValidName(r.Scope) {
 		return &FieldError{Field: "scope", Value: r.Scope, Want: "empty, or " + NameRule}
+	}
+	if r.Hold != 0 {
+		if err := checkHold(r.Hold); err != nil {
+			return err
+		}
+	}
+	if len(r.Costs) > 0 {
+		if err := checkCosts(r.Costs); err != nil {
+			return err
+		}
 	}
 	return checkCost(r.Cost)
 }

@@ -26,9 +26,7 @@ type Store interface {
 	// Reset forgets what the subject used of the named limits, or of all when none is
 	// named.
 	Reset(ctx context.Context, subject string, limits ...string) error
-	// Refund takes a charge off those of its windows that still run, once for each
-	// nonce, and returns the names of the limits in which it took something off.
-	Refund(ctx context.Context, r Refund) (limits []string, err error)
+	HoldStore
 }
 
 // A LocalStore counts for this process alone while the Store is unavailable, for plans
@@ -43,12 +41,16 @@ type LocalStore interface {
 	TakeShare(c Charge, replicas int) (Outcome, error)
 	// Reset forgets what the subject used, as Store.Reset does.
 	Reset(ctx context.Context, subject string, limits ...string) error
+	HoldStore
 }
 
 // A Charge asks a Store to add Cost to each of a subject's windows.
 type Charge struct {
-	Subject  string // valid: see ValidSubject
-	Cost     int64  // 0 to MaxCount
+	Subject  string  // valid: see ValidSubject
+	Cost     int64   // 0 to MaxCount; 0 only reads
+	Costs    []int64 // one for each ceiling: what it costs, or -1 for Cost, which is above 0; nil: Cost for all
+	Hold     *Hold   // keeps the charge open for correction, and takes a place under concurrent ceilings; nil: neither
+	Held     bool    // tell what is held: Count.Held
 	Ceilings *Ceilings
 	Deadline time.Time // when the answer must be there; the zero time: whenever the Store gives up
 	Unknown  bool      // no customer has this name: anybody may have made it up
@@ -56,10 +58,12 @@ type Charge struct {
 
 // A Ceiling is a limit as a Store sees it: the max in force, load included.
 type Ceiling struct {
-	Name    string // ValidName
-	Max     int64  // 0 to MaxCount, or Unlimited
-	Window  Window
-	Sliding bool // counts the window before too, see window.Weighted; of fixed length
+	Name       string // ValidName
+	Max        int64  // 0 to MaxCount, or Unlimited
+	Window     Window // the zero Window if Concurrent
+	Sliding    bool   // counts the window before too, see window.Weighted; of fixed length
+	Concurrent bool   // counts the holds that are open now
+	Release    bool   // a hold that expires gives its charge back
 }
 
 // Ceilings are those that one charge is held to. They are checked when they are made,
@@ -68,6 +72,7 @@ type Ceilings struct {
 	list    []Ceiling
 	specs   []window.Spec
 	encoded string
+	holds   bool
 }
 
 // NewCeilings returns the ceilings of list, which must be in ascending order of names,
@@ -91,7 +96,13 @@ func NewCeilings(list ...Ceiling) (*Ceilings, error) {
 
 func (c *Ceiling) limit() Limit {
 	l := Limit{Name: c.Name, Max: c.Max, Window: c.Window}
-	if c.Sliding {
+	if c.Release {
+		l.OnExpiry = ReleaseOnExpiry
+	}
+	switch {
+	case c.Concurrent:
+		l.Algorithm = Concurrent
+	case c.Sliding:
 		l.Algorithm = Sliding
 	}
 	return l
@@ -102,6 +113,10 @@ func newCeilings(list []Ceiling) *Ceilings {
 	c := &Ceilings{list: list, specs: make([]window.Spec, len(list))}
 	for i := range list {
 		c.specs[i] = list[i].Window.spec(list[i].Sliding)
+		if list[i].Concurrent {
+			c.specs[i] = window.Spec{Kind: window.Concurrent}
+		}
+		c.holds = c.holds || list[i].Concurrent || list[i].Release
 	}
 	c.encoded = c.encode()
 	return c
@@ -122,6 +137,10 @@ func (c *Ceilings) Max(i int) int64 { return c.list[i].Max }
 // Spec returns how the ceiling at index i counts over time.
 func (c *Ceilings) Spec(i int) window.Spec { return c.specs[i] }
 
+// CountHolds reports whether any of c counts open holds, or gives back what an expired hold
+// has charged: the holds of a subject are then part of each charge.
+func (c *Ceilings) CountHolds() bool { return c.holds }
+
 // Equal reports whether c and other are the same ceilings.
 func (c *Ceilings) Equal(other *Ceilings) bool { return c == other || c.encoded == other.encoded }
 
@@ -138,7 +157,7 @@ func (c *Ceilings) sameWindows(other *Ceilings) bool {
 // the number of ceilings (1 byte), the length of the head (2 bytes), the head (the
 // names in order, with a comma between two and a colon at the end), and for each
 // ceiling its max (7 bytes, all ones for Unlimited), the kind of its window (1 byte,
-// see window.Kind), and the window's length or a period's anchor (6 bytes,
+// see window.Kind; 64 more if Release), and the window's length or a period's anchor (6 bytes,
 // milliseconds). Two Ceilings are equal exactly if their encoded forms are.
 func (c *Ceilings) Encoded() string { return c.encoded }
 
@@ -159,7 +178,11 @@ func (c *Ceilings) encode() string {
 		if c.list[i].Max != Unlimited {
 			most = uint64(c.list[i].Max) //nolint:gosec // valid: not negative
 		}
-		b = append(appendUint(b, most, 7), byte(spec.Kind))
+		kind := byte(spec.Kind)
+		if c.list[i].Release {
+			kind |= 64
+		}
+		b = append(appendUint(b, most, 7), kind)
 		b = appendUint(b, uint64(spec.Length+spec.Anchor), 6) //nolint:gosec // one of them is 0, none negative
 	}
 	return string(b)
@@ -186,13 +209,18 @@ type Outcome struct {
 	StandsFor time.Duration
 	// At is when the store decided, on its own clock, in milliseconds since the epoch.
 	At int64
+	// TooManyHolds says that the charge was not made for want of room for its hold, and
+	// FirstExpiry after how many milliseconds the first of the open ones expires.
+	TooManyHolds bool
+	FirstExpiry  int64
 }
 
 // A Count is the state of one window after the charge, or as found if the charge was
 // not made.
 type Count struct {
 	window.State
-	Began bool // with this charge, or with one that travelled with it
+	Began bool  // with this charge, or with one that travelled with it
+	Held  int64 // of Used, what open holds have charged; 0 unless the Charge had a Hold or asked for it
 }
 
 // Validate reports a charge that no store should see, as a *FieldError. Stores call it
@@ -204,5 +232,55 @@ func (c *Charge) Validate() error {
 	if err := checkSubject(c.Subject); err != nil {
 		return err
 	}
+	if c.Costs != nil && len(c.Costs) != len(c.Ceilings.list) {
+		return &FieldError{Field: "costs", Value: strconv.Itoa(len(c.Costs)), Want: "one for each ceiling"}
+	}
+	for _, cost := range c.Costs {
+		if cost != takesCost {
+			if err := checkCost(cost); err != nil {
+				return err
+			}
+		}
+	}
+	if c.Hold != nil {
+		if err := checkHold(c.Hold.For); err != nil {
+			return err
+		}
+	}
 	return checkCost(c.Cost)
+}
+
+// CostOf returns what c charges under the ceiling at index i: 1 under a concurrent one if
+// c has a hold.
+func (c *Charge) CostOf(i int) int64 {
+	switch {
+	case c.Cost == 0:
+		return 0
+	case c.Ceilings.specs[i].Kind == window.Concurrent:
+		if c.Hold != nil {
+			return 1
+		}
+		return 0
+	case c.Own(i):
+		return c.Costs[i]
+	}
+	return c.Cost
+}
+
+// Begins reports whether c, once it is made, begins the window under the ceiling at index i:
+// if it costs something there, or has a hold, which is corrected there.
+func (c *Charge) Begins(i int) bool {
+	return c.Cost > 0 && c.Ceilings.specs[i].Kind != window.Concurrent && (c.Hold != nil || c.CostOf(i) > 0)
+}
+
+// Own reports whether the ceiling at index i has a cost of its own in c.
+func (c *Charge) Own(i int) bool { return c.Costs != nil && c.Costs[i] != takesCost }
+
+// takesCost stands among costs where a limit takes the request's Cost.
+const takesCost = -1
+
+// Plain reports whether c is a charge that has nothing to do with holds, and costs the
+// same under all its ceilings.
+func (c *Charge) Plain() bool {
+	return c.Hold == nil && c.Costs == nil && !c.Held && !c.Ceilings.holds
 }

@@ -156,20 +156,37 @@ func TestTakeAndPeek(t *testing.T) {
 	s.ask(s.public, "GET", "/v1/usage/acct_42", "").want(200, `"used":5`, `"limit":"per_day"`)
 }
 
-func TestARefundGivesBackOnce(t *testing.T) {
+func TestAHoldIsSettledOnce(t *testing.T) {
 	s := newSite(t, 0)
 	var taken struct{ ID string }
-	if err := json.Unmarshal(s.take(`{"subject":"acct_42","cost":5}`).body, &taken); err != nil || taken.ID == "" {
+	if err := json.Unmarshal(s.take(`{"subject":"acct_42","cost":5,"hold_ms":60000}`).body, &taken); err != nil || taken.ID == "" {
 		t.Fatalf("%+v, %v", taken, err)
 	}
-	body := `{"id":"` + taken.ID + `"}`
-	s.ask(s.public, "POST", "/v1/refund", body).want(200, `{"refunded":true}`)
-	s.ask(s.public, "POST", "/v1/refund", body).want(200, `{"refunded":false}`)
-	if d := s.take(`{"subject":"acct_42","cost":5}`).decision(); !d.Allowed {
-		t.Errorf("after the refund: %+v", d)
+	id := `{"id":"` + taken.ID + `"`
+	s.ask(s.public, "GET", "/v1/usage/acct_42", "").want(200, `"held":5`)
+	s.ask(s.public, "POST", "/v1/renew", id+`,"hold_ms":60000}`).want(200, `{"renewed":true}`)
+	s.ask(s.public, "POST", "/v1/settle", id+`,"cost":2}`).want(200, `"settled":true`, `{"limit":"per_minute","estimate":5,"cost":2,"used":2}`)
+	s.ask(s.public, "POST", "/v1/settle", id+`,"cost":0}`).want(200, `{"settled":false,"limits":[]}`)
+	s.ask(s.public, "POST", "/v1/renew", id+`,"hold_ms":60000}`).want(200, `{"renewed":false}`)
+	if d := s.take(`{"subject":"acct_42","cost":3}`).decision(); !d.Allowed {
+		t.Errorf("after the settlement: %+v", d)
 	}
-	s.ask(s.public, "POST", "/v1/refund", `{"id":"nonsense"}`).want(400, `"id"`, "the id of a decision")
-	s.ask(s.public, "POST", "/v1/refund", body, "Authorization", "").want(401)
+	for body, part := range map[string]string{
+		`{"id":"nonsense","cost":1}`:           `"id"`,
+		id + `}`:                               "cost: must be given",
+		id + `,"cost":-1}`:                     `cost \"-1\"`,
+		id + `,"costs":{"tokens":-1}}`:         `costs.tokens \"-1\"`,
+		id + `,"costs":{"tokens":"x"}}`:        `costs.tokens`,
+		id + `,"costs":7}`:                     `an object of costs by limit`,
+		id + `,"cost":1,"hold_ms":1000,"x":1}`: "must be left out",
+	} {
+		s.ask(s.public, "POST", "/v1/settle", body).want(400, part)
+	}
+	for _, ms := range []string{"0", "999", "3600001", "-1"} {
+		s.ask(s.public, "POST", "/v1/renew", id+`,"hold_ms":`+ms+`}`).want(400, `hold_ms \"`+ms+`\": must be a whole number from 1000 to 3600000`)
+	}
+	s.ask(s.public, "POST", "/v1/take", `{"subject":"acct_42","hold_ms":999}`).want(400, "hold_ms")
+	s.ask(s.public, "POST", "/v1/settle", id+`,"cost":2}`, "Authorization", "").want(401)
 }
 
 func TestBadInputIsNamedAndChargesNothing(t *testing.T) {

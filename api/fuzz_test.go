@@ -59,7 +59,8 @@ func FuzzAdminJSON(f *testing.F) {
 		{admin, "PATCH", "/admin/v1/load"},
 		{public, "POST", "/v1/take"},
 		{public, "POST", "/v1/peek"},
-		{public, "POST", "/v1/refund"},
+		{public, "POST", "/v1/settle"},
+		{public, "POST", "/v1/renew"},
 	}
 	f.Fuzz(func(t *testing.T, target uint8, tag string, body []byte) {
 		to := targets[int(target)%len(targets)]

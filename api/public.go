@@ -2,10 +2,14 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
@@ -86,8 +90,12 @@ func (d *decisions) operations() []operation {
 			rights: look, body: "Request", answer: "Decision", conform: true, serve: d.peek,
 		},
 		{
-			method: http.MethodPost, path: "/v1/refund", id: "refund", summary: "Give back what a decision charged, once", tag: tag,
-			rights: decide, body: "Refund", answer: "Refunded", fails: down, serve: d.refund,
+			method: http.MethodPost, path: "/v1/settle", id: "settle", summary: "Correct what a hold has charged to what it really cost, once", tag: tag,
+			rights: decide, body: "Correction", answer: "Settlement", fails: down, serve: d.settle,
+		},
+		{
+			method: http.MethodPost, path: "/v1/renew", id: "renew", summary: "Have a hold expire later", tag: tag,
+			rights: decide, body: "Renewal", answer: "Renewed", fails: down, serve: d.renew,
 		},
 		{
 			method: http.MethodGet, path: "/v1/usage/{subject}", id: "usage", summary: "Read every window of a subject's plan", tag: tag,
@@ -104,6 +112,8 @@ type takeBody struct {
 	Subject string    `json:"subject"`
 	Scope   string    `json:"scope"`
 	Cost    *costJSON `json:"cost"` // absent: 1; 0 peeks
+	Costs   costsJSON `json:"costs"`
+	HoldMS  int64     `json:"hold_ms"` // absent or 0: no hold
 }
 
 // costJSON is a number whose error says what a cost may be, not what Go's
@@ -119,6 +129,33 @@ func (c *costJSON) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// costsJSON are costs by limit, whose errors name the limit.
+type costsJSON map[string]int64
+
+func (c *costsJSON) UnmarshalJSON(data []byte) error {
+	var texts map[string]json.RawMessage
+	if err := json.Unmarshal(data, &texts); err != nil {
+		return &tierlimit.FieldError{Field: "costs", Value: string(data), Want: `an object of costs by limit, such as {"tokens": 1200}`}
+	}
+	*c = make(costsJSON, len(texts))
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		n, err := strconv.ParseInt(string(texts[name]), 10, 64)
+		if err != nil {
+			return &tierlimit.FieldError{Field: "costs." + name, Value: string(texts[name]), Want: tierlimit.CostRule}
+		}
+		(*c)[name] = n
+	}
+	return nil
+}
+
+// holdOf returns how long a hold of so many milliseconds is open.
+func holdOf(ms int64) (time.Duration, error) {
+	if ms < tierlimit.MinHold.Milliseconds() || ms > tierlimit.MaxHold.Milliseconds() {
+		return 0, &tierlimit.FieldError{Field: "hold_ms", Value: strconv.FormatInt(ms, 10), Want: "a whole number from 1000 to 3600000"}
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
 func (d *decisions) take(w http.ResponseWriter, r *http.Request) error {
 	return d.decide(w, r, d.lim.Take)
 }
@@ -132,7 +169,13 @@ func (d *decisions) decide(w http.ResponseWriter, r *http.Request, ask func(cont
 	if err := decode(w, r, &body); err != nil {
 		return err
 	}
-	req := tierlimit.Request{Subject: body.Subject, Scope: body.Scope}
+	req := tierlimit.Request{Subject: body.Subject, Scope: body.Scope, Costs: body.Costs}
+	if body.HoldMS != 0 {
+		var err error
+		if req.Hold, err = holdOf(body.HoldMS); err != nil {
+			return err
+		}
+	}
 	if body.Cost != nil {
 		req.Cost = int64(*body.Cost)
 		if req.Cost == 0 {
@@ -152,24 +195,74 @@ func (d *decisions) decide(w http.ResponseWriter, r *http.Request, ask func(cont
 	return nil
 }
 
-type refundBody struct {
-	ID string `json:"id"`
+type settleBody struct {
+	ID    string    `json:"id"`
+	Cost  *costJSON `json:"cost"` // absent: the charge stays
+	Costs costsJSON `json:"costs"`
 }
 
-type refundAnswer struct {
-	Refunded bool `json:"refunded"`
+type settleAnswer struct {
+	Settled bool           `json:"settled"`
+	Limits  []settledLimit `json:"limits"`
 }
 
-// refund answers whether anything was given back: a second time, or once the
-// windows have rolled, nothing is.
-func (d *decisions) refund(w http.ResponseWriter, r *http.Request) error {
-	var body refundBody
-	err := decode(w, r, &body)
+type settledLimit struct {
+	Limit    string `json:"limit"`
+	Estimate int64  `json:"estimate"`
+	Cost     int64  `json:"cost"`
+	Used     int64  `json:"used"`
+	Ended    bool   `json:"ended,omitempty"`
+}
+
+// settle answers whether the hold was open: a second time, or once it has expired, it is
+// not.
+func (d *decisions) settle(w http.ResponseWriter, r *http.Request) error {
+	var body settleBody
+	if err := decode(w, r, &body); err != nil {
+		return err
+	}
+	cost := tierlimit.Keep
+	switch {
+	case body.Cost != nil && *body.Cost < 0: // which Keep is too
+		return &tierlimit.FieldError{Field: "cost", Value: strconv.FormatInt(int64(*body.Cost), 10), Want: tierlimit.CostRule}
+	case body.Cost != nil:
+		cost = int64(*body.Cost)
+	case len(body.Costs) == 0:
+		return &tierlimit.FieldError{Field: "cost", Want: "given, or costs: what the request really cost; 0 gives everything back"}
+	}
+	settled, err := d.lim.Settle(r.Context(), body.ID, cost, body.Costs)
 	if err != nil {
 		return err
 	}
-	var answer refundAnswer
-	if answer.Refunded, err = d.lim.RefundID(r.Context(), body.ID); err != nil {
+	answer := settleAnswer{Settled: settled.Found, Limits: []settledLimit{}}
+	for _, l := range settled.Limits {
+		answer.Limits = append(answer.Limits, settledLimit{Limit: l.Limit, Estimate: l.Estimate, Cost: l.Cost, Used: l.Used, Ended: l.Ended})
+	}
+	respond(w, http.StatusOK, answer)
+	return nil
+}
+
+type renewBody struct {
+	ID     string `json:"id"`
+	HoldMS int64  `json:"hold_ms"`
+}
+
+type renewAnswer struct {
+	Renewed bool `json:"renewed"`
+}
+
+// renew answers whether the hold was open.
+func (d *decisions) renew(w http.ResponseWriter, r *http.Request) error {
+	var body renewBody
+	if err := decode(w, r, &body); err != nil {
+		return err
+	}
+	hold, err := holdOf(body.HoldMS)
+	if err != nil {
+		return err
+	}
+	var answer renewAnswer
+	if answer.Renewed, err = d.lim.Renew(r.Context(), body.ID, hold); err != nil {
 		return err
 	}
 	respond(w, http.StatusOK, answer)

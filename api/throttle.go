@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
 	"hash/maphash"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -128,7 +128,8 @@ var failures = func() *tierlimit.Ceilings {
 
 // count counts one more as wrong, or returns how long there is no room for more.
 func (g *guess) count() time.Duration {
-	c := tierlimit.Charge{Subject: "client " + g.client, Cost: 1, Ceilings: failures}
+	c := tierlimit.Charge{Subject: "client " + g.client, Cost: 1, Ceilings: failures, Hold: &tierlimit.Hold{For: time.Minute}}
+	_, _ = rand.Read(c.Hold.ID[:]) // crypto/rand: Read never fails
 	store := g.failures
 	o, err := store.Take(context.Background(), c)
 	if err != nil { // more addresses than there is room for: those that are new share what there is
@@ -141,10 +142,7 @@ func (g *guess) count() time.Duration {
 		return time.Duration(o.Counts[0].Reset) * time.Millisecond
 	}
 	g.takeBack = func() {
-		_, _ = store.Refund(context.Background(), tierlimit.Refund{ // memory does not fail
-			Subject: c.Subject, Cost: 1, Nonce: rand.Uint64() | 1, At: o.At, //nolint:gosec // not a secret
-			Windows: []tierlimit.RefundWindow{{Limit: "failures", End: o.Counts[0].End}},
-		})
+		_, _ = store.Settle(context.Background(), tierlimit.Correction{Subject: c.Subject, ID: c.Hold.ID}) // memory does not fail
 	}
 	return 0
 }

@@ -50,7 +50,7 @@ type setClock struct {
 
 func newSetClock(key string) *setClock {
 	c := &setClock{sources: map[string]string{}, shas: map[string]string{}}
-	for _, s := range []scripts.Script{scripts.Take, scripts.Reset} {
+	for _, s := range []scripts.Script{scripts.Take, scripts.Reset, scripts.Hold, scripts.Settle, scripts.Renew, scripts.Open} {
 		source := fmt.Sprintf(clockShim, key) + s.Source
 		sum := sha1.Sum([]byte(source))
 		c.sources[s.Source], c.shas[s.SHA] = source, hex.EncodeToString(sum[:])
@@ -63,18 +63,28 @@ func (c *setClock) DialHook(next redis.DialHook) redis.DialHook {
 }
 
 func (c *setClock) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			c.replace(cmd)
+		}
+		return next(ctx, cmds)
+	}
 }
 
 func (c *setClock) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		switch args := cmd.Args(); args[0] {
-		case "evalsha":
-			args[1] = c.shas[args[1].(string)]
-		case "eval":
-			args[1] = c.sources[args[1].(string)]
-		}
+		c.replace(cmd)
 		return next(ctx, cmd)
+	}
+}
+
+// replace has a command call the script that looks at another clock.
+func (c *setClock) replace(cmd redis.Cmder) {
+	switch args := cmd.Args(); args[0] {
+	case "evalsha":
+		args[1] = c.shas[args[1].(string)]
+	case "eval":
+		args[1] = c.sources[args[1].(string)]
 	}
 }
 

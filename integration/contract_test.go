@@ -66,7 +66,7 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 		}
 	case http.StatusForbidden:
 		role := access.Service
-		if o.OperationID == "take" || o.OperationID == "refund" {
+		if o.OperationID == "take" || o.OperationID == "settle" || o.OperationID == "renew" {
 			role = access.Viewer
 		}
 		return []call{c.with("Authorization", "Bearer "+s.credential(access.Token, role).Secret)}
@@ -211,7 +211,7 @@ func TestRolesAndRoutes(t *testing.T) {
 	)
 	may := map[string]string{
 		"live": everybody, "live-head": everybody, "ready": everybody, "ready-head": everybody, "openapi": everybody, "docs": everybody, "load": everybody,
-		"take": decides, "refund": decides, "peek": looks, "usage": looks,
+		"take": decides, "settle": decides, "renew": decides, "peek": looks, "usage": looks,
 		"list-tiers": reads, "read-tier": reads, "create-tier": governs, "replace-tier": governs, "patch-tier": governs, "delete-tier": governs,
 		"list-subjects": reads, "read-subject": reads, "create-subject": changes, "replace-subject": changes, "patch-subject": changes, "delete-subject": changes,
 		"list-overrides": reads, "read-override": reads, "create-override": changes, "replace-override": changes, "patch-override": changes, "delete-override": changes,

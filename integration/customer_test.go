@@ -226,20 +226,21 @@ func TestTheServiceNeedsNoOwnership(t *testing.T) {
 	}
 }
 
-// A refund is known to every replica, and counts once whoever is asked.
-func TestARefundOnAnotherReplica(t *testing.T) {
+// A hold is known to every replica, and settled once whoever is asked.
+func TestAHoldIsSettledOnAnotherReplica(t *testing.T) {
 	url := newDatabase(t)
 	a, b := startReplica(t, redisServer.URL, url), startReplica(t, redisServer.URL, url)
 	id := newSubject(t)
-	d := a.must("take", id)
-	body := fmt.Sprintf(`{"id":%q}`, d.ID())
+	var d tierlimit.Decision
+	_, answer := a.want(200, "POST", a.public+"/v1/take", fmt.Sprintf(`{"subject":%q,"cost":3,"hold_ms":60000}`, id))
+	must(t, json.Unmarshal(answer, &d))
 	for i, r := range []*replica{b, a, b} {
-		_, answer := r.want(200, "POST", r.public+"/v1/refund", body)
-		if want := fmt.Sprintf("{\"refunded\":%t}\n", i == 0); string(answer) != want {
-			t.Errorf("refund %d: %s, want %s", i+1, answer, want)
+		_, answer := r.want(200, "POST", r.public+"/v1/settle", fmt.Sprintf(`{"id":%q,"cost":1}`, d.ID))
+		if want := fmt.Sprintf(`{"settled":%t,`, i == 0); !strings.HasPrefix(string(answer), want) {
+			t.Errorf("settled %d: %s, want %s", i+1, answer, want)
 		}
 	}
-	if d := a.must("peek", id); d.Windows[0].Used != 0 || d.Windows[1].Used != 0 {
-		t.Errorf("after the refund: %+v", d)
+	if d := a.must("peek", id); d.Windows[0].Used != 1 || d.Windows[1].Used != 1 {
+		t.Errorf("after the settlement: %+v", d)
 	}
 }

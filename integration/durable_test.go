@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -91,13 +92,13 @@ func TestLongWindowsSurviveRedis(t *testing.T) {
 			t.Errorf("a loss lifted the max: %+v", o)
 		}
 		take(t, s, id, 0, limits...)
-		one := take(t, s, id, 1, limits...) // it is noted with the next charge
-		take(t, s, id, 0, limits...)
+		hold := held(t, s, id, 1, limits...) // it is noted with the next charge
+		one := take(t, s, id, 0, limits...)
 		eventually(t, time.Second, "written", written(one.Counts[0].Used))
-		if _, err := s.Refund(t.Context(), refundOf(id, 1, &one, limits...)); err != nil {
-			t.Fatal(err)
+		if settled, err := s.Settle(t.Context(), tierlimit.Correction{Subject: id, ID: hold}); err != nil || !settled.Found {
+			t.Fatalf("%+v, %v", settled, err)
 		}
-		eventually(t, time.Second, "the refund is written", written(used))
+		eventually(t, time.Second, "the settlement is written", written(used))
 	}
 	// Looking alone finds a loss, too.
 	flushAll(t, client)
@@ -105,14 +106,16 @@ func TestLongWindowsSurviveRedis(t *testing.T) {
 	eventually(t, time.Second, "restored", func() bool { return take(t, s, id, 0, limits...).Counts[0].Used == 51 })
 }
 
-var nonces atomic.Uint64
-
-func refundOf(subject string, cost int64, o *tierlimit.Outcome, c ...tierlimit.Ceiling) tierlimit.Refund {
-	r := tierlimit.Refund{Subject: subject, Cost: cost, At: o.At, Nonce: nonces.Add(1)}
-	for i := range c {
-		r.Windows = append(r.Windows, tierlimit.RefundWindow{Limit: c[i].Name, End: o.Counts[i].End})
+// held charges with a hold, which must be allowed, and returns the hold.
+func held(t *testing.T, s tierlimit.Store, subject string, cost int64, c ...tierlimit.Ceiling) tierlimit.HoldID {
+	t.Helper()
+	in := charge(subject, cost, c...)
+	in.Hold = &tierlimit.Hold{For: time.Minute}
+	_, _ = rand.Read(in.Hold.ID[:])
+	if o, err := s.Take(t.Context(), in); err != nil || !o.Allowed {
+		t.Fatalf("%+v, %v", o, err)
 	}
-	return r
+	return in.Hold.ID
 }
 
 // What was reset stays forgiven, although the ledger had it.
@@ -204,35 +207,42 @@ func TestTheLedgerKeepsTheMost(t *testing.T) {
 	}
 }
 
-// A credit is for the window that was charged: one of an older window takes nothing off
-// the window that runs now, and of what runs nothing is forgotten.
-func TestTheLedgerCreditsTheWindowThatWasCharged(t *testing.T) {
+// A correction is for the window that was charged, and for what was seen before it: one of
+// an older window changes nothing of the window that runs now.
+func TestTheLedgerIsCorrected(t *testing.T) {
 	ledger := openCatalogue(t, newDatabase(t))
 	id := newSubject(t)
 	const older, end = 10_000, 20_000
-	must(t, ledger.NoteWindows(t.Context(), []durable.Window{{Subject: id, Limit: "per_day", Used: 9, End: end, At: 15_000}}))
 	for _, step := range []struct {
-		name   string
-		credit durable.Credit
-		want   int64
+		name string
+		seen durable.Window
+		want int64
 	}{
-		{"of the window before", durable.Credit{Limit: "per_day", Cost: 5, End: older}, 9},
-		{"of another limit", durable.Credit{Limit: "per_month", Cost: 5, End: end}, 9},
-		{"of this window", durable.Credit{Limit: "per_day", Cost: 5, End: end}, 4},
-		{"that leaves one", durable.Credit{Limit: "per_day", Cost: 3, End: end}, 1},
+		{"a charge", durable.Window{Used: 9, End: end, At: 15_000}, 9},
+		{"a correction of the window before", durable.Window{Used: 1, End: older, At: 9_000, Corrected: 9_000}, 9},
+		{"a correction from before what was seen", durable.Window{Used: 2, End: end, At: 14_000, Corrected: 14_000}, 9},
+		{"less, without a correction", durable.Window{Used: 3, End: end, At: 15_500}, 9},
+		{"a correction", durable.Window{Used: 4, End: end, At: 16_000, Corrected: 16_000}, 4},
+		{"what another replica saw before it", durable.Window{Used: 12, End: end, At: 15_900}, 4},
+		{"the same correction again", durable.Window{Used: 4, End: end, At: 16_000, Corrected: 16_000}, 4},
+		{"a charge after it", durable.Window{Used: 6, End: end, At: 16_001}, 6},
+		{"a correction that was overtaken", durable.Window{Used: 5, End: end, At: 16_000, Corrected: 16_000}, 6},
+		{"a correction and a charge", durable.Window{Used: 5, End: end, At: 17_500, Corrected: 17_000}, 5},
+		{"the next window", durable.Window{Used: 1, End: 2 * end, At: end}, 1},
 	} {
-		step.credit.Subject = id
-		must(t, ledger.NoteCredits(t.Context(), []durable.Credit{step.credit}))
+		step.seen.Subject, step.seen.Limit = id, "per_day"
+		must(t, ledger.NoteWindows(t.Context(), []durable.Window{step.seen}))
 		list, err := ledger.RunningWindows(t.Context(), []string{id}, 0)
 		if err != nil || len(list) != 1 || list[0].Used != step.want {
-			t.Fatalf("a credit %s: %+v, %v; want %d", step.name, list, err, step.want)
+			t.Fatalf("%s: %+v, %v; want %d", step.name, list, err, step.want)
 		}
 	}
-	must(t, ledger.ForgetEnded(t.Context(), end))
+	must(t, ledger.NoteWindows(t.Context(), []durable.Window{{Subject: newSubject(t), Limit: "per_day", Used: 9, End: 3 * end, At: end}}))
+	must(t, ledger.ForgetEnded(t.Context(), 2*end))
 	if list, err := ledger.RunningWindows(t.Context(), []string{id}, 0); err != nil || len(list) != 1 {
 		t.Errorf("a window that ends then is forgotten: %+v, %v", list, err)
 	}
-	must(t, ledger.ForgetEnded(t.Context(), end+1))
+	must(t, ledger.ForgetEnded(t.Context(), 2*end+1))
 	if list, err := ledger.RunningWindows(t.Context(), []string{id}, 0); err != nil || len(list) != 0 {
 		t.Errorf("a window that has ended is kept: %+v, %v", list, err)
 	}
@@ -320,7 +330,9 @@ func TestMadeUpSubjectsAreNoFloodOnTheLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := ledger.RunningWindows(t.Context(), append(ids, customer), time.Now().UnixMilli())
-	if err != nil || len(list) != 51 {
+	// The second charge of ids[77] may have been written by a look for losses, ahead of the
+	// 50 others.
+	if err != nil || len(list) < 51 || len(list) > 52 {
 		t.Fatalf("%d windows are written, %v", len(list), err)
 	}
 	seen := make(map[string]int64)

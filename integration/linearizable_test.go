@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -316,6 +317,90 @@ func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
 			admitted, unknown, counted = admitted+y.admitted.Load(), unknown+y.unknown.Load(), counted+n
 		}
 		row.tell("%d replies lost; %d confirmed, %d unknown, %d counted", cut.Load(), admitted, unknown, counted)
+		if moves > 0 {
+			row.tell("meanwhile slots were moved %d times", moves)
+		}
+	})
+}
+
+// However many replies are lost, and whichever replica is asked: each hold is settled once
+// at most, and what is charged is what was settled.
+func TestHoldsAreSettledAtMostOnceWhileRepliesAreLost(t *testing.T) {
+	onEachKind(t, func(t *testing.T, k *kind) {
+		row := record(t, "connections are cut on the replies to holds and settlements: "+k.name, "each hold is settled at most once, whoever is asked, and what is charged is what was settled")
+		const budget, estimate = 300 * time.Millisecond, 5
+		replicas := []*redisstore.Store{k.store(t, budget, k.wires), k.store(t, budget, k.wires), k.store(t, budget, k.wires)}
+		direct := k.store(t, testBudget, nil)
+		var cut atomic.Int64
+		var mu sync.Mutex
+		r := rand.New(rand.NewPCG(*faultSeed, 3))
+		k.wires.replies(func(reply proxy.Reply) proxy.Fate {
+			mu.Lock()
+			n := r.IntN(6)
+			mu.Unlock()
+			if !reply.Script || n > 1 {
+				return proxy.Fate{}
+			}
+			cut.Add(1)
+			return proxy.Fate{Cut: n == 1, Torn: n == 0}
+		})
+		subjects := newSubjects(t, 24)
+		moved := func() int { return 0 }
+		if k.shuffle != nil {
+			moved = k.shuffle(t, subjects)
+		}
+		var settled, unknown atomic.Int64
+		least, most := make([]int64, len(subjects)), make([]int64, len(subjects))
+		var wg sync.WaitGroup
+		for i, subject := range subjects {
+			r := rand.New(rand.NewPCG(*faultSeed, uint64(100+i)))
+			wg.Go(func() {
+				for cut.Load() < int64(*lostGoal) {
+					in := charge(subject, estimate, plenty)
+					in.Hold = &tierlimit.Hold{For: time.Hour}
+					_, _ = crand.Read(in.Hold.ID[:])
+					o, err := replicas[r.IntN(3)].Take(context.Background(), in)
+					if err == nil && !o.Allowed { // too many are open: those whose reply was lost
+						return
+					}
+					cost := r.Int64N(2 * estimate)
+					// Of a hold whose reply was lost nothing is known but that it may be there.
+					found, failed := false, err != nil
+					for range 4 {
+						c := tierlimit.Correction{Subject: subject, ID: in.Hold.ID, Cost: cost}
+						s, err := replicas[r.IntN(3)].Settle(context.Background(), c)
+						if err == nil {
+							if s.Found && found {
+								t.Errorf("%s: a hold was settled twice", subject)
+							}
+							found = found || s.Found
+							if !s.Found && !found && !failed {
+								t.Errorf("%s: an open hold was not found", subject)
+							}
+							continue
+						}
+						failed = true
+					}
+					switch {
+					case found:
+						settled.Add(1)
+						least[i], most[i] = least[i]+cost, most[i]+cost
+					default: // it was not made, is settled, or is still open
+						unknown.Add(1)
+						most[i] += max(cost, estimate)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		k.wires.replies(nil)
+		moves := moved()
+		for i, subject := range subjects {
+			if n := used(t, direct, subject, plenty); n < least[i] || n > most[i] {
+				t.Errorf("%s: %d used, want %d to %d", subject, n, least[i], most[i])
+			}
+		}
+		row.tell("%d replies lost; %d holds settled, of %d nothing is known", cut.Load(), settled.Load(), unknown.Load())
 		if moves > 0 {
 			row.tell("meanwhile slots were moved %d times", moves)
 		}

@@ -42,7 +42,7 @@ func clockClient(t *testing.T) (client *redis.Client, set func(time.Time)) {
 	admin := newClient(t, redisServer.URL, 5*time.Second)
 	key := fmt.Sprintf("clock-%d", time.Now().UnixNano())
 	c := &setClock{sources: map[string]string{}, shas: map[string]string{}}
-	for _, s := range []scripts.Script{scripts.Take, scripts.Reset, scripts.Refund, scripts.Restore} {
+	for _, s := range []scripts.Script{scripts.Take, scripts.Reset, scripts.Hold, scripts.Settle, scripts.Renew, scripts.Open, scripts.Restore} {
 		source := fmt.Sprintf(clockShim, key) + s.Source
 		sum := sha1.Sum([]byte(source))
 		c.sources[s.Source], c.shas[s.SHA] = source, hex.EncodeToString(sum[:])

@@ -408,7 +408,7 @@ func TestTheLeastRightsAreEnough(t *testing.T) {
 	admin := newClient(t, redisServer.URL, testBudget)
 	user := fmt.Sprintf("tl%d", time.Now().UnixNano())
 	err := admin.Do(t.Context(), "ACL", "SETUSER", user, "on", ">secret", "~tl:*", "-@all",
-		"+eval", "+evalsha", "+get", "+mget", "+set", "+setrange", "+del", "+time", "+pttl", "+pexpireat", "+ping", "+hello").Err()
+		"+eval", "+evalsha", "+get", "+mget", "+set", "+setrange", "+del", "+hget", "+hgetall", "+hset", "+hdel", "+time", "+pttl", "+pexpireat", "+ping", "+hello").Err()
 	if err != nil {
 		t.Fatal(err)
 	}

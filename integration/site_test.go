@@ -303,13 +303,17 @@ func (s *site) goodAs(id string) call {
 	switch id {
 	case "take", "peek":
 		return call{method: "POST", path: "/v1/" + id, body: fmt.Sprintf(`{"subject":%q,"scope":"search","cost":1}`, s.name("acct"))}
-	case "refund":
-		w := s.serve(s.public, "POST", "/v1/take", fmt.Sprintf(`{"subject":%q}`, s.name("acct")), "Authorization", "Bearer "+adminToken)
+	case "settle", "renew":
+		w := s.serve(s.public, "POST", "/v1/take", fmt.Sprintf(`{"subject":%q,"hold_ms":60000}`, s.name("acct")), "Authorization", "Bearer "+adminToken)
 		var d struct{ ID string }
 		if err := json.Unmarshal(w.Body.Bytes(), &d); err != nil || d.ID == "" {
 			s.Fatalf("take answers %s", w.Body)
 		}
-		return call{method: "POST", path: "/v1/refund", body: fmt.Sprintf(`{"id":%q}`, d.ID)}
+		body := fmt.Sprintf(`{"id":%q,"hold_ms":60000}`, d.ID)
+		if id == "settle" {
+			body = fmt.Sprintf(`{"id":%q,"cost":2,"costs":{"tokens":3}}`, d.ID)
+		}
+		return call{method: "POST", path: "/v1/" + id, body: body}
 	case "usage":
 		return call{method: "GET", path: "/v1/usage/acct_42"}
 	case "load":

@@ -89,7 +89,7 @@ func (a *authority) pool() *x509.CertPool {
 
 // leastRights is what README.md gives the Redis user of the service.
 var leastRights = []any{
-	"reset", "on", ">hunter2", "~tl:*", "-@all", "+eval", "+evalsha", "+get", "+mget", "+set", "+setrange", "+del",
+	"reset", "on", ">hunter2", "~tl:*", "-@all", "+eval", "+evalsha", "+get", "+mget", "+set", "+setrange", "+del", "+hget", "+hgetall", "+hset", "+hdel",
 	"+time", "+pttl", "+pexpireat", "+ping", "+hello", "+info", "+cluster|slots", "+asking", "+config|get",
 }
 
@@ -177,10 +177,15 @@ func everything(t *testing.T, s *redisstore.Store) {
 		_, err := s.Take(t.Context(), charge(subject, 1, perHour(1000)))
 		must(t, err)
 	}
-	o, err := s.Take(t.Context(), charge(subject, 1, perDay(1000)))
-	must(t, err)
-	if limits, err := s.Refund(t.Context(), refundOf(subject, 1, &o, perDay(1000))); err != nil || len(limits) != 1 {
-		t.Errorf("refund: %v, %v", limits, err)
+	hold := held(t, s, subject, 1, perDay(1000))
+	if found, err := s.Renew(t.Context(), tierlimit.Renewal{Subject: subject, ID: hold, For: time.Minute}); err != nil || !found {
+		t.Errorf("renew: %v, %v", found, err)
+	}
+	if list, err := s.Holds(t.Context(), subject); err != nil || len(list) != 1 {
+		t.Errorf("holds: %v, %v", list, err)
+	}
+	if settled, err := s.Settle(t.Context(), tierlimit.Correction{Subject: subject, ID: hold}); err != nil || len(settled.Limits) != 1 {
+		t.Errorf("settle: %+v, %v", settled, err)
 	}
 	must(t, s.Reset(t.Context(), subject, "per_day"))
 	must(t, s.Reset(t.Context(), subject))

@@ -91,11 +91,16 @@ local function slide(group, j, used_since, stop, layout, state)
   return used_since, stop
 end
 
+-- Whether a charge begins, or turns, the window of limit j.
+local function begins(group, j)
+  return group.begins or not group.own or group.own[j] > 0
+end
+
 -- Writes what is running: the windows of the group and those of other limits.
 local function rewrite(group, key, layout, state, charged)
   local entries, asked = {}, {}
   for j = 1, group.n do
-    local name = group.names[j]
+    local name, charged = group.names[j], charged and begins(group, j)
     asked[name] = true
     if turned[j] and not charged then -- as it was: only a charge turns a window
       entries[#entries + 1] = { name = name, used = previous[j], stop = turns[j] }
@@ -142,17 +147,22 @@ local function inspect(key, layout, state)
   end
 end
 
--- How many of count charges of cost fit. They are added to what was used.
+-- From hold.lua, group.own are the costs of limits, group.begins says that windows begin
+-- although they cost nothing, and group.wanted that this is a charge, whatever it costs.
+
+-- How many of count charges of cost fit. They are added to what was used. Where limits
+-- have costs of their own, hold.lua sees to it that count is 1.
 local function charge(group, cost, count)
+  local own = group.own
   for j = 1, group.n do
-    local counted = used[j] + weights[j]
-    if counted + cost * count > group.max[j] then
-      count = cost > 0 and math.max(0, floor((group.max[j] - counted) / cost)) or 0
+    local counted, each = used[j] + weights[j], own and own[j] or cost
+    if counted + each * count > group.max[j] and not (own and each == 0) then
+      count = each > 0 and math.max(0, floor((group.max[j] - counted) / each)) or 0
     end
   end
   if cost > 0 and count > 0 then
     for j = 1, group.n do
-      used[j] = math.min(used[j] + cost * count, MAX_USED)
+      used[j] = math.min(used[j] + (own and own[j] or cost) * count, MAX_USED)
     end
   end
   return count
@@ -209,8 +219,9 @@ return function(group, key, value)
       cost, count = group.costs[i], group.counts[i]
     end
     local made = charge(group, cost, count)
-    wanted = wanted or cost > 0
-    charged = charged or made > 0 and cost > 0
+    local counts = cost > 0 or group.begins
+    wanted = wanted or counts or group.wanted
+    charged = charged or made > 0 and counts
     admitted[i] = pack('>I7', made)
   end
 
@@ -225,7 +236,7 @@ return function(group, key, value)
     -- A shortened end is kept although the charge is denied: else a window that is full
     -- would be shortened anew with each charge, and never end. A read keeps nothing.
     for j = 1, n do
-      stops[j] = stops[j] or charged and group.latest[j] or nil
+      stops[j] = stops[j] or charged and begins(group, j) and group.latest[j] or nil
     end
     err = rewrite(group, key, layout, state, charged)
   else

@@ -2,8 +2,9 @@
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] when its windows were reset: the same kind of value, where used is when,
---         in milliseconds since the epoch. A period that goes on has the same end as
---         before, and a refund must not give back what was forgiven
+--         in milliseconds since the epoch: restore.lua must not put back what was forgiven
+-- KEYS[3] its open holds, see holds.lua: what they have charged is forgiven, and they stay
+--         open
 -- ARGV    the limits to forget; none: all of them
 -- returns 1, or an error for a key that does not hold counters
 --
@@ -11,6 +12,36 @@
 
 local key = KEYS[1]
 local now = time_ms()
+local forget = {}
+for i = 1, #ARGV do
+  forget[ARGV[i]], forget[ARGV[i] .. BEFORE] = true, true
+end
+
+local all = read_holds(KEYS[3])
+if all and all.count > 0 then
+  local list = redis.call('HGETALL', KEYS[3])
+  for i = 1, #list, 2 do
+    local hold, changed = list[i] ~= '' and cmsgpack.unpack(list[i + 1]), false
+    for j = 2, hold and #hold or 0, EACH do
+      if hold[j + 2] > 0 and (#ARGV == 0 or forget[hold[j]]) then
+        hold[j + 2], changed = 0, true
+      end
+    end
+    if changed then
+      redis.call('HSET', KEYS[3], list[i], cmsgpack.pack(hold))
+    end
+  end
+  for name, sum in pairs(all.limits) do
+    if #ARGV == 0 or forget[name] then
+      sum[2], sum[3] = 0, 0
+      if sum[1] == 0 then
+        all.limits[name] = nil
+      end
+    end
+  end
+  write_sum(KEYS[3], all)
+end
+
 local value = ask('GET', key)
 local layout, state
 if type(value) == 'string' then
@@ -25,10 +56,7 @@ elseif not layout then
   return type(value) == 'table' and value or state
 end
 
-local forget, kept, resets = {}, {}, resets_of(KEYS[2], now)
-for i = 1, #ARGV do
-  forget[ARGV[i]], forget[ARGV[i] .. BEFORE] = true, true
-end
+local kept, resets = {}, resets_of(KEYS[2], now)
 local ends = resets.ends
 for i = 1, layout.n do
   local name, stop = layout.names[i], math.min(state[layout.n + i], now + 2 * MAX_LENGTH)

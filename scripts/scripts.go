@@ -23,8 +23,11 @@ type Script struct {
 // The scripts.
 var (
 	Take    = script(read("time.lua"), read("lone.lua"), "local function make_any(now)\n", read("value.lua"), read("any.lua"), "end\n", read("take.lua"))
-	Reset   = script(read("time.lua"), read("value.lua"), read("reset.lua"))
-	Refund  = script(read("time.lua"), read("value.lua"), read("refund.lua"))
+	Hold    = script(read("time.lua"), read("value.lua"), read("holds.lua"), "local function make_any(now)\n", read("any.lua"), "end\n", read("hold.lua"))
+	Settle  = script(read("time.lua"), read("value.lua"), read("holds.lua"), read("settle.lua"))
+	Renew   = script(read("time.lua"), read("value.lua"), read("holds.lua"), read("renew.lua"))
+	Open    = script(read("time.lua"), read("value.lua"), read("holds.lua"), read("open.lua"))
+	Reset   = script(read("time.lua"), read("value.lua"), read("holds.lua"), read("reset.lua"))
 	Restore = script(read("time.lua"), read("value.lua"), read("restore.lua"))
 	Show    = script(read("show.lua"))
 )

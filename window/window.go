@@ -27,6 +27,10 @@ const (
 	Week    Kind = 2 // a calendar week from Monday on, or from the anchor's weekday
 	Month   Kind = 3 // a calendar month, or from the anchor's day of the month
 	Sliding Kind = 4 // of a fixed length; the window before counts too, by Weighted
+
+	// Concurrent is no window: it counts the holds that are open now. Nothing here but
+	// Later and Wait is for it.
+	Concurrent Kind = 5
 )
 
 // A Spec says how a limit counts over time. The zero Spec is not valid: a fixed

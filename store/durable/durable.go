@@ -9,8 +9,8 @@
 // What can be lost is what was charged since the ledger was last written, which is
 // [Config.Every] and the time of a write. Where several processes charge a subject it can be as much again as
 // was charged between the loss and the repair, which takes a moment after the first
-// charge. Until then a subject may use its max again. A refund that was on its way may be lost or given
-// twice. That a store has come back with older counts than it had is not
+// charge. Until then a subject may use its max again. Open holds are not noted: a loss
+// leaves their estimates charged. That a store has come back with older counts than it had is not
 // noticed.
 package durable
 
@@ -18,7 +18,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,13 +36,9 @@ type Window struct {
 	Used           int64
 	End            int64 // when it ends
 	At             int64 // when it was seen so
-}
-
-// A Credit is a charge that was given back.
-type Credit struct {
-	Subject, Limit string
-	Cost           int64
-	End            int64 // of the window
+	// Corrected is when a hold was settled that had charged the window, 0 if none was: what
+	// was seen up to then does not count.
+	Corrected int64
 }
 
 // A Reset is usage that was forgiven.
@@ -63,12 +58,10 @@ type Loss struct {
 // A Ledger holds windows that outlive the store. It is safe for concurrent use by
 // many processes.
 type Ledger interface {
-	// NoteWindows keeps of each window the most that was seen, whatever comes in
-	// which order, and the earliest end. One that seems begun while another runs
-	// leaves that as it is.
+	// NoteWindows keeps of each window the most that was seen since it was last
+	// corrected, whatever comes in which order, and the earliest end. One that seems
+	// begun while another runs leaves that as it is.
 	NoteWindows(ctx context.Context, list []Window) error
-	// NoteCredits takes charges off.
-	NoteCredits(ctx context.Context, list []Credit) error
 	// NoteResets forgets, also what is noted later and was seen before.
 	NoteResets(ctx context.Context, list []Reset) error
 	// ForgetEnded removes what ended before an instant.
@@ -190,6 +183,9 @@ func (s *Store) note(c *tierlimit.Charge, o *tierlimit.Outcome) {
 		}
 		count := &o.Counts[i]
 		w := Window{Limit: c.Ceilings.Name(i), Used: count.Used, End: count.End, At: o.At}
+		if c.Ceilings.At(i).Release { // an expired hold may have given something back
+			w.Corrected = o.At
+		}
 		switch {
 		case count.Began:
 			s.suspect(c.Subject, loss{Window: w, begun: count.End, seen: o.At})
@@ -213,7 +209,7 @@ func (s *Store) lookAgain(c *tierlimit.Charge) {
 
 // long reports whether a window is noted.
 func long(s window.Spec) bool {
-	return s.Kind != window.Sliding && (s.Kind != window.Fixed || s.Length >= MinLength.Milliseconds())
+	return s.Kind != window.Sliding && s.Kind != window.Concurrent && (s.Kind != window.Fixed || s.Length >= MinLength.Milliseconds())
 }
 
 // Reset implements tierlimit.Store. The ledger is told before it returns, or as soon
@@ -246,15 +242,23 @@ var nothingLong = func() *tierlimit.Ceilings {
 	return c
 }()
 
-// Refund implements tierlimit.Store.
-func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
-	limits, err := s.inner.Refund(ctx, r)
-	if len(limits) > 0 {
-		for _, w := range r.Windows {
-			if w.Length == 0 && slices.Contains(limits, w.Limit) { // it does not slide, and was given back
-				s.notes.credit(Credit{Subject: r.Subject, Limit: w.Limit, Cost: r.Cost, End: w.End})
-			}
+// Settle implements tierlimit.HoldStore.
+func (s *Store) Settle(ctx context.Context, c tierlimit.Correction) (tierlimit.Settlement, error) {
+	settled, err := s.inner.Settle(ctx, c)
+	for _, l := range settled.Limits {
+		if !l.Ended && l.Cost != l.Estimate && long(l.Spec) {
+			s.notes.add(c.Subject, Window{Limit: l.Limit, Used: l.Used, End: l.End, At: settled.At, Corrected: settled.At})
 		}
 	}
-	return limits, err
+	return settled, err
+}
+
+// Renew implements tierlimit.HoldStore.
+func (s *Store) Renew(ctx context.Context, r tierlimit.Renewal) (bool, error) {
+	return s.inner.Renew(ctx, r)
+}
+
+// Holds implements tierlimit.HoldStore.
+func (s *Store) Holds(ctx context.Context, subject string) ([]tierlimit.OpenHold, error) {
+	return s.inner.Holds(ctx, subject)
 }

@@ -26,7 +26,6 @@ type counters struct {
 	restored []durable.Loss // guarded by mu: all that was asked for
 	answers  int            // guarded by mu: how many of them it says it changed; -1: all
 	err      error          // guarded by mu
-	gave     []string       // guarded by mu: what a refund gives back; nil: what the store does
 }
 
 func (c *counters) Restore(_ context.Context, list []durable.Loss) (int, error) {
@@ -37,13 +36,6 @@ func (c *counters) Restore(_ context.Context, list []durable.Loss) (int, error) 
 		return c.answers, c.err
 	}
 	return len(list), c.err
-}
-
-func (c *counters) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
-	if c.gave != nil {
-		return c.gave, nil
-	}
-	return c.Store.Refund(ctx, r)
 }
 
 // losses returns all that was to be restored.
@@ -60,7 +52,6 @@ type ledger struct {
 	mu        sync.Mutex
 	down      error            // guarded by mu
 	windows   []durable.Window // guarded by mu: noted, the latest of each last
-	credits   []durable.Credit // guarded by mu
 	resets    []durable.Reset  // guarded by mu
 	order     []string         // guarded by mu: what was written, in order
 	forgotten []int64          // guarded by mu
@@ -85,13 +76,6 @@ func (l *ledger) NoteWindows(_ context.Context, list []durable.Window) error {
 		l.windows = append(l.windows, w)
 	}
 	return nil
-}
-
-func (l *ledger) NoteCredits(_ context.Context, list []durable.Credit) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.credits = append(l.credits, list...)
-	return l.note("credits")
 }
 
 func (l *ledger) NoteResets(_ context.Context, list []durable.Reset) error {
@@ -368,28 +352,50 @@ func TestAResetWaitsForTheLedger(t *testing.T) {
 	})
 }
 
-// Of a refund those windows are credited that were given back, and no others.
-func TestARefundCreditsWhatWasGivenBack(t *testing.T) {
+// What a settlement changed is noted of long windows, whatever was noted of them before or
+// is on its way.
+func TestASettlementIsNoted(t *testing.T) {
 	bubble(t, durable.Config{Every: time.Hour}, func(f *field) {
 		slides := tierlimit.Ceiling{Name: "slides", Max: 1000, Window: tierlimit.Window{Length: 48 * time.Hour}, Sliding: true}
-		o := f.take("acct_42", 5, perDay(), perMonth(), slides)
-		r := tierlimit.Refund{Subject: "acct_42", Cost: 5, Nonce: 7, At: o.At, Windows: []tierlimit.RefundWindow{
-			{Limit: "per_day", End: o.Counts[0].End},
-			{Limit: "per_month", End: o.Counts[1].End},
-			{Limit: "slides", End: o.Counts[2].End, Length: (48 * time.Hour).Milliseconds()},
-		}}
-		f.inner.gave = []string{"per_month", "slides"}
-		if limits, err := f.store.Refund(context.Background(), r); err != nil || len(limits) != 2 {
-			f.Fatalf("%v, %v", limits, err)
+		short := tierlimit.Ceiling{Name: "short", Max: 1000, Window: tierlimit.Window{Length: time.Hour}}
+		c := storetest.Charge("acct_42", 5, perDay(), perMonth(), short, slides)
+		hold := func() *tierlimit.Hold {
+			c.Hold = &tierlimit.Hold{For: time.Hour}
+			c.Hold.ID[0] = 1
+			if o, err := f.store.Take(context.Background(), c); err != nil || !o.Allowed {
+				f.Fatalf("%+v, %v", o, err)
+			}
+			return c.Hold
 		}
-		f.inner.gave = []string{}
-		if _, err := f.store.Refund(context.Background(), r); err != nil {
+		settle := func(cost int64) {
+			if s, err := f.store.Settle(context.Background(), tierlimit.Correction{Subject: "acct_42", ID: hold().ID, Cost: cost}); err != nil || !s.Found {
+				f.Fatalf("%+v, %v", s, err)
+			}
+		}
+		f.take("acct_42", 10, perDay(), perMonth(), short, slides)
+		f.flush()
+		time.Sleep(time.Second)
+		settle(2) // within the second: nothing of the hold is written yet
+		f.flush()
+		f.wantUsed("acct_42", "per_day", 12)
+		f.wantUsed("acct_42", "per_month", 12)
+		time.Sleep(time.Second)
+		hold()
+		f.flush()
+		f.wantUsed("acct_42", "per_day", 17)
+		time.Sleep(time.Second)
+		if _, err := f.store.Settle(context.Background(), tierlimit.Correction{Subject: "acct_42", ID: c.Hold.ID}); err != nil {
 			f.Fatal(err)
 		}
 		f.flush()
-		want := []durable.Credit{{Subject: "acct_42", Limit: "per_month", Cost: 5, End: o.Counts[1].End}}
-		if !slices.Equal(f.ledger.credits, want) {
-			f.Errorf("credited %+v, want %+v", f.ledger.credits, want)
+		f.wantUsed("acct_42", "per_day", 12)
+		settle(100)
+		f.flush()
+		f.wantUsed("acct_42", "per_day", 112)
+		for _, w := range f.ledger.windows {
+			if w.Limit != "per_day" && w.Limit != "per_month" {
+				f.Errorf("noted: %+v", w)
+			}
 		}
 	})
 }

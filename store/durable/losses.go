@@ -275,7 +275,7 @@ func (s *Store) restoreRound(ctx context.Context) (restored int, err error) {
 // known returns what the ledger has of those who wait, once it has what this process
 // knows.
 func (s *Store) known(ctx context.Context, some map[string]*suspect) (map[string][]Window, error) {
-	if err := s.flushRare(ctx); err != nil {
+	if err := s.flushResets(ctx); err != nil {
 		return nil, err
 	}
 	subjects := make([]string, 0, len(some))

@@ -18,9 +18,8 @@ type notes struct {
 	shards   [noteShards]noteShard
 
 	mu      sync.Mutex
-	credits []Credit // guarded by mu
-	resets  []Reset  // guarded by mu
-	dropped int      // guarded by mu: for want of room
+	resets  []Reset // guarded by mu
+	dropped int     // guarded by mu: for want of room
 }
 
 type noteShard struct {
@@ -29,8 +28,8 @@ type noteShard struct {
 	dropped int                 // guarded by mu
 }
 
-// maxRare bounds the credits and resets that wait, each.
-const maxRare = 100_000
+// maxResets bounds the resets that wait.
+const maxResets = 100_000
 
 func (n *notes) start(subjects int) {
 	n.seed, n.perShard = maphash.MakeSeed(), max(1, subjects/noteShards)
@@ -55,17 +54,31 @@ func (n *notes) add(subject string, w Window) {
 		return
 	}
 	for i := range list {
-		old := &list[i]
-		if old.Limit != w.Limit {
-			continue
+		if old := &list[i]; old.Limit == w.Limit {
+			*old = old.then(w)
+			return
 		}
-		if old.End <= w.At || w.End <= old.End && w.End > old.At && w.Used >= old.Used {
-			w.At = max(w.At, old.At)
-			*old = w
-		}
-		return
 	}
 	sh.windows[subject] = append(list, w)
+}
+
+// then returns what is known of a window of which w is seen too, in whichever order.
+func (old Window) then(w Window) Window {
+	switch {
+	case old.End <= w.At:
+		return w // the next window
+	case w.End > old.End || w.End <= old.At:
+		return old // begun while another ran
+	case w.Corrected > old.Corrected && w.At >= old.At:
+		return w
+	case w.At <= old.Corrected:
+		return old
+	}
+	old.Corrected = max(old.Corrected, w.Corrected)
+	if w.Used >= old.Used {
+		old.Used, old.End, old.At = w.Used, w.End, max(w.At, old.At)
+	}
+	return old
 }
 
 // forget drops what is noted of usage that was forgiven.
@@ -83,27 +96,23 @@ func (r *Reset) forgives(limit string) bool {
 	return len(r.Limits) == 0 || slices.Contains(r.Limits, limit)
 }
 
-func (n *notes) credit(c Credit) { keepRare(n, &n.credits, c) }
-
-func (n *notes) reset(r Reset) { keepRare(n, &n.resets, r) }
-
-func keepRare[T any](n *notes, list *[]T, one T) {
+func (n *notes) reset(r Reset) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(*list) < maxRare {
-		*list = append(*list, one)
+	if len(n.resets) < maxResets {
+		n.resets = append(n.resets, r)
 	} else {
 		n.dropped++
 	}
 }
 
-// takeRare returns the resets and credits that wait, which wait no more.
-func (n *notes) takeRare() (resets []Reset, credits []Credit, dropped int) {
+// takeResets returns the resets that wait, which wait no more.
+func (n *notes) takeResets() (resets []Reset, dropped int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	resets, credits, dropped = n.resets, n.credits, n.dropped
-	n.resets, n.credits, n.dropped = nil, nil, 0
-	return resets, credits, dropped
+	resets, dropped = n.resets, n.dropped
+	n.resets, n.dropped = nil, 0
+	return resets, dropped
 }
 
 // takeAll returns the windows that wait, which wait no more.
@@ -183,7 +192,7 @@ func (s *Store) write(ctx context.Context) {
 func (s *Store) flush(ctx context.Context) error {
 	s.working.Lock()
 	defer s.working.Unlock()
-	if err := s.flushRare(ctx); err != nil {
+	if err := s.flushResets(ctx); err != nil {
 		return err
 	}
 	windows, dropped := s.notes.takeAll()
@@ -195,22 +204,15 @@ func (s *Store) flush(ctx context.Context) error {
 	return s.writeWindows(ctx, s.worthwhile(windows))
 }
 
-// flushRare writes resets and then credits, which what was charged since comes after.
-func (s *Store) flushRare(ctx context.Context) error {
-	resets, credits, dropped := s.notes.takeRare()
+// flushResets writes resets, which what was charged since comes after.
+func (s *Store) flushResets(ctx context.Context) error {
+	resets, dropped := s.notes.takeResets()
 	if dropped > 0 {
 		s.forgotten.Add(dropped, func(total int64) {
-			s.cfg.Logger.Error("durable: more resets and refunds wait to be written than there is room for: the last ones are not known after a loss", "dropped", total)
+			s.cfg.Logger.Error("durable: more resets wait to be written than there is room for: the last ones are not known after a loss", "dropped", total)
 		})
 	}
-	err := inBatches(resets, s.cfg.Batch, func(batch []Reset) error { return s.ledger.NoteResets(ctx, batch) }, s.notes.reset)
-	if err != nil {
-		for _, c := range credits {
-			s.notes.credit(c)
-		}
-		return err
-	}
-	return inBatches(credits, s.cfg.Batch, func(batch []Credit) error { return s.ledger.NoteCredits(ctx, batch) }, s.notes.credit)
+	return inBatches(resets, s.cfg.Batch, func(batch []Reset) error { return s.ledger.NoteResets(ctx, batch) }, s.notes.reset)
 }
 
 func (s *Store) writeWindows(ctx context.Context, windows []Window) error {

@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Now         func() time.Time // the clock; default time.Now
 	MaxSubjects int              // most subjects held at once; default 1,000,000
+	MaxHolds    int              // most holds that a subject has open at a time; default tierlimit.DefaultMaxHolds
 }
 
 // DefaultMaxSubjects is how many subjects a Store holds unless told otherwise: about
@@ -38,6 +39,7 @@ const DefaultMaxSubjects = 1_000_000
 type Store struct {
 	now     func() time.Time
 	most    int64
+	holds   int
 	seed    maphash.Seed
 	shards  [shardCount]shard
 	held    atomic.Int64 // subjects
@@ -67,7 +69,10 @@ func New(cfg Config) *Store {
 	if cfg.MaxSubjects <= 0 {
 		cfg.MaxSubjects = DefaultMaxSubjects
 	}
-	s := &Store{now: cfg.Now, most: int64(cfg.MaxSubjects), seed: maphash.MakeSeed()}
+	if cfg.MaxHolds <= 0 {
+		cfg.MaxHolds = tierlimit.DefaultMaxHolds
+	}
+	s := &Store{now: cfg.Now, most: int64(cfg.MaxSubjects), holds: cfg.MaxHolds, seed: maphash.MakeSeed()}
 	for i := range s.shards {
 		s.shards[i].records = make(map[string]*record)
 	}
@@ -112,6 +117,7 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 		rec = &record{unknown: c.Unknown}
 	} else {
 		s.recognise(rec, c.Unknown)
+		rec.expire(now)
 	}
 	n := c.Ceilings.Len()
 	o = tierlimit.Outcome{Allowed: true, Counts: make([]tierlimit.Count, n), Source: tierlimit.SourceMemory, At: now}
@@ -120,16 +126,26 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 	}
 	var windows [tierlimit.MaxLimits]counted
 	for i := range n {
-		spec, most := c.Ceilings.Spec(i), c.Ceilings.Max(i)
-		windows[i] = rec.find(c.Ceilings.Name(i), spec, now)
-		o.Counts[i].State = spec.State(windows[i].Stored, now)
+		spec, most, cost := c.Ceilings.Spec(i), c.Ceilings.Max(i), c.CostOf(i)
+		var own int64 // of what is used, what this process granted by itself
+		if spec.Kind == window.Concurrent {
+			o.Counts[i].State = rec.placesOf(c.Ceilings.Name(i), now)
+			own = o.Counts[i].Used
+		} else {
+			windows[i] = rec.find(c.Ceilings.Name(i), spec, now)
+			o.Counts[i].State = spec.State(windows[i].Stored, now)
+			own = windows[i].own
+		}
 		if replicas > 0 {
-			most = share(most, o.Counts[i].Used-windows[i].own, replicas)
+			most = share(most, o.Counts[i].Used-own, replicas)
 			o.Maxes[i] = most
 		}
-		if most != tierlimit.Unlimited && o.Counts[i].Used+c.Cost > most {
+		if most != tierlimit.Unlimited && o.Counts[i].Used+cost > most && (cost > 0 || c.Cost == 0) {
 			o.Allowed = false
 		}
+	}
+	if c.Cost > 0 && c.Hold != nil && len(rec.holds) >= s.holds {
+		o.Allowed, o.TooManyHolds, o.FirstExpiry = false, true, rec.firstExpiry()-now
 	}
 	switch {
 	case c.Cost == 0:
@@ -141,20 +157,53 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 		return o, true
 	default:
 		rec.charge(c, windows[:n], now)
+		if c.Hold != nil {
+			rec.open(c, windows[:n], now)
+		}
 		for i := range n {
-			o.Counts[i] = tierlimit.Count{State: c.Ceilings.Spec(i).State(windows[i].Stored, now), Began: o.Counts[i].End == 0}
+			if spec := c.Ceilings.Spec(i); spec.Kind == window.Concurrent {
+				o.Counts[i].State = rec.placesOf(c.Ceilings.Name(i), now)
+			} else if c.Begins(i) {
+				o.Counts[i] = tierlimit.Count{State: spec.State(windows[i].Stored, now), Began: o.Counts[i].End == 0}
+			}
+		}
+	}
+	for i := range n {
+		if c.Held || c.Hold != nil {
+			o.Counts[i].Held, _, _ = rec.held(c.Ceilings.Name(i), windows[i].End)
 		}
 	}
 	return o, false
 }
 
-// charge adds the cost of c to windows that were found, and keeps them.
+// placesOf returns how many holds have a place under a concurrent limit.
+func (r *record) placesOf(limit string, now int64) (s window.State) {
+	_, places, first := r.held(limit, 0)
+	if s.Used = places; first > now {
+		s.Reset = first - now
+	}
+	return s
+}
+
+func (r *record) firstExpiry() int64 {
+	_, _, first := r.held("", 0)
+	return first
+}
+
+// charge adds what c costs to windows that were found, and keeps them.
 func (r *record) charge(c *tierlimit.Charge, windows []counted, now int64) {
 	r.dropEnded(now)
 	for i := range windows {
-		w := &windows[i]
-		w.limit, w.own = c.Ceilings.Name(i), w.own+c.Cost
-		w.Stored = c.Ceilings.Spec(i).Charge(w.Stored, c.Cost, now)
+		w, cost := &windows[i], c.CostOf(i)
+		if c.Ceilings.Spec(i).Kind == window.Concurrent {
+			continue
+		}
+		if !c.Begins(i) {
+			r.shorten(c.Ceilings.Name(i), c.Ceilings.Spec(i), now)
+			continue
+		}
+		w.limit, w.own = c.Ceilings.Name(i), w.own+cost
+		w.Stored = c.Ceilings.Spec(i).Charge(w.Stored, cost, now)
 		r.put(*w)
 	}
 }
@@ -209,21 +258,6 @@ func storedOf(spec window.Spec, state *window.State, now int64) window.Stored {
 	return window.Stored{Used: state.Used, End: now + state.Reset}
 }
 
-// Refund implements tierlimit.Store.
-func (s *Store) Refund(_ context.Context, r tierlimit.Refund) ([]string, error) {
-	if err := r.Validate(); err != nil {
-		return nil, err
-	}
-	sh := s.shard(r.Subject)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	rec := sh.records[r.Subject]
-	if rec == nil {
-		return nil, nil
-	}
-	return rec.refund(&r, s.now().UnixMilli()), nil
-}
-
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(_ context.Context, subject string, limits ...string) error {
 	sh := s.shard(subject)
@@ -234,7 +268,8 @@ func (s *Store) Reset(_ context.Context, subject string, limits ...string) error
 		return nil
 	}
 	now := s.now().UnixMilli()
-	rec.forget(limits, now)
+	rec.expire(now)
+	rec.forget(limits)
 	if rec.ended(now) {
 		s.remove(sh, subject, rec)
 	}

@@ -206,35 +206,6 @@ func TestAShareBeginsWhereTheStoreWas(t *testing.T) {
 	}
 }
 
-// Each refund looked through all that had been refunded before.
-func TestManyRefundsAreRemembered(t *testing.T) {
-	c := newClock()
-	s := memstore.New(memstore.Config{Now: c.Now})
-	charge := perMinute("acct_42", 1<<40)
-	o, err := s.Take(t.Context(), charge)
-	if err != nil {
-		t.Fatal(err)
-	}
-	refund := tierlimit.Refund{
-		Subject: "acct_42", Cost: 1, At: o.At, Windows: []tierlimit.RefundWindow{{Limit: "per_minute", End: o.Counts[0].End}},
-	}
-	for nonce := uint64(1); nonce <= 10_000; nonce++ {
-		if _, err := s.Take(t.Context(), charge); err != nil {
-			t.Fatal(err)
-		}
-		refund.Nonce = nonce
-		if limits, err := s.Refund(t.Context(), refund); err != nil || len(limits) != 1 {
-			t.Fatalf("%v, %v", limits, err)
-		}
-	}
-	for nonce := uint64(1); nonce <= 10_000; nonce += 1000 {
-		refund.Nonce = nonce
-		if limits, err := s.Refund(t.Context(), refund); err != nil || limits != nil {
-			t.Fatalf("%d again: %v, %v", nonce, limits, err)
-		}
-	}
-}
-
 // What was used in a sliding window before an outage counts in it.
 func TestASlidingWindowIsNotWholeWhenAnOutageBegins(t *testing.T) {
 	c := newClock()

@@ -10,11 +10,11 @@ import (
 // A record is one subject's windows. A plan has a few, so a slice that is searched
 // beats a map.
 type record struct {
-	unknown  bool // nobody known: see tierlimit.Charge
-	windows  []counted
-	refunded map[uint64]int64 // charges that were refunded, by nonce, and when that no longer matters
-	prune    int              // look for refunds that no longer matter at so many
-	resets   []reset
+	unknown bool // nobody known: see tierlimit.Charge
+	windows []counted
+	holds   map[tierlimit.HoldID]*hold
+
+	nextExpiry int64 // no hold expires sooner
 }
 
 // A counted window is one of a limit.
@@ -50,14 +50,6 @@ func (r *record) see(limit string, stored window.Stored, at, now int64) {
 		}
 	}
 	r.put(w)
-}
-
-// A reset is remembered while the window that was reset would run: a period that goes
-// on has the same end as before, and a refund must not give back what was forgiven.
-type reset struct {
-	limit string
-	at    int64
-	end   int64
 }
 
 // find returns the window of a limit as it stands at now; its limit is "" if it is not
@@ -98,72 +90,22 @@ func (r *record) shorten(limit string, spec window.Spec, now int64) {
 	}
 }
 
-// refund takes off what f still can, and returns of which limits.
-func (r *record) refund(f *tierlimit.Refund, now int64) (limits []string) {
-	if _, again := r.refunded[f.Nonce]; again {
-		return nil
-	}
-	for i := range f.Windows {
-		asked := &f.Windows[i]
-		at := r.index(asked.Limit)
-		if at < 0 {
-			continue
-		}
-		w := &r.windows[at]
-		if w.End == asked.End+asked.Length && asked.End > now && w.Used > 0 && f.At > r.resetAt(asked.Limit) {
-			w.Used = max(w.Used-f.Cost, 0)
-			limits = append(limits, asked.Limit)
-		}
-	}
-	if limits != nil {
-		r.remember(f.Nonce, f.LastEnd(), now)
-	}
-	return limits
-}
-
-// remember keeps a nonce until end.
-func (r *record) remember(nonce uint64, end, now int64) {
-	if r.refunded == nil {
-		r.refunded = make(map[uint64]int64)
-	}
-	if len(r.refunded) >= r.prune {
-		for old, ends := range r.refunded {
-			if ends <= now {
-				delete(r.refunded, old)
-			}
-		}
-		r.prune = 2*len(r.refunded) + 16
-	}
-	r.refunded[nonce] = end
-}
-
 func (r *record) dropEnded(now int64) {
 	r.windows = slices.DeleteFunc(r.windows, func(w counted) bool { return w.End <= now })
 }
 
-// forget drops the windows of the limits, or of all where none is named, and remembers
-// when.
-func (r *record) forget(limits []string, now int64) {
-	r.resets = slices.DeleteFunc(r.resets, func(one reset) bool { return one.end <= now })
-	r.windows = slices.DeleteFunc(r.windows, func(w counted) bool {
-		if len(limits) > 0 && !slices.Contains(limits, w.limit) {
-			return false
-		}
-		if w.End > now {
-			r.resets = append(r.resets, reset{w.limit, now, w.End})
-		}
-		return true
-	})
-}
-
-// resetAt returns when the limit's window was reset last, 0 if it was not.
-func (r *record) resetAt(limit string) (at int64) {
-	for _, one := range r.resets {
-		if one.limit == limit {
-			at = max(at, one.at)
+// forget drops the windows of the limits, or of all where none is named. What open holds
+// have charged to them is forgiven.
+func (r *record) forget(limits []string) {
+	named := func(limit string) bool { return len(limits) == 0 || slices.Contains(limits, limit) }
+	r.windows = slices.DeleteFunc(r.windows, func(w counted) bool { return named(w.limit) })
+	for _, h := range r.holds {
+		for i := range h.limits {
+			if c := &h.limits[i]; named(c.limit) {
+				c.end, c.turns = 0, 0
+			}
 		}
 	}
-	return at
 }
 
 // ended reports whether nothing in r matters any more.
@@ -173,13 +115,8 @@ func (r *record) ended(now int64) bool {
 			return false
 		}
 	}
-	for _, one := range r.resets {
-		if one.end > now {
-			return false
-		}
-	}
-	for _, end := range r.refunded {
-		if end > now {
+	for _, h := range r.holds {
+		if h.expires > now {
 			return false
 		}
 	}

@@ -16,11 +16,12 @@ import (
 // A batch is the charges that travel in one call. Charges of one subject against the
 // same ceilings are one entry, and are decided in the order they came.
 type batch struct {
-	entries []entry
-	again   bool                // a subject is in more than one entry
-	runs    int                 // of all entries
-	charges int                 // of all runs
-	index   [2 * maxBatch]int16 // hash table: 1 + the index of an entry; 0 is free
+	entries  []entry
+	commands commands
+	again    bool                // a subject is in more than one entry
+	runs     int                 // of all entries
+	charges  int                 // of all runs
+	index    [2 * maxBatch]int16 // hash table: 1 + the index of an entry; 0 is free
 
 	// Guarded by the line's mu.
 	state    state
@@ -74,10 +75,11 @@ type run struct {
 // sent returns how many charges of r leave.
 func (r *run) sent() int64 { return r.came - int64(len(r.withdrawn)) }
 
-// A ticket is where a caller finds the outcome of its charge.
+// A ticket is where a caller finds the outcome of its charge, or of its command.
 type ticket struct {
 	batch      *batch
 	signal     chan struct{}
+	command    *command
 	entry, run int
 	rank       int64 // in the run
 }
@@ -129,6 +131,23 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) ticket
 	}
 	r := &e.runs[last]
 	r.came++
+	b.expect(deadline)
+	return ticket{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}
+}
+
+// addCommand returns the zero ticket if b has no room for the command.
+func (b *batch) addCommand(c *command, deadline time.Time) ticket {
+	if len(b.commands) == maxBatch {
+		return ticket{}
+	}
+	c.err = errUnanswered
+	b.commands = append(b.commands, c)
+	b.expect(deadline)
+	return ticket{batch: b, signal: b.signal, command: c}
+}
+
+// expect counts one more caller, who waits until deadline.
+func (b *batch) expect(deadline time.Time) {
 	b.charges++
 	if b.deadline.IsZero() || deadline.Before(b.deadline) {
 		b.deadline = deadline
@@ -137,7 +156,6 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) ticket
 		b.latest = deadline
 	}
 	b.looking.Add(1)
-	return ticket{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}
 }
 
 // find returns the index of the entry for a charge, -1 if there is none.
@@ -175,7 +193,8 @@ func (b *batch) rest() {
 		e := &b.entries[i]
 		e.subject, e.ceilings, e.err, e.answer = "", nil, nil, answer{}
 	}
-	b.entries, b.runs, b.charges = b.entries[:0], 0, 0
+	clear(b.commands)
+	b.entries, b.commands, b.runs, b.charges = b.entries[:0], b.commands[:0], 0, 0
 	clear(b.index[:])
 	b.frame.rest()
 }
@@ -190,8 +209,12 @@ func (e *entry) leaves() bool {
 	return false
 }
 
-// withdraw takes back a charge that has not left. The line's mu is held.
+// withdraw takes back a charge or a command that has not left. The line's mu is held.
 func (t *ticket) withdraw() {
+	if t.command != nil {
+		t.command.withdrawn = true
+		return
+	}
 	r := &t.batch.entries[t.entry].runs[t.run]
 	at, _ := slices.BinarySearch(r.withdrawn, t.rank)
 	r.withdrawn = slices.Insert(r.withdrawn, at, t.rank)

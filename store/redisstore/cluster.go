@@ -136,25 +136,26 @@ func (c *cluster) wait() { c.first.running.Wait() }
 
 // call charges a batch.
 func (c *cluster) call(ctx context.Context, master *redis.Client, b *batch) error {
-	unknown := c.take(ctx, master, &b.frame, b.frame.entries(), false)
-	for len(unknown) > 0 { // each time the first is made, at least
-		unknown = c.take(ctx, master, &b.frame, unknown, true)
+	entries, list := c.take(ctx, master, &b.frame, b.frame.entries(), b.commands.leaving(), false)
+	for len(entries)+len(list) > 0 { // each time the first is made, at least
+		entries, list = c.take(ctx, master, &b.frame, entries, list, true)
 	}
 	return nil
 }
 
-// take calls the script for each entry, and reads the replies. It returns the entries
-// that were answered NOSCRIPT: nothing ran for them. With teach the first call carries the
-// source, and the others follow on the same connection: a server that has forgotten the
-// script, or was just promoted, is sent the source once.
-func (c *cluster) take(ctx context.Context, master *redis.Client, f *frame, entries []*entry, teach bool) (unknown []*entry) {
+// take calls the scripts for each entry and command, and reads the replies. It returns
+// those that were answered NOSCRIPT: nothing ran for them. With teach the first call of a
+// script carries the source, and the others follow on the same connection: a server that
+// has forgotten the script, or was just promoted, is sent the source once.
+func (c *cluster) take(ctx context.Context, master *redis.Client, f *frame, entries []*entry, list commands, teach bool) (unknown []*entry, forgotten commands) {
 	pipe := master.Pipeline()
 	cmds := f.alone(ctx, entries, teach)
 	for i := range cmds {
 		_ = pipe.Process(ctx, cmds[i]) // it is only noted
 	}
+	calls := list.add(ctx, pipe, teach)
 	_, _ = pipe.Exec(ctx) // each command has its own error
-	moved := false
+	forgotten, moved := list.read(calls)
 	for i, e := range entries {
 		reply, err := cmds[i].Result()
 		switch {
@@ -171,7 +172,7 @@ func (c *cluster) take(ctx context.Context, master *redis.Client, f *frame, entr
 	if moved {
 		c.client.ReloadState(ctx) // in the background
 	}
-	return unknown
+	return unknown, forgotten
 }
 
 // follow charges a subject whose slot is elsewhere: go-redis follows the redirection, and

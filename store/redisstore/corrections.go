@@ -3,17 +3,15 @@ package redisstore
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/scripts"
 	"github.com/tierlimit/tierlimit/store/durable"
 )
 
-// Reset, Refund and Restore: each is a script of its own, on several keys of one subject.
+// Reset and Restore: each is a script of its own, on several keys of one subject.
 
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {
@@ -22,7 +20,7 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 		args[i] = name
 	}
 	key := Key(subject)
-	if _, err := s.run(ctx, scripts.Reset, []string{key, resetsKey(key)}, args); err != nil {
+	if _, err := s.run(ctx, scripts.Reset, []string{key, resetsKey(key), holdsKey(subject)}, args); err != nil {
 		return fmt.Errorf("reset of %s: %w", key, err)
 	}
 	return nil
@@ -30,34 +28,6 @@ func (s *Store) Reset(ctx context.Context, subject string, limits ...string) err
 
 // resetsKey returns the key that holds when the windows that still run were reset.
 func resetsKey(key string) string { return key + ":resets" }
-
-// Refund implements tierlimit.Store. A refund that was made before does nothing: a caller
-// who does not know whether a refund arrived may ask again.
-func (s *Store) Refund(ctx context.Context, r tierlimit.Refund) ([]string, error) {
-	if err := r.Validate(); err != nil {
-		return nil, err
-	}
-	args := []any{r.Cost, r.At}
-	for _, w := range r.Windows {
-		args = append(args, w.Limit, w.End, w.Length)
-	}
-	key := Key(r.Subject)
-	keys := []string{key, resetsKey(key), key + ":refunded:" + strconv.FormatUint(r.Nonce, 36)}
-	reply, err := s.run(ctx, scripts.Refund, keys, args)
-	names, ok := reply.([]any)
-	if err == nil && !ok {
-		err = errReply
-	}
-	if err != nil {
-		return nil, fmt.Errorf("refund to %s: %w", key, err)
-	}
-	var limits []string
-	for _, name := range names {
-		text, _ := name.(string)
-		limits = append(limits, text)
-	}
-	return limits, nil
-}
 
 // Restore implements durable.Restorer. A restore that was made before does nothing.
 func (s *Store) Restore(ctx context.Context, list []durable.Loss) (int, error) {

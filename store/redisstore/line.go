@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -73,36 +74,71 @@ var errClosed = fmt.Errorf("%w: the store is closed", tierlimit.ErrStoreUnavaila
 
 // take charges c by the deadline, and returns what is known of the charge then.
 func (l *line) take(c *tierlimit.Charge, hash uint64, deadline time.Time) (tierlimit.Outcome, error) {
+	t, err := l.send(journey{charge: c, hash: hash}, deadline)
+	if err != nil {
+		return tierlimit.Outcome{}, err
+	}
+	defer l.leave(t.batch)
+	return t.outcome()
+}
+
+// run has a command run by the deadline: its reply is there when run returns nil.
+func (l *line) run(c *command, deadline time.Time) error {
+	t, err := l.send(journey{command: c}, deadline)
+	if err != nil {
+		return err
+	}
+	defer l.leave(t.batch)
+	return c.err
+}
+
+// A journey is what travels in a batch: a charge, or a command.
+type journey struct {
+	charge  *tierlimit.Charge
+	hash    uint64 // of the charge's subject
+	command *command
+}
+
+func (j *journey) board(b *batch, deadline time.Time) ticket {
+	if j.command != nil {
+		return b.addCommand(j.command, deadline)
+	}
+	return b.add(j.charge, j.hash, deadline)
+}
+
+// send has j travel, and returns once its batch has settled: the caller reads what came of
+// it, and leaves the batch. An error says what is known at the deadline.
+func (l *line) send(j journey, deadline time.Time) (ticket, error) {
 	try, err := l.health.allow()
 	if err != nil {
-		return tierlimit.Outcome{}, fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
+		return ticket{}, fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
 	}
-	t, err := l.join(c, hash, deadline)
+	t, err := l.join(&j, deadline)
 	if err != nil {
 		if try {
 			l.health.report(nothing, err)
 		}
-		return tierlimit.Outcome{}, err
+		return ticket{}, err
 	}
-	defer l.leave(t.batch)
 	if err := l.await(&t, deadline); err != nil {
-		return tierlimit.Outcome{}, err
+		l.leave(t.batch)
+		return ticket{}, err
 	}
-	return t.outcome()
+	return t, nil
 }
 
-// join queues a charge. The caller awaits the ticket, and leaves its batch.
-func (l *line) join(c *tierlimit.Charge, hash uint64, deadline time.Time) (t ticket, err error) {
+// join queues j. The caller awaits the ticket, and leaves its batch.
+func (l *line) join(j *journey, deadline time.Time) (t ticket, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return t, errClosed
 	}
 	if n := len(l.queue); n > 0 {
-		t = l.queue[n-1].add(c, hash, deadline)
+		t = j.board(l.queue[n-1], deadline)
 	}
 	if t.batch == nil { // none gathers, or it is full
-		t = l.gather(deadline).add(c, hash, deadline)
+		t = j.board(l.gather(deadline), deadline)
 	}
 	if l.calls == 0 || l.calls < maxCalls && l.queue[0].deep() {
 		l.dispatch()
@@ -167,7 +203,7 @@ func (l *line) next() *batch {
 	n := copy(l.queue, l.queue[1:])
 	l.queue[n] = nil
 	l.queue = l.queue[:n]
-	l.crowd.Store(len(b.entries) > 1)
+	l.crowd.Store(len(b.entries)+len(b.commands) > 1)
 	now := time.Now()
 	b.state, b.until = sent, now.Add(l.timeout)
 	b.arm(min(b.deadline.Sub(now), l.timeout))
@@ -180,13 +216,11 @@ func (l *line) carry(b *batch) {
 	defer func() {
 		if r := recover(); r != nil { // in a hook of the client's, such as one that traces
 			err = fmt.Errorf("the Redis client panicked: %v\n%s", r, debug.Stack())
-			for i := range b.entries {
-				b.entries[i].err = err
-			}
+			b.fail(err)
 		}
 		l.settle(b, err)
 	}()
-	if !b.frame.prepare(b) {
+	if !b.frame.prepare(b) && len(b.commands.leaving()) == 0 {
 		err = ErrNotSent // everybody has given up
 		return
 	}
@@ -233,6 +267,11 @@ func (b *batch) blame(err error) error {
 			e.err = fmt.Errorf("%w: %v", ErrLate, e.err) //nolint:errorlint // what it wraps would open up
 		}
 	}
+	for _, c := range b.commands {
+		if isTimeout(c.err) {
+			c.err = fmt.Errorf("%w: %v", ErrLate, c.err) //nolint:errorlint // as above
+		}
+	}
 	if isTimeout(err) {
 		return ErrLate
 	}
@@ -251,21 +290,47 @@ func (b *batch) verdict(err error) (verdict, error) {
 		return failing, err
 	}
 	busy := error(nil)
-	for i := range b.entries {
-		switch e := &b.entries[i]; {
-		case !e.leaves():
-		case errors.Is(e.err, ErrLate):
-			return nothing, e.err
-		case e.err == nil || errors.Is(e.err, errMoved) || isBusy(e.err) || !errors.Is(e.err, tierlimit.ErrStoreUnavailable):
+	for err := range b.results() {
+		switch {
+		case errors.Is(err, ErrLate):
+			return nothing, err
+		case err == nil || errors.Is(err, errMoved) || isBusy(err) || !errors.Is(err, tierlimit.ErrStoreUnavailable):
 			return answered, nil
 		default:
-			busy = e.err
+			busy = err
 		}
 	}
 	if busy == nil {
 		return answered, nil
 	}
 	return failing, busy
+}
+
+// results returns the error of each entry and command that left, nil for one that was
+// answered.
+func (b *batch) results() iter.Seq[error] {
+	return func(yield func(error) bool) {
+		for i := range b.entries {
+			if e := &b.entries[i]; e.leaves() && !yield(e.err) {
+				return
+			}
+		}
+		for _, c := range b.commands {
+			if !c.withdrawn && !yield(c.err) {
+				return
+			}
+		}
+	}
+}
+
+// fail has every entry and command of b fail alike.
+func (b *batch) fail(err error) {
+	for i := range b.entries {
+		b.entries[i].err = err
+	}
+	for _, c := range b.commands {
+		c.err = err
+	}
 }
 
 // arm has the timer fire after a while.

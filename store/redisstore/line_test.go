@@ -562,7 +562,7 @@ func TestACallerThatIsWokenLateDoesNotTakeRedisForLost(t *testing.T) {
 		s.set(4*testTimeout, nil)
 		for _, behind := range []time.Duration{0, late, late + 1} {
 			deadline := time.Now().Add(testTimeout)
-			k, err := s.line.join(chargeOf("acct_42"), 1, deadline)
+			k, err := s.line.join(&journey{charge: chargeOf("acct_42"), hash: 1}, deadline)
 			if err != nil {
 				s.Fatal(err)
 			}

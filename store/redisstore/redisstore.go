@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -31,6 +32,9 @@ type Config struct {
 	// more, default 5; half of at least twenty calls within a second are as good a
 	// reason. Then one charge tries every 250 ms. Below 0 a server is always called.
 	Failures int
+	// MaxHolds is the most holds that a subject has open at a time, 1 to 4096; default
+	// tierlimit.DefaultMaxHolds.
+	MaxHolds int
 	// OnChange is told when a server is not called any more, and why, and when it is
 	// called again. server is its address in a Cluster, else "". OnChange must not block;
 	// it may be called from many goroutines.
@@ -42,6 +46,7 @@ type Store struct {
 	server server
 	budget time.Duration // of a call
 	wait   time.Duration // of one step of the client's
+	holds  int           // most of a subject's
 }
 
 // A server is Redis, however it is run.
@@ -77,7 +82,7 @@ func New(client *redis.Client, cfg Config) (*Store, error) {
 	}
 	one := &single{client: client}
 	one.line = cfg.newLine("", opts.DialTimeout, opts.ReadTimeout, one.call)
-	return &Store{server: one, budget: cfg.Budget, wait: opts.ReadTimeout}, nil
+	return &Store{server: one, budget: cfg.Budget, wait: opts.ReadTimeout, holds: cfg.MaxHolds}, nil
 }
 
 // NewCluster returns a Store on a Redis Cluster: client is from redis.NewClusterClient,
@@ -96,7 +101,7 @@ func NewCluster(client *redis.ClusterClient, cfg Config) (*Store, error) {
 	many.newLine = func(server string, call func(context.Context, *batch) error) *line {
 		return cfg.newLine(server, opts.DialTimeout, opts.ReadTimeout, call)
 	}
-	return &Store{server: many, budget: cfg.Budget, wait: opts.ReadTimeout}, nil
+	return &Store{server: many, budget: cfg.Budget, wait: opts.ReadTimeout, holds: cfg.MaxHolds}, nil
 }
 
 func noClient() error {
@@ -109,7 +114,12 @@ func (cfg *Config) check(deadlines bool, readTimeout time.Duration) error {
 	if cfg.Failures == 0 {
 		cfg.Failures = failuresInARow
 	}
+	if cfg.MaxHolds == 0 {
+		cfg.MaxHolds = tierlimit.DefaultMaxHolds
+	}
 	switch {
+	case cfg.MaxHolds < 0 || cfg.MaxHolds > mostHolds:
+		return &tierlimit.FieldError{Field: "MaxHolds", Value: strconv.Itoa(cfg.MaxHolds), Want: "a whole number from 1 to 4096"}
 	case !deadlines:
 		return &tierlimit.FieldError{
 			Field: "ContextTimeoutEnabled", Value: "false", Want: "true: without it go-redis ignores deadlines",
@@ -121,6 +131,9 @@ func (cfg *Config) check(deadlines bool, readTimeout time.Duration) error {
 	}
 	return nil
 }
+
+// mostHolds bounds what a script reads when holds have expired.
+const mostHolds = 4096
 
 func (cfg *Config) newLine(server string, dial, step time.Duration, call func(context.Context, *batch) error) *line {
 	// A connection may have to come about, to be greeted, and to carry the call.
@@ -148,33 +161,31 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 	if err := c.Validate(); err != nil {
 		return tierlimit.Outcome{}, err
 	}
-	o, err := s.take(ctx, c)
+	take := s.take
+	if !c.Plain() {
+		take = s.takeWithHolds
+	}
+	o, err := take(ctx, &c)
 	if err != nil {
 		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", Key(c.Subject), err)
 	}
 	return o, nil
 }
 
-func (s *Store) take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+func (s *Store) take(ctx context.Context, c *tierlimit.Charge) (tierlimit.Outcome, error) {
 	if err := ctx.Err(); err != nil {
 		return tierlimit.Outcome{}, fmt.Errorf("%w: %w: %w", ErrNotSent, tierlimit.ErrStoreUnavailable, err)
 	}
-	deadline := c.Deadline
-	if deadline.IsZero() {
-		deadline = time.Now().Add(s.budget)
-	}
-	if earlier, ok := ctx.Deadline(); ok && earlier.Before(deadline) {
-		deadline = earlier
-	}
+	deadline := s.deadline(ctx, c.Deadline)
 	line, err := s.server.lineTo(ctx, c.Subject, deadline)
 	if err != nil {
 		return tierlimit.Outcome{}, fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
-	o, err := line.take(&c, hashOf(c.Subject), deadline)
+	o, err := line.take(c, hashOf(c.Subject), deadline)
 	if errors.Is(err, errMoved) {
 		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		return s.server.follow(ctx, c)
+		return s.server.follow(ctx, *c)
 	}
 	return o, err
 }

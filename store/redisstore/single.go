@@ -39,6 +39,14 @@ func (s *single) wait() {}
 
 // call charges a batch.
 func (s *single) call(ctx context.Context, b *batch) error {
+	if list := b.commands.leaving(); len(list) > 0 {
+		return s.pipeline(ctx, b, list)
+	}
+	return s.charge(ctx, b)
+}
+
+// charge makes the call for the entries of b.
+func (s *single) charge(ctx context.Context, b *batch) error {
 	reply, err := s.take(ctx, b.frame.command(b.again))
 	if err == nil {
 		err = b.frame.read(reply)
@@ -49,6 +57,44 @@ func (s *single) call(ctx context.Context, b *batch) error {
 		}
 	}
 	return err
+}
+
+// pipeline makes the call for the entries of b, if any leave, and those for commands, in
+// one trip. What a server that has forgotten a script did not run follows with the source.
+func (s *single) pipeline(ctx context.Context, b *batch, list commands) error {
+	pipe := s.client.Pipeline()
+	var take onceString
+	if len(b.frame.groups) > 0 {
+		words := b.frame.command(b.again)
+		words[0], words[1] = evalsha, takeSHA
+		take = onceString{redis.NewStringCmd(ctx, words...)}
+		_ = pipe.Process(ctx, take) // it is only noted
+	}
+	calls := list.add(ctx, pipe, false)
+	_, _ = pipe.Exec(ctx)                                   // each command has its own error
+	for unknown, _ := list.read(calls); len(unknown) > 0; { // each time the first is made, at least
+		pipe := s.client.Pipeline()
+		calls := unknown.add(ctx, pipe, true)
+		_, _ = pipe.Exec(ctx)
+		unknown, _ = unknown.read(calls)
+	}
+	if take.StringCmd == nil {
+		return nil
+	}
+	reply, err := take.Result()
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		_ = s.charge(ctx, b) // the entries have its error
+		return nil
+	}
+	if err = classify(err); err == nil {
+		err = b.frame.read(reply)
+	}
+	if err != nil {
+		for i := range b.entries {
+			b.entries[i].err = err
+		}
+	}
+	return nil
 }
 
 // take calls the script by its name, and by its source if the server does not know the

@@ -72,29 +72,55 @@ func earlier(a, b time.Time) time.Time {
 }
 
 func (m model) take(c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count) {
+	return m.takeWith(modelHolds{}, c, now)
+}
+
+// takeWith is take for a charge that may have a hold.
+func (m model) takeWith(holds modelHolds, c tierlimit.Charge, now time.Time) (bool, []tierlimit.Count) {
 	now = now.Truncate(time.Millisecond)
+	holds.expire(m, now)
 	windows := make([]modelWindow, c.Ceilings.Len())
 	fits := true
 	for i := range windows {
-		ceiling := c.Ceilings.At(i)
-		windows[i] = m.look(c.Subject, ceiling, now, c.Cost > 0)
-		used := windows[i].count(ceiling, now).Used
-		fits = fits && (ceiling.Max == tierlimit.Unlimited || used+c.Cost <= ceiling.Max)
+		ceiling, cost := c.Ceilings.At(i), c.CostOf(i)
+		used := holds.places(c.Subject, ceiling.Name)
+		if !ceiling.Concurrent {
+			windows[i] = m.look(c.Subject, ceiling, now, c.Cost > 0)
+			used = windows[i].count(ceiling, now).Used
+		}
+		fits = fits && (ceiling.Max == tierlimit.Unlimited || used+cost <= ceiling.Max || cost == 0 && c.Cost > 0)
 	}
+	charged := fits && c.Cost > 0
 	counts := make([]tierlimit.Count, len(windows))
+	began := make([]bool, len(windows))
 	for i, w := range windows {
-		ceiling := c.Ceilings.At(i)
-		began := fits && c.Cost > 0 && w.end.IsZero()
-		if fits && c.Cost > 0 {
-			if began {
+		ceiling, cost := c.Ceilings.At(i), c.CostOf(i)
+		began[i] = charged && c.Begins(i) && w.end.IsZero()
+		if charged && c.Begins(i) {
+			if began[i] {
 				w.end = latest(ceiling, now)
 				w.turn = w.end.Add(-ceiling.Window.Length)
 			}
-			w.used += c.Cost
+			w.used += cost
 			m[c.Subject+" "+ceiling.Name] = w
 		}
+		windows[i] = w
+	}
+	if charged && c.Hold != nil {
+		holds.open(&c, windows, now)
+	}
+	for i, w := range windows {
+		ceiling := c.Ceilings.At(i)
+		if ceiling.Concurrent {
+			counts[i].Used = holds.places(c.Subject, ceiling.Name)
+			counts[i].Reset = holds.first(c.Subject, now)
+			continue
+		}
 		counts[i] = w.count(ceiling, now)
-		counts[i].Began = began
+		counts[i].Began = began[i]
+		if c.Hold != nil || c.Held {
+			counts[i].Held = holds.held(c.Subject, ceiling, w)
+		}
 	}
 	return fits, counts
 }

@@ -15,7 +15,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +36,7 @@ type Harness struct {
 // Run holds a store to the contract of tierlimit.Store. start is called for
 // each case; a store that is shared between cases is told apart by subject.
 func Run(t *testing.T, start func(t *testing.T) Harness) {
-	for _, c := range slices.Concat(cases, togetherCases) {
+	for _, c := range slices.Concat(cases, togetherCases, holdCases) {
 		t.Run(c.name, func(t *testing.T) { c.run(newSubject(t, start(t))) })
 	}
 	t.Run("agrees with a plain model while no window ends", func(t *testing.T) { modelWithoutTime(t, start) })
@@ -46,10 +45,11 @@ func Run(t *testing.T, start func(t *testing.T) Harness) {
 // RunClock holds a store whose clock can be set to what the contract says about
 // time.
 func RunClock(t *testing.T, start func(t *testing.T) Harness) {
-	for _, c := range clockCases {
+	for _, c := range slices.Concat(clockCases, holdClockCases) {
 		t.Run(c.name, func(t *testing.T) { c.run(newSubject(t, start(t))) })
 	}
 	t.Run("agrees with a plain model as time passes and steps", func(t *testing.T) { modelWithTime(t, start) })
+	t.Run("agrees with a plain model of holds", func(t *testing.T) { modelWithHolds(t, start) })
 }
 
 type testCase struct {
@@ -62,8 +62,6 @@ type subject struct {
 	*testing.T
 	Harness
 	name string
-
-	lastCharge atomic.Int64 // when allowed charged last, on the store's clock
 }
 
 func newSubject(t *testing.T, h Harness) *subject {
@@ -150,7 +148,7 @@ func (s *subject) allowed(cost int64, c ...tierlimit.Ceiling) []tierlimit.Count 
 	if !o.Allowed {
 		s.Fatalf("a charge of %d was denied at %v", cost, o.Counts)
 	}
-	if s.lastCharge.Store(o.At); o.At == 0 {
+	if o.At == 0 {
 		s.Fatal("the store does not say when it charged")
 	}
 	return o.Counts
@@ -181,23 +179,6 @@ func (s *subject) resetBy(c tierlimit.Count, least, most time.Duration) {
 	s.Helper()
 	if ms(c.Reset) <= least || ms(c.Reset) > most {
 		s.Fatalf("reset in %v, want more than %v and at most %v", ms(c.Reset), least, most)
-	}
-}
-
-// refund takes back a charge of cost that left these counts, and fails the test
-// unless there was, or was not, anything to take back.
-func (s *subject) refund(want bool, nonce uint64, cost int64, charged []tierlimit.Count, c ...tierlimit.Ceiling) {
-	s.Helper()
-	r := tierlimit.Refund{Subject: s.name, Cost: cost, Nonce: nonce, At: s.lastCharge.Load()}
-	for i := range c {
-		w := tierlimit.RefundWindow{Limit: c[i].Name, End: charged[len(charged)-len(c)+i].End}
-		if c[i].Sliding {
-			w.Length = c[i].Window.Length.Milliseconds()
-		}
-		r.Windows = append(r.Windows, w)
-	}
-	if got, err := s.Store.Refund(s.Context(), r); err != nil || len(got) > 0 != want {
-		s.Fatalf("refund of %d: %v, %v; want %v", cost, got, err, want)
 	}
 }
 

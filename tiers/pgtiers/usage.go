@@ -1,7 +1,6 @@
 package pgtiers
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -21,40 +20,29 @@ func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) erro
 	defer cancel()
 	n := len(list)
 	subjects, limits := make([]string, n), make([]string, n)
-	used, ends, at := make([]int64, n), make([]int64, n), make([]int64, n)
+	used, ends, at, corrected := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
 	for i, w := range list {
-		subjects[i], limits[i], used[i], ends[i], at[i] = w.Subject, w.Limit, w.Used, w.End, w.At
+		subjects[i], limits[i], used[i], ends[i], at[i], corrected[i] = w.Subject, w.Limit, w.Used, w.End, w.At, w.Corrected
 	}
 	_, err := c.pool.Exec(ctx, `
-		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at)
-		SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) AS n (subject, limit_name, used, ends_at, at)
+		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at, corrected_at)
+		SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+			AS n (subject, limit_name, used, ends_at, at, corrected_at)
 		WHERE NOT EXISTS (SELECT FROM tierlimit.usage r WHERE r.subject = n.subject AND r.limit_name = '' AND r.reset_at >= n.at)
 		ORDER BY n.subject COLLATE "C", n.limit_name COLLATE "C"
-		ON CONFLICT (subject, limit_name) DO UPDATE SET used = excluded.used, ends_at = excluded.ends_at, at = greatest(u.at, excluded.at)
+		ON CONFLICT (subject, limit_name) DO UPDATE SET used = excluded.used, ends_at = excluded.ends_at,
+			at = greatest(u.at, excluded.at), corrected_at = greatest(u.corrected_at, excluded.corrected_at)
 		WHERE excluded.at > u.reset_at
-			AND (u.ends_at <= excluded.at -- the next window; or the same, further on or shortened
-				OR excluded.ends_at > u.at AND excluded.ends_at <= u.ends_at AND excluded.used >= u.used)
-			AND (excluded.used, excluded.ends_at) IS DISTINCT FROM (u.used, u.ends_at)`,
-		subjects, limits, used, ends, at)
+			AND (u.ends_at <= excluded.at -- the next window; or the same, further on, shortened or corrected
+				OR excluded.ends_at > u.at AND excluded.ends_at <= u.ends_at AND (
+					excluded.corrected_at > u.corrected_at AND excluded.at >= u.at
+					OR excluded.at > u.corrected_at AND excluded.used >= u.used))
+			AND (excluded.used, excluded.ends_at, greatest(u.corrected_at, excluded.corrected_at)) IS DISTINCT FROM (u.used, u.ends_at, u.corrected_at)`,
+		subjects, limits, used, ends, at, corrected)
 	if err != nil {
 		return fmt.Errorf("note %d windows: %w", n, unavailable(err))
 	}
 	return nil
-}
-
-// NoteCredits implements durable.Ledger.
-func (c *Catalogue) NoteCredits(ctx context.Context, list []durable.Credit) error {
-	// In one order, so that replicas never wait for each other in a circle.
-	slices.SortFunc(list, func(a, b durable.Credit) int {
-		return cmp.Or(strings.Compare(a.Subject, b.Subject), strings.Compare(a.Limit, b.Limit))
-	})
-	batch := &pgx.Batch{}
-	for _, credit := range list {
-		batch.Queue(`
-			UPDATE tierlimit.usage SET used = greatest(used - $3, 0) WHERE subject = $1 AND limit_name = $2 AND ends_at = $4`,
-			credit.Subject, credit.Limit, credit.Cost, credit.End)
-	}
-	return c.note(ctx, batch)
 }
 
 // allLimits is the name under which it stands that all of a subject was reset.

@@ -1,0 +1,178 @@
+-- holds.lua: how the holds that a subject has open stand in their key. It is behind
+-- value.lua, ahead of each script that reads or writes them.
+--
+-- One hash for a subject. The field of a hold is its id, 16 bytes; the value is a list:
+-- when the hold expires, in milliseconds since the epoch, then for each limit five: its
+-- name, what was charged, when the window ends as the counters have it (0: it was
+-- forgiven), the window's length (0 for a period), and flags. The field "" holds what
+-- the others add up to, so that no script reads them all:
+--
+--   next   no hold expires before this instant
+--   stale  whether the hold that next was taken from is gone
+--   last   when the key expires: when the last hold does, or later where an expired one
+--          has something to give back
+--   count  how many holds are open
+--   limits by name: { places, held, stop }: open holds of a concurrent limit; what is held
+--          of the window that ends at stop
+--
+-- Lists and tables are MessagePack: https://github.com/msgpack/msgpack/blob/master/spec.md.
+
+local OWN, RELEASE, PLACE = 1, 2, 4 -- flags: a cost of its own, given back when it expires, a place of a concurrent limit
+local KIND = 8 -- times the window's kind, as take.lua has it, is added to the flags
+local SLIDING = 4
+local MAX_USED = 9007199254740991 -- 2^53 - 1, the last number that is exact
+local EACH = 5 -- entries of a limit in a hold
+
+local function is_place(flags)
+  return flags % KIND >= PLACE
+end
+
+local function is_released(flags)
+  return flags % PLACE >= RELEASE
+end
+
+-- When the window of a hold's limit at i ends, or turns if it slides: what was charged
+-- before cannot be corrected then.
+local function turn_of(hold, i)
+  local stop = hold[i + 2]
+  return floor(hold[i + 4] / KIND) == SLIDING and stop - hold[i + 3] or stop
+end
+
+-- What the holds in a key add up to. nil and an error reply for a key of another type.
+local function read_holds(key)
+  local text = ask('HGET', key, '')
+  if type(text) == 'table' then
+    return nil, text
+  end
+  return text and cmsgpack.unpack(text) or { next = 0, stale = false, last = 0, count = 0, limits = {} }
+end
+
+-- Adds a hold to what all add up to, or with sign -1 takes it off.
+local function sum_up(all, hold, sign)
+  all.count = all.count + sign
+  for i = 2, #hold, EACH do
+    local name, cost, stop, flags = hold[i], hold[i + 1], hold[i + 2], hold[i + 4]
+    local limit = all.limits[name] or { 0, 0, 0 }
+    all.limits[name] = limit
+    if is_place(flags) then
+      limit[1] = limit[1] + sign
+    elseif stop == limit[3] then
+      limit[2] = limit[2] + sign * cost
+    elseif sign > 0 and stop > 0 then
+      limit[2], limit[3] = cost, stop
+    end
+    if limit[1] == 0 and limit[2] == 0 then
+      all.limits[name] = nil
+    end
+  end
+end
+
+-- The first hold to expire is known again, if it was not.
+local function find_next(key, all)
+  if all.stale then
+    local list = redis.call('HGETALL', key)
+    all.next, all.stale = 0, false
+    for i = 1, #list, 2 do
+      local expires = list[i] ~= '' and cmsgpack.unpack(list[i + 1])[1]
+      if expires and (all.next == 0 or expires < all.next) then
+        all.next = expires
+      end
+    end
+  end
+  return all.next
+end
+
+-- A hold expires at an instant, and its key no sooner.
+local function expires_at(all, hold)
+  all.last = math.max(all.last, hold[1])
+  for i = 2, #hold, EACH do
+    if is_released(hold[i + 4]) then
+      all.last = math.max(all.last, hold[i + 2])
+    end
+  end
+  if all.count <= 1 or all.next == 0 or hold[1] < all.next then
+    all.next = hold[1]
+    all.stale = false
+  end
+end
+
+-- Writes what all holds add up to, when nothing else is left to write. Nothing open leaves
+-- no key.
+local function write_sum(key, all)
+  if all.count <= 0 then
+    redis.call('DEL', key)
+    return
+  end
+  redis.call('HSET', key, '', cmsgpack.pack(all))
+  redis.call('PEXPIREAT', key, string.format('%.0f', all.last))
+end
+
+-- Charges cost in place of what stands in a hold's limit at i, in the counters that layout
+-- and state describe. Returns where the limit stands there, nil if the window has ended.
+local function correct(layout, state, hold, i, cost, now)
+  local name, stop = hold[i], hold[i + 2]
+  if not layout or turn_of(hold, i) <= now then
+    return nil
+  end
+  for j = 1, layout.n do
+    if layout.names[j] == name and state[layout.n + j] == stop then
+      state[j] = math.max(0, math.min(state[j] + cost - hold[i + 1], MAX_USED))
+      return j
+    end
+  end
+end
+
+-- Writes what was used, of counters that are there. Returns an error reply, or nil.
+local function write_counts(key, layout, state)
+  local reply = ask('SETRANGE', key, tostring(layout.size), pack(layout.counts, unpack(state, 1, layout.n)))
+  return type(reply) == 'table' and reply or nil
+end
+
+-- Closes the holds of a subject that have expired, and gives back what their limits say.
+-- Returns the counters, which may be nil, as layout and state; or an error reply.
+local function open_holds(key, holds_key, now)
+  local all, err = read_holds(holds_key)
+  local value = ask('GET', key)
+  if err or type(value) == 'table' then
+    return nil, err or value
+  end
+  local layout, state
+  if value then
+    layout, state = read_value(key, value, {})
+    if not layout then
+      return nil, state
+    end
+  end
+  if all.count == 0 or all.next > now then
+    return all, nil, layout, state
+  end
+  local list, gone, changed = redis.call('HGETALL', holds_key), {}, false
+  all.next, all.stale = 0, false
+  for i = 1, #list, 2 do
+    if list[i] ~= '' then
+      local hold = cmsgpack.unpack(list[i + 1])
+      if hold[1] > now then
+        if all.next == 0 or hold[1] < all.next then
+          all.next = hold[1]
+        end
+      else
+        gone[#gone + 1] = list[i]
+        sum_up(all, hold, -1)
+        for j = 2, #hold, EACH do
+          if is_released(hold[j + 4]) and correct(layout, state, hold, j, 0, now) then
+            changed = true
+          end
+        end
+      end
+    end
+  end
+  err = changed and write_counts(key, layout, state)
+  if err then
+    return nil, err
+  end
+  if #gone > 0 then
+    redis.call('HDEL', holds_key, unpack(gone))
+  end
+  write_sum(holds_key, all)
+  return all, nil, layout, state
+end

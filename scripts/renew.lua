@@ -1,0 +1,29 @@
+-- renew.lua: has a hold expire at another time.
+--
+-- KEYS[1] the subject's counters
+-- KEYS[2] its open holds, see holds.lua
+-- ARGV[1] the hold's id
+-- ARGV[2] in how many milliseconds it is to expire
+-- returns 1, or 0 if no such hold is open; or an error
+--
+-- Atomic.
+
+local holds_key, id, now = KEYS[2], ARGV[1], time_ms()
+local all, err = open_holds(KEYS[1], holds_key, now)
+if not all then
+  return err
+end
+local text = id ~= '' and ask('HGET', holds_key, id)
+if not text then
+  return 0
+end
+local hold = cmsgpack.unpack(text)
+all.stale = all.stale or hold[1] <= all.next
+hold[1] = now + tonumber(ARGV[2])
+all.last = math.max(all.last, hold[1])
+if hold[1] < all.next then
+  all.next, all.stale = hold[1], false
+end
+redis.call('HSET', holds_key, id, cmsgpack.pack(hold))
+write_sum(holds_key, all)
+return 1

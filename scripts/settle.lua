@@ -1,0 +1,62 @@
+-- settle.lua: charges what a request really cost in place of what its hold has charged, and
+-- closes the hold.
+--
+-- KEYS[1] the subject's counters
+-- KEYS[2] its open holds, see holds.lua
+-- ARGV[1] the hold's id
+-- ARGV[2] what the limits really cost that took the request's cost; -1: what they took
+-- ARGV[3] 1 if everything is given back
+-- ARGV    then names of limits and for each what it really cost
+-- returns a list: now, in milliseconds since the epoch; 1, or 0 if no such hold is open;
+--         then for each limit that was charged its name, the kind and the length of its
+--         window, what was charged until then and from then on, what is used of its window, and when that ends, or turns if it
+--         slides: 0 and 0 if the window has ended, and nothing was changed. Or an error
+--
+-- Atomic.
+
+local key, holds_key, id, cost, back, now = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', time_ms()
+local all, err, layout, state = open_holds(key, holds_key, now)
+if not all then
+  return err
+end
+local text = id ~= '' and ask('HGET', holds_key, id)
+if not text then
+  return { now, 0 }
+end
+local real = {}
+for i = 4, #ARGV, 2 do
+  real[ARGV[i]] = tonumber(ARGV[i + 1])
+end
+
+local hold, reply, changed = cmsgpack.unpack(text), { now, 1 }, false
+for i = 2, #hold, EACH do
+  local name, charged, flags = hold[i], hold[i + 1], hold[i + 4]
+  if not is_place(flags) then
+    local costs = real[name]
+    if not costs and back then
+      costs = 0
+    elseif not costs then
+      costs = (cost < 0 or flags % RELEASE >= OWN) and charged or cost
+    end
+    local j = correct(layout, state, hold, i, costs, now)
+    changed = changed or j and costs ~= charged
+    local used, ends = 0, 0
+    if j then
+      used, ends = state[j], turn_of(hold, i)
+    else
+      costs = charged
+    end
+    for _, entry in ipairs({ name, floor(flags / KIND), hold[i + 3], charged, costs, used, ends }) do
+      reply[#reply + 1] = entry
+    end
+  end
+end
+err = changed and write_counts(key, layout, state)
+if err then
+  return err
+end
+sum_up(all, hold, -1)
+all.stale = all.stale or hold[1] <= all.next
+redis.call('HDEL', holds_key, id)
+write_sum(holds_key, all)
+return reply
