@@ -154,10 +154,13 @@ func (c *cluster) take(ctx context.Context, master *redis.Client, f *frame, entr
 		_ = pipe.Process(ctx, cmds[i]) // it is only noted
 	}
 	calls := list.add(ctx, pipe, teach)
-	_, _ = pipe.Exec(ctx) // each command has its own error
-	forgotten, moved := list.read(calls)
+	_, failed := pipe.Exec(ctx) // each command has its own error, unless none was sent
+	forgotten, moved := list.read(calls, failed)
 	for i, e := range entries {
 		reply, err := cmds[i].Result()
+		if err == nil && reply == "" {
+			err = failed
+		}
 		switch {
 		case err == nil:
 			e.readAlone(reply)

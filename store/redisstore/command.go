@@ -64,11 +64,15 @@ func (list commands) add(ctx context.Context, pipe redis.Pipeliner, teach bool) 
 	return calls
 }
 
-// read takes the replies. It returns the commands that were answered NOSCRIPT: nothing ran
-// for them; and whether the slot of any is elsewhere.
-func (list commands) read(calls []once) (unknown commands, moved bool) {
+// read takes the replies. failed is the error of the whole pipeline, for commands that have
+// neither a reply nor an error. It returns the commands that were answered NOSCRIPT: nothing
+// ran for them; and whether the slot of any is elsewhere.
+func (list commands) read(calls []once, failed error) (unknown commands, moved bool) {
 	for i, c := range list {
 		reply, err := calls[i].Result()
+		if err == nil && reply == nil {
+			err = failed
+		}
 		switch {
 		case err == nil || err == redis.Nil: //nolint:errorlint // itself
 			c.reply, c.err = reply, nil

@@ -36,6 +36,9 @@ const (
 	// times.
 	late      = 5 * time.Millisecond
 	maxGraces = 2
+	// A server from which nothing was read for as long as silence, although calls were
+	// made, is taken for lost, however late this process is.
+	silence = time.Second
 )
 
 // A line sends the charges of one process to one server, in batches. A charge is sent at
@@ -48,16 +51,19 @@ type line struct {
 	timeout time.Duration                             // what a server may take for a call
 	longest time.Duration                             // what a call may take with everything around it, such as dialling
 	health  breaker
+	poller  poller
 
 	work    chan struct{} // one element for each worker that has a call to make
 	workers sync.WaitGroup
 
 	mu      sync.Mutex
-	queue   []*batch // guarded by mu: not sent, the oldest first; the last one gathers
-	calls   int      // guarded by mu: calls in flight, or about to be
-	waiting int      // guarded by mu: workers without a call
-	closed  bool     // guarded by mu
-	idle    []*batch // guarded by mu: at rest, for the next charges
+	queue   []*batch  // guarded by mu: not sent, the oldest first; the last one gathers
+	calls   int       // guarded by mu: calls in flight, or about to be
+	waiting int       // guarded by mu: workers without a call
+	asked   time.Time // guarded by mu: when the first call left since something was read, or since a pause
+	left    time.Time // guarded by mu: when the last call left
+	closed  bool      // guarded by mu
+	idle    []*batch  // guarded by mu: at rest, for the next charges
 
 	crowd atomic.Bool // the last batch had more than one entry
 }
@@ -206,6 +212,10 @@ func (l *line) next() *batch {
 	l.crowd.Store(len(b.entries)+len(b.commands) > 1)
 	now := time.Now()
 	b.state, b.until = sent, now.Add(l.timeout)
+	if l.asked.IsZero() || now.Sub(l.left) > silence {
+		l.asked = now
+	}
+	l.left = now
 	b.arm(min(b.deadline.Sub(now), l.timeout))
 	return b
 }
@@ -242,16 +252,27 @@ func (c callContext) Deadline() (time.Time, bool) { return c.deadline, true }
 func (l *line) settle(b *batch, err error) {
 	b.timer.Stop()
 	l.mu.Lock()
-	err = b.blame(err)
+	if !l.silent(time.Now()) {
+		err = b.blame(err)
+	}
 	b.settled.Store(true) // from here on the timer does nothing
 	signal, reported := b.signal, b.reported
 	v, cause := b.verdict(err)
+	if v == answered || errors.Is(err, ErrNotSent) {
+		l.asked = time.Time{}
+	}
 	l.mu.Unlock()
 	if !reported {
 		l.health.report(v, cause)
 	}
 	close(signal)
 	l.leave(b)
+}
+
+// silent reports whether the server has not said anything for so long that being late is no
+// excuse any more. mu is held.
+func (l *line) silent(now time.Time) bool {
+	return !l.asked.IsZero() && now.Sub(l.asked) > silence
 }
 
 // blame takes the failures of a call that timed out while this process was late off its
@@ -346,7 +367,9 @@ func (b *batch) arm(after time.Duration) {
 // settled, or is on its next journey by now.
 func (l *line) alarm(b *batch) {
 	// A timer goes first, before everybody who is ready to run, whoever reads the reply
-	// included. Behind them it is as late as they are.
+	// included, and before what has arrived is handed out. Behind them it is as late as they
+	// are.
+	l.poller.turn()
 	runtime.Gosched()
 	if l.failed(b) {
 		l.health.report(failing, fmt.Errorf("%w: no reply within %v", tierlimit.ErrStoreUnavailable, l.timeout))
@@ -354,7 +377,7 @@ func (l *line) alarm(b *batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if b.state == resting || b.settled.Load() {
+	if b.state == resting || b.settled.Load() || now.Before(b.due) { // b was armed anew meanwhile
 		return
 	}
 	if b.state == gathering {
@@ -384,12 +407,12 @@ func (l *line) alarm(b *batch) {
 func (l *line) failed(b *batch) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if b.state == resting || b.settled.Load() {
+	now := time.Now()
+	if b.state == resting || b.settled.Load() || now.Before(b.due) {
 		return false
 	}
-	now := time.Now()
 	if behind := now.Sub(b.due); behind > late {
-		if b.late = b.graces == maxGraces; !b.late {
+		if b.late = b.graces == maxGraces && !l.silent(now); !b.late && b.graces < maxGraces {
 			b.graces++
 			b.grace = now.Add(min(2*behind, l.timeout))
 		}
@@ -447,7 +470,7 @@ func (l *line) look(t *ticket, deadline time.Time) (done bool, err error) {
 	default:
 		err = errNoReply
 	}
-	if b.graces > 0 || now.Sub(deadline) > late { // the reply may be there
+	if !l.silent(now) && (b.graces > 0 || now.Sub(deadline) > late) { // the reply may be there
 		return true, fmt.Errorf("%w: %w", err, ErrLate)
 	}
 	return true, fmt.Errorf("%w: %w: %w", err, tierlimit.ErrStoreUnavailable, context.DeadlineExceeded)
@@ -476,5 +499,6 @@ func (l *line) close() {
 	if !l.closed {
 		l.closed = true
 		close(l.work)
+		l.poller.close()
 	}
 }

@@ -68,7 +68,11 @@ func bubble(t *testing.T, run func(s *sender)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &sender{T: t, seen: tally{charged: make(map[string]int64)}}
-		s.line = newLine(testTimeout, testLongest, failuresInARow, func(open bool, _ error) { s.changes = append(s.changes, open) }, s.call)
+		s.line = newLine(testTimeout, testLongest, failuresInARow, func(open bool, _ error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.changes = append(s.changes, open)
+		}, s.call)
 		defer s.line.workers.Wait()
 		defer s.line.close()
 		run(s)
@@ -119,7 +123,7 @@ func (s *sender) take(subject string, patience time.Duration) (tierlimit.Outcome
 func (s *sender) batches() []*batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.under
+	return slices.Clone(s.under)
 }
 
 // many takes for n subjects at once.
@@ -723,4 +727,124 @@ func TestAFailedTryIsNotRepeatedAtOnce(t *testing.T) {
 			s.Errorf("%d calls within 20 ms of a try that failed", calls-before)
 		}
 	})
+}
+
+// A process that is busy for as long as an outage lasts never learned of the outage: each
+// call ended with the client's own timeout, of which the process seemed to be the cause.
+func TestABusyProcessLearnsThatRedisIsLost(t *testing.T) {
+	timedOut := fmt.Errorf("%w: read: %w", tierlimit.ErrStoreUnavailable, os.ErrDeadlineExceeded)
+	for _, behind := range []time.Duration{late + 1, 25 * time.Millisecond} {
+		bubble(t, func(s *sender) {
+			s.set(2*testTimeout, func(int) error { return timedOut })
+			began := time.Now()
+			for !s.line.health.open.Load() && time.Since(began) < 10*silence {
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					_, _ = s.take("acct_42", testTimeout)
+				}()
+				synctest.Wait()
+				s.line.mu.Lock()
+				for _, b := range s.batches() { // its timer will have been late
+					b.due = b.due.Add(-behind)
+				}
+				s.line.mu.Unlock()
+				<-done
+			}
+			if took := time.Since(began); took > 2*silence {
+				s.Errorf("%v late each time: not known after %v", behind, took)
+			}
+			time.Sleep(testLongest)
+		})
+	}
+}
+
+// A server that is called after a pause has not been silent for so long.
+func TestAPauseIsNoSilence(t *testing.T) {
+	bubble(t, func(s *sender) {
+		timedOut := fmt.Errorf("%w: read: %w", tierlimit.ErrStoreUnavailable, os.ErrDeadlineExceeded)
+		s.set(2*testTimeout, func(int) error { return timedOut })
+		_, _ = s.take("acct_42", testTimeout)
+		time.Sleep(2 * silence)
+		done := make(chan error)
+		go func() {
+			_, err := s.take("acct_42", testTimeout)
+			done <- err
+		}()
+		synctest.Wait()
+		s.line.mu.Lock()
+		for _, b := range s.batches() {
+			b.due = b.due.Add(-25 * time.Millisecond)
+		}
+		s.line.mu.Unlock()
+		if err := <-done; !errors.Is(err, ErrLate) {
+			s.Errorf("got %v", err)
+		}
+		time.Sleep(testLongest)
+	})
+}
+
+// An alarm that was overtaken by the next journey of its batch put that journey's alarm
+// off.
+func TestAnAlarmThatIsOvertakenPutsNothingOff(t *testing.T) {
+	bubble(t, func(s *sender) {
+		s.set(time.Hour, nil)
+		deadline := time.Now().Add(testTimeout)
+		k, err := s.line.join(&journey{charge: chargeOf("acct_42"), hash: 1}, deadline)
+		if err != nil {
+			s.Fatal(err)
+		}
+		synctest.Wait()
+		s.line.mu.Lock()
+		due := k.batch.due
+		s.line.mu.Unlock()
+		s.line.alarm(k.batch)
+		s.line.mu.Lock()
+		if k.batch.due != due {
+			s.Errorf("put off by %v", k.batch.due.Sub(due))
+		}
+		s.line.mu.Unlock()
+		if err := s.line.await(&k, deadline); !errors.Is(err, tierlimit.ErrStoreUnavailable) || time.Now() != deadline {
+			s.Errorf("%v at %v", err, time.Until(deadline))
+		}
+		s.line.leave(k.batch)
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+// A caller that ran late chose by chance between the answer, which was there, and its
+// deadline, which had passed.
+func TestALateCallerSeesThatTheClusterHasAnswered(t *testing.T) {
+	r := &reach{timeout: time.Nanosecond, longest: time.Second, health: breaker{most: -1}}
+	known := make(chan struct{})
+	close(known)
+	for range 100 {
+		r.done = known
+		if err := r.await(nil, time.Now().Add(-time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// All that had arrived is handed out before a poller has turned, however often that is
+// asked for.
+func TestAPollerTurns(t *testing.T) {
+	var p poller
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range 20 {
+				p.turn()
+			}
+		})
+	}
+	wg.Wait()
+	if p.closed || p.r == nil {
+		t.Error("it does not work here")
+	}
+	p.close()
+	p.turn()
+	if p.r != nil {
+		t.Error("it was opened again")
+	}
 }

@@ -32,9 +32,15 @@ func (r *reach) await(c *cluster, deadline time.Time) error {
 	began := time.Now()
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
+	done := r.start(c)
 	select {
-	case <-r.start(c):
+	case <-done:
 	case <-timer.C:
+		select {
+		case <-done: // this process was late
+			return r.ended()
+		default:
+		}
 		err := fmt.Errorf("which master has which slots is not known: %w: %w", tierlimit.ErrStoreUnavailable, context.DeadlineExceeded)
 		if time.Since(began) >= r.timeout { // else the caller had less time
 			r.health.report(failing, err)
@@ -43,6 +49,11 @@ func (r *reach) await(c *cluster, deadline time.Time) error {
 		}
 		return err
 	}
+	return r.ended()
+}
+
+// ended returns how the last one ended, and tells the breaker.
+func (r *reach) ended() error {
 	r.mu.Lock()
 	err := r.err
 	r.mu.Unlock()

@@ -71,17 +71,21 @@ func (s *single) pipeline(ctx context.Context, b *batch, list commands) error {
 		_ = pipe.Process(ctx, take) // it is only noted
 	}
 	calls := list.add(ctx, pipe, false)
-	_, _ = pipe.Exec(ctx)                                   // each command has its own error
-	for unknown, _ := list.read(calls); len(unknown) > 0; { // each time the first is made, at least
+	_, failed := pipe.Exec(ctx) // each command has its own error, unless none was sent
+	unknown, _ := list.read(calls, failed)
+	for len(unknown) > 0 { // each time the first is made, at least
 		pipe := s.client.Pipeline()
 		calls := unknown.add(ctx, pipe, true)
-		_, _ = pipe.Exec(ctx)
-		unknown, _ = unknown.read(calls)
+		_, err := pipe.Exec(ctx)
+		unknown, _ = unknown.read(calls, err)
 	}
 	if take.StringCmd == nil {
 		return nil
 	}
 	reply, err := take.Result()
+	if err == nil && reply == "" {
+		err = failed
+	}
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		_ = s.charge(ctx, b) // the entries have its error
 		return nil
