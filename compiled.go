@@ -16,6 +16,7 @@ type compiled struct {
 	effective  []int64   // one for each limit: its max under load
 	ceilings   *Ceilings // what a store holds a request to; nil if there are no limits
 	adaptive   bool      // whether load changes any limit
+	concurrent bool      // whether any limit counts the holds that are open
 	policy     string    // the RateLimit-Policy field's value
 }
 
@@ -76,6 +77,7 @@ func newCompiled(limits []Limit, scope string, multiplier float64) *compiled {
 	for i := range limits {
 		l := &limits[i]
 		c.adaptive = c.adaptive || l.Adaptive
+		c.concurrent = c.concurrent || l.Algorithm == Concurrent
 		c.effective[i] = l.scaled(multiplier)
 		list[i] = Ceiling{Name: l.Name, Max: c.effective[i], Window: l.Window, Sliding: l.Algorithm == Sliding, Concurrent: l.Algorithm == Concurrent, Release: l.OnExpiry == ReleaseOnExpiry}
 		if l.Shadow {

@@ -100,6 +100,9 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 		return e.unanswered(Closed), err
 	}
 	e := evaluation{Request: req, plan: plan, compiled: l.compile(plan, req.Scope), charge: charge}
+	if req.HoldIfCounted && !e.compiled.concurrent {
+		e.Hold = 0
+	}
 	if len(req.Costs) > 0 {
 		e.costs = e.compiled.costsOf(&req)
 	}
@@ -114,8 +117,8 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 			return *d, nil
 		}
 	}
-	if req.Hold > 0 {
-		e.hold = &Hold{ID: newHoldID(), For: req.Hold}
+	if e.Hold > 0 && charge > 0 {
+		e.hold = &Hold{ID: newHoldID(), For: e.Hold}
 	}
 	ticket := l.denials.ticket(req.Subject, now)
 	asked := e.chargeBy(deadline)

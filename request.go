@@ -20,8 +20,11 @@ type Request struct {
 	// Names that are not of the subject's plan do nothing.
 	Costs map[string]int64
 	// Hold is how long the charge can be corrected, 1 s to 1 h: the decision then has an
-	// ID for Settle. 0: it cannot, and limits that count what runs at a time do not apply.
+	// ID for Settle. 0: it cannot, and concurrent limits do not apply.
 	Hold time.Duration
+	// HoldIfCounted has Hold apply only if the subject's plan has a concurrent limit for the
+	// request: others are charged without a hold, which costs less.
+	HoldIfCounted bool
 }
 
 func (r *Request) normalize() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/internal/lograte"
@@ -15,6 +16,8 @@ import (
 type Limiter interface {
 	Take(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error)
 	Peek(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error)
+	Settle(ctx context.Context, id string, cost int64, costs map[string]int64) (tierlimit.Settlement, error)
+	Renew(ctx context.Context, id string, hold time.Duration) (found bool, err error)
 }
 
 // Config tunes the middleware. The zero Config limits every request by its
@@ -25,12 +28,22 @@ type Config struct {
 	Subject SubjectFunc                // who is asking; default ByKey with Keys, then ByAddress with Address
 	Scope   func(*http.Request) string // the part of the API asked for; default ""
 	Cost    func(*http.Request) int64  // what the request is charged; 0 lets it through uncharged; default 1
+	Costs   CostsFunc                  // what the request is charged of limits that have a unit of their own; default none
+	Settle  SettleFunc                 // what the request really cost, such as GiveBackOn5xx; default: what it was charged
+	Hold    time.Duration              // how long a request is held at first, 1s to 1h; default DefaultHold
 	Skip    func(*http.Request) bool   // true passes the request by the limiter; default never
 	Legacy  LegacyHeaders              // X-RateLimit-* beside the standard headers; default NoLegacy
 	Logger  *slog.Logger               // told of requests answered without the store, at debug level; default slog.Default
 }
 
+// A CostsFunc says what a request costs by limit: see tierlimit.Request.
+type CostsFunc func(*http.Request) map[string]int64
+
 // New returns a middleware that asks lim about every request.
+//
+// A request is held while its handler runs, where cfg has Settle, or where a limit of the
+// plan counts what runs at a time. When the handler returns, or panics, the request is
+// settled: the client gets the end of its response after that.
 func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 	if lim == nil {
 		return nil, &tierlimit.FieldError{Field: "lim", Value: "nil", Want: "a limiter"}
@@ -40,6 +53,12 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Hold == 0 {
+		cfg.Hold = DefaultHold
+	}
+	if err := checkHold(cfg.Hold); err != nil {
+		return nil, err
 	}
 	if !cfg.Legacy.valid() {
 		return nil, &tierlimit.FieldError{Field: "Legacy", Value: string(cfg.Legacy), Want: "empty, epoch or delta"}
@@ -54,6 +73,8 @@ type guard struct {
 	lim     Limiter
 	cfg     Config
 	unknown lograte.Line // those of whom it could not be found out who they are
+
+	unsettled lograte.Line // requests that could not be settled
 }
 
 func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -82,7 +103,12 @@ func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler)
 		Deny(w, &d)
 		return
 	}
-	next.ServeHTTP(w, r.WithContext(tierlimit.NewContext(r.Context(), d)))
+	r = r.WithContext(tierlimit.NewContext(r.Context(), d))
+	if d.ID != "" {
+		g.serveHeld(w, r, next, d.ID)
+		return
+	}
+	next.ServeHTTP(w, r)
 }
 
 // answered reports whether there is a decision in spite of err: the failure
@@ -101,12 +127,15 @@ func (g *guard) answered(w http.ResponseWriter, d *tierlimit.Decision, err error
 }
 
 func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, error) {
-	req := tierlimit.Request{Subject: subject, Cost: 1}
+	req := tierlimit.Request{Subject: subject, Cost: 1, Hold: g.cfg.Hold, HoldIfCounted: g.cfg.Settle == nil}
 	if g.cfg.Scope != nil {
 		req.Scope = g.cfg.Scope(r)
 	}
 	if g.cfg.Cost != nil {
 		req.Cost = g.cfg.Cost(r)
+	}
+	if g.cfg.Costs != nil {
+		req.Costs = g.cfg.Costs(r)
 	}
 	if req.Cost != 0 {
 		return g.lim.Take(r.Context(), req)
@@ -136,6 +165,8 @@ func Deny(w http.ResponseWriter, d *tierlimit.Decision) {
 		p.Title, p.Detail = "Abnormal usage detected", "The account is blocked for a while."
 	case tierlimit.CostTooLarge:
 		p.Detail = "The request costs more than the plan ever allows at once; waiting does not help."
+	case tierlimit.TooManyHolds:
+		p.Detail = "Too many of the account's requests are running."
 	case tierlimit.LoadScaled:
 		p.Detail = "The service is busy and this plan's limit is lowered for the time being."
 	default:

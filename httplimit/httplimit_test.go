@@ -237,8 +237,23 @@ func TestAKeyIsTheDefaultWayOfKnowingWhoIsAsking(t *testing.T) {
 	}
 }
 
+// noHolds is a Limiter that keeps none.
+type noHolds struct{}
+
+func (noHolds) Settle(context.Context, string, int64, map[string]int64) (tierlimit.Settlement, error) {
+	return tierlimit.Settlement{}, nil
+}
+
+func (noHolds) Renew(context.Context, string, time.Duration) (bool, error) { return false, nil }
+
 // A limiterFunc is told of each request, and allows it.
 type limiterFunc func(tierlimit.Request)
+
+func (limiterFunc) Settle(context.Context, string, int64, map[string]int64) (tierlimit.Settlement, error) {
+	return tierlimit.Settlement{}, nil
+}
+
+func (limiterFunc) Renew(context.Context, string, time.Duration) (bool, error) { return false, nil }
 
 func (f limiterFunc) Take(_ context.Context, req tierlimit.Request) (tierlimit.Decision, error) {
 	f(req)
@@ -312,7 +327,10 @@ func TestWhoIsAsking(t *testing.T) {
 }
 
 // broken stands for a limiter whose store is gone.
-type broken struct{ d tierlimit.Decision }
+type broken struct {
+	noHolds
+	d tierlimit.Decision
+}
 
 func (b broken) Take(context.Context, tierlimit.Request) (tierlimit.Decision, error) {
 	return b.d, tierlimit.ErrStoreUnavailable
@@ -323,22 +341,22 @@ func (b broken) Peek(ctx context.Context, r tierlimit.Request) (tierlimit.Decisi
 }
 
 func TestThePolicyAnswersWhileTheStoreIsGone(t *testing.T) {
-	open := broken{tierlimit.Decision{Allowed: true, Reason: tierlimit.StoreDown, Degraded: true}}
+	open := broken{d: tierlimit.Decision{Allowed: true, Reason: tierlimit.StoreDown, Degraded: true}}
 	if w := serve(t, open, httplimit.Config{})(get()); w.Code != 200 || w.Header()["Ratelimit"] != nil {
 		t.Errorf("open: %d %v", w.Code, w.Header())
 	}
-	closed := broken{tierlimit.Decision{Reason: tierlimit.StoreDown, Degraded: true, RetryAfter: time.Second}}
+	closed := broken{d: tierlimit.Decision{Reason: tierlimit.StoreDown, Degraded: true, RetryAfter: time.Second}}
 	if w := serve(t, closed, httplimit.Config{})(get()); w.Code != 503 || w.Header().Get("Retry-After") != "1" {
 		t.Errorf("closed: %d %v", w.Code, w.Header())
 	}
 }
 
 func TestARefusedSubjectIsToldSo(t *testing.T) {
-	suspended := refusing{tierlimit.Decision{Reason: tierlimit.Suspended}}
+	suspended := refusing{d: tierlimit.Decision{Reason: tierlimit.Suspended}}
 	if w := serve(t, suspended, httplimit.Config{})(get()); w.Code != 403 || w.Header().Get("Retry-After") != "" {
 		t.Errorf("suspended: %d %v", w.Code, w.Header())
 	}
-	blocked := refusing{tierlimit.Decision{Reason: tierlimit.Blocked, RetryAfter: 90500 * time.Millisecond}}
+	blocked := refusing{d: tierlimit.Decision{Reason: tierlimit.Blocked, RetryAfter: 90500 * time.Millisecond}}
 	w := serve(t, blocked, httplimit.Config{})(get())
 	if w.Code != 429 || w.Header().Get("Retry-After") != "91" || !strings.Contains(w.Body.String(), "#abnormal-usage-detected") {
 		t.Errorf("blocked: %d %v %s", w.Code, w.Header(), w.Body)
@@ -356,12 +374,12 @@ func TestABlockForEverIsNotInThePast(t *testing.T) {
 }
 
 func TestARefusedSubjectIsDeniedWhatCostsNothingToo(t *testing.T) {
-	suspended := refusing{tierlimit.Decision{Reason: tierlimit.Suspended}}
+	suspended := refusing{d: tierlimit.Decision{Reason: tierlimit.Suspended}}
 	free := httplimit.Config{Cost: func(*http.Request) int64 { return 0 }}
 	if w := serve(t, suspended, free)(get()); w.Code != 403 {
 		t.Errorf("suspended: %d", w.Code)
 	}
-	blocked := refusing{tierlimit.Decision{Reason: tierlimit.Blocked, RetryAfter: time.Minute}}
+	blocked := refusing{d: tierlimit.Decision{Reason: tierlimit.Blocked, RetryAfter: time.Minute}}
 	if w := serve(t, blocked, free)(get()); w.Code != 429 || w.Header().Get("Retry-After") != "60" {
 		t.Errorf("blocked: %d", w.Code)
 	}
@@ -408,7 +426,10 @@ func TestOnlyABearerIsAnAPIKey(t *testing.T) {
 	}
 }
 
-type refusing struct{ d tierlimit.Decision }
+type refusing struct {
+	noHolds
+	d tierlimit.Decision
+}
 
 func (r refusing) Take(context.Context, tierlimit.Request) (tierlimit.Decision, error) {
 	return r.d, nil

@@ -46,6 +46,7 @@ type Limit struct {
 	Anchored bool // its period begins with the subject's billing, where that is known
 
 	Algorithm tierlimit.Algorithm // default fixed
+	OnExpiry  tierlimit.OnExpiry  // default charge
 }
 
 // Multiplier returns m = 1 - (1-Floor) * clamp((u-Start) / (Full-Start)) for a
@@ -111,7 +112,7 @@ func (c *Curve) validate() (errs []error) {
 
 func (l Limit) named(name, from string) tierlimit.Limit {
 	return tierlimit.Limit{
-		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Shadow: l.Shadow, Algorithm: l.Algorithm, From: from,
+		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Shadow: l.Shadow, Algorithm: l.Algorithm, OnExpiry: l.OnExpiry, From: from,
 	}
 }
 
@@ -141,19 +142,27 @@ type limitJSON struct {
 	Adaptive bool            `json:"adaptive,omitempty"`
 	Shadow   bool            `json:"shadow,omitempty"`
 
-	Algorithm tierlimit.Algorithm `json:"algorithm,omitempty"`
+	Algorithm  tierlimit.Algorithm `json:"algorithm,omitempty"`
+	Concurrent bool                `json:"concurrent,omitempty"`
+	OnExpiry   tierlimit.OnExpiry  `json:"on_expiry,omitempty"`
 }
 
-// MarshalJSON writes a fixed window as "window" and a calendar one as "period"
-// with its "anchor".
+// MarshalJSON writes a fixed window as "window", a calendar one as "period" with its
+// "anchor", and a limit that counts the holds that are open as "concurrent".
 func (l Limit) MarshalJSON() ([]byte, error) {
 	j := limitJSON{Scope: l.Scope, Max: maxText(l.Max), Adaptive: l.Adaptive, Shadow: l.Shadow}
-	if l.Algorithm != tierlimit.Fixed {
+	if l.Algorithm == tierlimit.Sliding {
 		j.Algorithm = l.Algorithm
 	}
-	if l.Window.Period == "" {
+	if l.OnExpiry != tierlimit.ChargeOnExpiry {
+		j.OnExpiry = l.OnExpiry
+	}
+	switch {
+	case l.Algorithm == tierlimit.Concurrent:
+		j.Concurrent = true
+	case l.Window.Period == "":
 		j.Window = l.Window.String()
-	} else {
+	default:
 		j.Period, j.Anchor = string(l.Window.Period), "calendar"
 		if l.Anchored {
 			j.Anchor = "billing"
@@ -167,11 +176,17 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 func (l *Limit) UnmarshalJSON(data []byte) error {
 	var j limitJSON
 	wrong := strictjson.Strict(data, &j)
-	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm}
-	var wrongMax, wrongWindow error
+	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm, OnExpiry: j.OnExpiry}
+	var wrongMax, wrongWindow, wrongAlgorithm error
+	if j.Algorithm != "" && (j.Concurrent || j.Algorithm != tierlimit.Fixed && j.Algorithm != tierlimit.Sliding) {
+		wrongAlgorithm = &tierlimit.FieldError{Field: "algorithm", Value: string(j.Algorithm), Want: "fixed or sliding, and not beside concurrent"}
+	}
+	if j.Concurrent {
+		l.Algorithm = tierlimit.Concurrent
+	}
 	l.Max, wrongMax = parseMax(j.Max)
 	l.Window, wrongWindow = parseWindow(j)
-	return errors.Join(wrong, wrongMax, wrongWindow)
+	return errors.Join(wrong, wrongMax, wrongWindow, wrongAlgorithm)
 }
 
 // maxRule is what a max may be, as an error says it.
@@ -199,9 +214,11 @@ func parseMax(raw json.RawMessage) (int64, error) {
 
 func parseWindow(j limitJSON) (tierlimit.Window, error) {
 	switch {
-	case (j.Window == "") == (j.Period == ""):
+	case j.Concurrent && j.Window == "" && j.Period == "" && j.Anchor == "":
+		return tierlimit.Window{}, nil
+	case j.Concurrent || (j.Window == "") == (j.Period == ""):
 		return tierlimit.Window{}, &tierlimit.FieldError{
-			Field: "window", Value: j.Window, Want: "given, or period, and not both",
+			Field: "window", Value: j.Window, Want: "given, or period or concurrent, and no two of them",
 		}
 	case j.Anchor != "" && (j.Anchor != "calendar" && j.Anchor != "billing" || j.Period == ""):
 		return tierlimit.Window{}, &tierlimit.FieldError{

@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, s streams) int {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(
-		devCommand(s), serveCommand(s), migrateCommand(s), takeCommand(s),
+		devCommand(s), serveCommand(s), migrateCommand(s), takeCommand(s), settleCommand(s), renewCommand(s),
 		tiersCommand(s), subjectsCommand(s), keysCommand(s), tokensCommand(s),
 		benchCommand(s), configCommand(s), versionCommand(s),
 	)

@@ -152,6 +152,41 @@ func TestTakeShowsTheDecision(t *testing.T) {
 	}
 }
 
+func TestAHoldIsSettledFromTheShell(t *testing.T) {
+	sh := shell{T: t}
+	public, _, _, _ := sh.dev()
+	sh.env = map[string]string{"TIERLIMIT_URL": public}
+	does := func(code int, part string, args ...string) string {
+		t.Helper()
+		got, out, errs := sh.run(args...)
+		if got != code || !strings.Contains(out+errs, part) {
+			t.Fatalf("%v: %d, want %d and %q: %s%s", args, got, code, part, out, errs)
+		}
+		return out
+	}
+	out := does(exitOK, "held, to settle or renew as", "take", "acct_42", "--cost", "5", "--hold", "60s")
+	id := strings.Fields(out[strings.Index(out, "renew as"):])[2]
+	does(exitOK, `"renewed":true`, "renew", id)
+	does(exitOK, `"settled":true`, "settle", id, "--cost", "2")
+	does(exitDenied, "no such open hold", "settle", id, "--cost", "2")
+	does(exitDenied, "no such open hold", "renew", id)
+	does(exitFailed, "cost: must be given", "settle", id)
+	does(exitFailed, "hold_ms", "renew", id, "--hold", "1ms")
+	does(exitOK, "used 2 of 5", "take", "--peek", "acct_42")
+
+	// A command runs if it is allowed to, and what it charged is settled.
+	does(exitOK, "it ran", "take", "acct_42", "--cost", "2", "--", "echo", "it ran")
+	does(exitOK, "used 4 of 5", "take", "--peek", "acct_42")
+	does(7, "", "take", "acct_42", "--give-back-failures", "--", "sh", "-c", "exit 7")
+	does(exitOK, "used 4 of 5", "take", "--peek", "acct_42")
+	does(7, "", "take", "acct_42", "--", "sh", "-c", "exit 7")
+	does(exitDenied, "denied: exceeded", "take", "acct_42", "--", "touch", filepath.Join(t.TempDir(), "never"))
+	does(exitFailed, "no-such-command", "take", "acct_43", "--give-back-failures", "--", "no-such-command")
+	does(exitOK, "used 0 of 5", "take", "--peek", "acct_43")
+	does(exitUsage, "only behind --", "take", "acct_42", "echo")
+	does(exitUsage, "of no use", "take", "acct_42", "--peek", "--", "echo")
+}
+
 func TestDevKeepsTiersAndSubjectsInAFile(t *testing.T) {
 	sh := shell{T: t}
 	file := filepath.Join(t.TempDir(), "data.json")

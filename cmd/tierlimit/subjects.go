@@ -101,7 +101,8 @@ func printSubject(w io.Writer, s *tiers.Subject, used *tierlimit.Usage) {
 		fmt.Fprintf(w, "blocked until\t%s\n", instantOrDash(s.BlockedUntil))
 	}
 	for _, x := range used.Windows {
-		fmt.Fprintf(w, "%s\tused %d of %s in %s, from %s, resets in %s\n", x.Limit, x.Used, count(x.Max), x.Window, x.From, x.Reset)
+		used, window, reset := usedOf(&x, count(x.Max))
+		fmt.Fprintf(w, "%s\t%s %s, from %s, %s\n", x.Limit, used, window, x.From, reset)
 	}
 }
 

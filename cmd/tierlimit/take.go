@@ -21,26 +21,41 @@ import (
 type takeFlags struct {
 	url, token, scope string
 	cost              int64
+	costs             map[string]int64
+	hold              time.Duration
 	peek, json        bool
+	giveBack          bool
 }
+
+// defaultHold is how long take holds for a command at first; the hold is renewed.
+const defaultHold = time.Minute
 
 func takeCommand(s streams) *cobra.Command {
 	var f takeFlags
 	cmd := &cobra.Command{
-		Use:   "take SUBJECT",
+		Use:   "take SUBJECT [-- COMMAND ...]",
 		Short: "Charge a subject through a running server and show the decision",
-		Long:  "Charge a subject through a running server and show the decision.\nExits with 0 when allowed, 3 when denied, 1 when the server could not be asked.",
-		Args:  cobra.ExactArgs(1),
+		Long: "Charge a subject through a running server and show the decision.\n" +
+			"With a command, run it if the charge is allowed: the charge is held while it runs, and counts under limits that\n" +
+			"count what runs at a time.\n" +
+			"Exits with 0 when allowed, 3 when denied, 1 when the server could not be asked; or as the command did.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if dash := cmd.ArgsLenAtDash(); dash == 1 && len(args) > 1 || dash < 0 && len(args) == 1 {
+				return nil
+			}
+			return usage(errors.New("one subject is needed, and a command only behind --"))
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return take(cmd.Context(), s, f, args[0])
+			return take(cmd.Context(), s, f, args[0], args[1:])
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
-	fs.StringVar(&f.token, "token", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")), "bearer token [TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN]")
-	fs.Lookup("token").DefValue = "" // a secret does not belong into the help
+	serverFlags(cmd, s, &f.url, &f.token)
 	fs.StringVar(&f.scope, "scope", "", "the part of the API asked for")
 	fs.Int64Var(&f.cost, "cost", 1, "what to charge")
+	fs.StringToInt64Var(&f.costs, "costs", nil, "what to charge limits that have a unit of their own, as tokens=1200,bytes=5")
+	fs.DurationVar(&f.hold, "hold", 0, "how long the charge can be settled, 1s to 1h; with a command a minute, renewed while it runs")
+	fs.BoolVar(&f.giveBack, "give-back-failures", false, "a command that fails costs nothing")
 	fs.BoolVar(&f.peek, "peek", false, "ask and charge nothing")
 	fs.BoolVar(&f.json, "json", false, "print the decision as JSON")
 	return cmd
@@ -53,11 +68,31 @@ func envOr(s streams, name, fallback string) string {
 	return fallback
 }
 
-func take(ctx context.Context, s streams, f takeFlags, subject string) error {
+// serverFlags say which server is asked.
+func serverFlags(cmd *cobra.Command, s streams, url, token *string) {
+	fs := cmd.Flags()
+	fs.StringVar(url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
+	fs.StringVar(token, "token", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")), "bearer token [TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN]")
+	fs.Lookup("token").DefValue = "" // a secret does not belong into the help
+}
+
+func take(ctx context.Context, s streams, f takeFlags, subject string, command []string) error {
 	if err := checkURL("--url", f.url); err != nil {
 		return usage(err)
 	}
-	body, err := json.Marshal(map[string]any{"subject": subject, "scope": f.scope, "cost": f.cost})
+	if len(command) > 0 {
+		if f.peek {
+			return usage(errors.New("--peek charges nothing: with a command it is of no use"))
+		}
+		if f.hold == 0 {
+			f.hold = defaultHold
+		}
+	}
+	asked := map[string]any{"subject": subject, "scope": f.scope, "cost": f.cost, "hold_ms": f.hold.Milliseconds()}
+	if len(f.costs) > 0 {
+		asked["costs"] = f.costs
+	}
+	body, err := json.Marshal(asked)
 	if err != nil {
 		return err
 	}
@@ -72,6 +107,9 @@ func take(ctx context.Context, s streams, f takeFlags, subject string) error {
 	var d tierlimit.Decision
 	if err := json.Unmarshal(answer, &d); err != nil {
 		return fmt.Errorf("read the decision: %w", err)
+	}
+	if d.Allowed && len(command) > 0 {
+		return runHeld(ctx, s, f, d.ID, command)
 	}
 	if f.json {
 		_, err = s.out.Write(answer)
@@ -136,9 +174,28 @@ func printDecision(out io.Writer, d *tierlimit.Decision) error {
 		if x.EffectiveMax != x.Max {
 			most += " (of " + count(x.Max) + ", load x" + strconv.FormatFloat(d.Multiplier, 'g', -1, 64) + ")"
 		}
-		fmt.Fprintf(w, "  %s\tused %d of %s\tin %s\tresets in %s\n", x.Limit, x.Used, most, x.Window, x.Reset)
+		used, window, reset := usedOf(&x, most)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", x.Limit, used, window, reset)
+	}
+	if d.ID != "" {
+		fmt.Fprintf(w, "  held, to settle or renew as\t%s\n", d.ID)
 	}
 	return w.Flush()
+}
+
+// usedOf says where a limit stands: how much is used, over what, and until when.
+func usedOf(x *tierlimit.WindowState, most string) (used, window, reset string) {
+	used = fmt.Sprintf("used %d of %s", x.Used, most)
+	if x.Held > 0 {
+		used += fmt.Sprintf(" (%d held)", x.Held)
+	}
+	if x.Algorithm != tierlimit.Concurrent {
+		return used, "in " + x.Window.String(), "resets in " + x.Reset.String()
+	}
+	if x.Used == 0 {
+		return used, "at a time", "none is open"
+	}
+	return used, "at a time", "the first expires in " + x.Reset.String()
 }
 
 func count(n int64) string {

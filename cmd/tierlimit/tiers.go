@@ -13,6 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -41,18 +42,27 @@ func listTiers(ctx context.Context, c *client, _ []string) error {
 			}
 			for _, limit := range slices.Sorted(maps.Keys(t.Limits)) {
 				l := t.Limits[limit]
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", key, name, priority, limit, count(l.Max), l.Window, orDash(l.Scope), notes(l))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", key, name, priority, limit, count(l.Max), over(l.Algorithm, l.Window), orDash(l.Scope), notes(l))
 				key, name, priority = "", "", ""
 			}
 		}
 	})
 }
 
+// over says what a limit counts over.
+func over(a tierlimit.Algorithm, w tierlimit.Window) string {
+	if a == tierlimit.Concurrent {
+		return "at a time"
+	}
+	return w.String()
+}
+
 // notes are what a limit is beside its max.
 func notes(l tiers.Limit) string {
 	var list []string
 	for note, is := range map[string]bool{
-		"adaptive": l.Adaptive, "shadow": l.Shadow, "billing period": l.Anchored, "sliding": l.Algorithm == "sliding",
+		"adaptive": l.Adaptive, "shadow": l.Shadow, "billing period": l.Anchored, "sliding": l.Algorithm == tierlimit.Sliding,
+		"given back when a hold expires": l.OnExpiry == tierlimit.ReleaseOnExpiry,
 	} {
 		if is {
 			list = append(list, note)

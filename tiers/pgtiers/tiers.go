@@ -156,10 +156,10 @@ func queueTier(batch *pgx.Batch, t tiers.Tier) {
 	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
 		l := t.Limits[name]
 		batch.Queue(`
-			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm)
-			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10)`,
+			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry)
+			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11)`,
 			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Shadow,
-			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)))
+			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)))
 	}
 }
 
@@ -218,6 +218,7 @@ type limitRow struct {
 	Anchor   string
 
 	Algorithm string
+	OnExpiry  string
 }
 
 // selectTiers reads the tier key, or all when key is empty.
@@ -230,7 +231,7 @@ func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, erro
 		return nil, fmt.Errorf("read tiers: %w", err)
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
+		SELECT tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
 	limitRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
 	if err != nil {
 		return nil, fmt.Errorf("read limits: %w", err)
@@ -262,8 +263,11 @@ func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 
 func (r limitRow) limit() tiers.Limit {
 	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Shadow: r.Shadow, Anchored: r.Anchor == billing}
-	if r.Algorithm == string(tierlimit.Sliding) {
-		l.Algorithm = tierlimit.Sliding
+	if r.Algorithm != string(tierlimit.Fixed) {
+		l.Algorithm = tierlimit.Algorithm(r.Algorithm)
+	}
+	if r.OnExpiry != string(tierlimit.ChargeOnExpiry) {
+		l.OnExpiry = tierlimit.OnExpiry(r.OnExpiry)
 	}
 	if r.Max != nil {
 		l.Max = *r.Max

@@ -21,6 +21,8 @@ func gold() tiers.Tier {
 			"per_day":   {Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
 			"per_month": {Max: tierlimit.Unlimited, Window: tierlimit.Window{Period: tierlimit.Month}, Anchored: true, Shadow: true},
 			"smooth":    {Max: 7, Window: tierlimit.Window{Length: time.Minute}, Algorithm: tierlimit.Sliding},
+			"at_once":   {Max: 10, Algorithm: tierlimit.Concurrent},
+			"tokens":    {Max: 1000, Window: tierlimit.Window{Length: time.Minute}, OnExpiry: tierlimit.ReleaseOnExpiry},
 		},
 	}
 }

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// runHeld runs a command whose charge is held as id, "" if it is not, and settles the
+// charge when the command ends.
+func runHeld(ctx context.Context, s streams, f takeFlags, id string, command []string) error {
+	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec // what the user asked to run
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.in, s.out, s.err
+	// The command hears of a signal itself; what it charged is settled all the same.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	ctx = context.WithoutCancel(ctx)
+	err := cmd.Start()
+	if err == nil {
+		err = waitHeld(ctx, s, f, id, cmd, signals)
+	}
+	if id != "" {
+		cost := f.cost
+		if err != nil && f.giveBack {
+			cost = 0
+		}
+		if e := hold(ctx, f, "settle", map[string]any{"id": id, "cost": cost}); e != nil {
+			fmt.Fprintln(s.err, "tierlimit: the charge is not settled:", e)
+		}
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return &codedError{code: exit.ExitCode()}
+	}
+	return err
+}
+
+// waitHeld waits for a command, passes signals on to it, and renews its hold.
+func waitHeld(ctx context.Context, s streams, f takeFlags, id string, cmd *exec.Cmd, signals <-chan os.Signal) error {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	renew := time.NewTicker(f.hold / 3)
+	defer renew.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case sig := <-signals:
+			_ = cmd.Process.Signal(sig) // it may have ended by itself
+		case <-renew.C:
+			if id == "" {
+				continue
+			}
+			if err := hold(ctx, f, "renew", map[string]any{"id": id, "hold_ms": f.hold.Milliseconds()}); err != nil {
+				fmt.Fprintln(s.err, "tierlimit: the hold is not renewed:", err)
+			}
+		}
+	}
+}
+
+// hold asks the server for something about a hold.
+func hold(ctx context.Context, f takeFlags, verb string, asked map[string]any) error {
+	body, err := json.Marshal(asked)
+	if err == nil {
+		_, err = post(ctx, strings.TrimSuffix(f.url, "/")+"/v1/"+verb, f.token, body)
+	}
+	return err
+}
+
+func settleCommand(s streams) *cobra.Command {
+	var url, token string
+	var cost int64
+	var costs map[string]int64
+	cmd := &cobra.Command{
+		Use:   "settle ID",
+		Short: "Correct what a hold has charged to what it really cost",
+		Long:  "Correct what a hold has charged to what it really cost. A cost of 0 without costs gives everything back.\nExits with 3 if there is no such open hold.",
+		Args:  cobra.ExactArgs(1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		asked := map[string]any{"id": args[0]}
+		if cmd.Flags().Changed("cost") {
+			asked["cost"] = cost
+		}
+		if len(costs) > 0 {
+			asked["costs"] = costs
+		}
+		return askHold(cmd.Context(), s, url, token, "settle", asked)
+	}
+	serverFlags(cmd, s, &url, &token)
+	cmd.Flags().Int64Var(&cost, "cost", 0, "what limits really cost that took the request's cost; default: they keep their charge")
+	cmd.Flags().StringToInt64Var(&costs, "costs", nil, "what limits really cost by name, as tokens=1200,bytes=5")
+	return cmd
+}
+
+func renewCommand(s streams) *cobra.Command {
+	var url, token string
+	var d time.Duration
+	cmd := &cobra.Command{
+		Use:   "renew ID",
+		Short: "Have a hold expire later",
+		Long:  "Have a hold expire later.\nExits with 3 if there is no such open hold.",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return askHold(cmd.Context(), s, url, token, "renew", map[string]any{"id": args[0], "hold_ms": d.Milliseconds()})
+		},
+	}
+	serverFlags(cmd, s, &url, &token)
+	cmd.Flags().DurationVar(&d, "hold", defaultHold, "in how long the hold is to expire, 1s to 1h")
+	return cmd
+}
+
+// askHold prints what the server answers about a hold.
+func askHold(ctx context.Context, s streams, url, token, verb string, asked map[string]any) error {
+	if err := checkURL("--url", url); err != nil {
+		return usage(err)
+	}
+	body, err := json.Marshal(asked)
+	if err != nil {
+		return err
+	}
+	answer, err := post(ctx, strings.TrimSuffix(url, "/")+"/v1/"+verb, token, body)
+	if err != nil {
+		return err
+	}
+	var done struct{ Settled, Renewed bool }
+	if err := json.Unmarshal(answer, &done); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if _, err := s.out.Write(answer); err != nil {
+		return err
+	}
+	if !done.Settled && !done.Renewed {
+		return &codedError{code: exitDenied, cause: errors.New("there is no such open hold: it was settled, has expired, or never was")}
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package httplimit
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/felixge/httpsnoop"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// DefaultHold is how long a request is held at first. It is renewed while the request's
+// handler runs, so that it only matters for one whose process is killed.
+const DefaultHold = time.Minute
+
+// A SettleFunc says what a request really cost, once its handler has returned: status is
+// that of its response, 500 if the handler panicked before it wrote one, and h are the
+// response's headers. cost and costs are those of [tierlimit.Limiter.Settle]: tierlimit.Keep
+// leaves the charge, 0 without costs gives everything back.
+type SettleFunc func(r *http.Request, status int, h http.Header) (cost int64, costs map[string]int64)
+
+// GiveBackOn5xx is a SettleFunc: a request that the server could not serve costs nothing.
+func GiveBackOn5xx(_ *http.Request, status int, _ http.Header) (int64, map[string]int64) {
+	if status >= http.StatusInternalServerError {
+		return 0, nil
+	}
+	return tierlimit.Keep, nil
+}
+
+func checkHold(d time.Duration) error {
+	if d < tierlimit.MinHold || d > tierlimit.MaxHold || d%time.Millisecond != 0 {
+		return &tierlimit.FieldError{Field: "Hold", Value: d.String(), Want: "whole milliseconds from 1s to 1h, or 0 for a minute"}
+	}
+	return nil
+}
+
+// serveHeld serves a request whose charge is held as id, and settles it.
+func (g *guard) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handler, id string) {
+	// Whatever becomes of the client, its request is settled.
+	ctx := context.WithoutCancel(r.Context())
+	stop := g.keepOpen(ctx, id)
+	defer stop()
+	if g.cfg.Settle == nil {
+		defer g.settle(ctx, id, tierlimit.Keep, nil) // its place is free again
+		next.ServeHTTP(w, r)
+		return
+	}
+	status, header, returned := 0, w.Header(), false
+	defer func() {
+		switch {
+		case status == 0 && returned:
+			status = http.StatusOK
+		case status == 0:
+			status = http.StatusInternalServerError
+		}
+		cost, costs := g.cfg.Settle(r, status, header)
+		g.settle(ctx, id, cost, costs)
+	}()
+	next.ServeHTTP(httpsnoop.Wrap(w, httpsnoop.Hooks{
+		WriteHeader: func(write httpsnoop.WriteHeaderFunc) httpsnoop.WriteHeaderFunc {
+			return func(code int) {
+				if status == 0 && code >= http.StatusOK { // else it is informational
+					status = code
+				}
+				write(code)
+			}
+		},
+		Write: func(write httpsnoop.WriteFunc) httpsnoop.WriteFunc {
+			return func(b []byte) (int, error) {
+				if status == 0 {
+					status = http.StatusOK
+				}
+				return write(b)
+			}
+		},
+	}), r)
+	returned = true
+}
+
+// settleTries is how often a settlement is asked for: it is made at most once.
+const settleTries = 2
+
+func (g *guard) settle(ctx context.Context, id string, cost int64, costs map[string]int64) {
+	var err error
+	for range settleTries {
+		if _, err = g.lim.Settle(ctx, id, cost, costs); err == nil {
+			return
+		}
+	}
+	g.unsettled.Add(1, func(total int64) {
+		g.cfg.Logger.Warn("httplimit: what requests really cost cannot be charged", "requests", total, "error", err)
+	})
+}
+
+// keepOpen renews a hold until stop is called.
+func (g *guard) keepOpen(ctx context.Context, id string) (stop func()) {
+	var mu sync.Mutex
+	var timer *time.Timer
+	stopped := false
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(g.cfg.Hold/2, func() {
+		found, err := g.lim.Renew(ctx, id, g.cfg.Hold)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case stopped || err == nil && !found: // there is nothing to keep open
+		case err != nil:
+			timer.Reset(g.cfg.Hold / 8) // while there is time
+		default:
+			timer.Reset(g.cfg.Hold / 2)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
+}
+
+// CostHeader returns a SettleFunc that reads what a request cost from a header of the
+// response, a whole number. A response without the header keeps the charge; for 5xx it is
+// given back.
+func CostHeader(name string) SettleFunc {
+	return func(r *http.Request, status int, h http.Header) (int64, map[string]int64) {
+		if cost, err := strconv.ParseInt(h.Get(name), 10, 64); err == nil && cost >= 0 && cost <= tierlimit.MaxCount {
+			return cost, nil
+		}
+		return GiveBackOn5xx(r, status, h)
+	}
+}
