@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -41,6 +42,7 @@ func (a *admin) operations() []operation {
 		subjects  = root + "/subjects"
 		overrides = subjects + "/{id}/overrides"
 		usage     = subjects + "/{id}/usage"
+		holds     = subjects + "/{id}/holds"
 	)
 	read, down, missing := []access.Right{access.Read}, http.StatusServiceUnavailable, http.StatusNotFound
 	list := func(path, id, summary, tag, answer string, query []parameter, serve handlerFunc, fails ...int) operation {
@@ -68,6 +70,12 @@ func (a *admin) operations() []operation {
 					{name: "limit", description: "only of this limit of its plan; may stand several times", schema: ofName, many: true},
 				},
 				status: http.StatusNoContent, fails: []int{down}, serve: a.resetUsage,
+			},
+			list(holds, "list-holds", "List the holds that a subject has open, the first to expire first", "Subjects", "Holds", nil, a.listHolds, http.StatusBadRequest),
+			{
+				method: http.MethodDelete, path: holds + "/{hold}", id: "release-hold", tag: "Subjects",
+				summary: "Give back what a hold has charged, and free its place", rights: []access.Right{access.Change},
+				status: http.StatusNoContent, fails: []int{http.StatusNotFound, down}, serve: a.releaseHold,
 			},
 		},
 		[]operation{list(root+"/keys", "list-keys", "List API keys, by id", "Access", "KeyPage", append([]parameter{
@@ -355,6 +363,69 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 		Action: "usage.reset", Kind: tiers.KindUsage, Object: subject, Detail: strings.Join(limits, ","),
 	}); err != nil {
 		a.log.Error("api: a reset is not in the audit log", "subject", subject, "error", err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+type holdJSON struct {
+	ID        string     `json:"id"`
+	ExpiresAt time.Time  `json:"expires_at"`
+	Limits    []heldJSON `json:"limits"`
+}
+
+type heldJSON struct {
+	Limit      string `json:"limit"`
+	Cost       int64  `json:"cost"`
+	Concurrent bool   `json:"concurrent,omitempty"`
+}
+
+func (a *admin) listHolds(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	open, err := a.lim.Holds(r.Context(), pathValue(r, "id"))
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Holds []holdJSON `json:"holds"`
+	}{Holds: []holdJSON{}}
+	for _, h := range open {
+		one := holdJSON{ID: h.ID, ExpiresAt: h.Expires, Limits: []heldJSON{}}
+		for _, l := range h.Limits {
+			one.Limits = append(one.Limits, heldJSON(l))
+		}
+		answer.Holds = append(answer.Holds, one)
+	}
+	respond(w, http.StatusOK, answer)
+	return nil
+}
+
+// releaseHold gives back what an open hold of the subject has charged.
+func (a *admin) releaseHold(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	subject, id := pathValue(r, "id"), pathValue(r, "hold")
+	open, err := a.lim.Holds(r.Context(), subject)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(open, func(h tierlimit.OpenHoldState) bool { return h.ID == id }) {
+		return fmt.Errorf("hold %q of subject %q %w", id, subject, tiers.ErrNotFound)
+	}
+	settled, err := a.lim.Settle(r.Context(), id, 0, nil)
+	if err != nil {
+		return err
+	}
+	if !settled.Found { // settled, or expired, in this moment
+		return fmt.Errorf("hold %q of subject %q %w", id, subject, tiers.ErrNotFound)
+	}
+	if err := a.catalogue.Record(r.Context(), tiers.Event{
+		Action: "hold.release", Kind: tiers.KindUsage, Object: subject, Detail: id,
+	}); err != nil {
+		a.log.Error("api: the release of a hold is not in the audit log", "subject", subject, "error", err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

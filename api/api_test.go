@@ -189,6 +189,22 @@ func TestAHoldIsSettledOnce(t *testing.T) {
 	s.ask(s.public, "POST", "/v1/settle", id+`,"cost":2}`, "Authorization", "").want(401)
 }
 
+func TestAnAdministratorReleasesAHold(t *testing.T) {
+	s := newSite(t, 0)
+	var taken struct{ ID string }
+	if err := json.Unmarshal(s.take(`{"subject":"acct_42","cost":5,"hold_ms":60000}`).body, &taken); err != nil || taken.ID == "" {
+		t.Fatalf("%+v, %v", taken, err)
+	}
+	const holds = "/admin/v1/subjects/acct_42/holds"
+	s.ask(s.admin, "GET", holds, "").want(200, taken.ID, `"limits":[{"limit":"per_day","cost":5},{"limit":"per_minute","cost":5}]`)
+	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_43/holds/"+taken.ID, "").want(404)
+	s.ask(s.admin, "DELETE", holds+"/"+taken.ID, "").want(204)
+	s.ask(s.admin, "DELETE", holds+"/"+taken.ID, "").want(404, "not found")
+	s.ask(s.admin, "GET", holds, "").want(200, `{"holds":[]}`)
+	s.ask(s.public, "GET", "/v1/usage/acct_42", "").want(200, `"used":0`)
+	s.ask(s.admin, "GET", "/admin/v1/audit?kind=usage", "").want(200, `"action":"hold.release"`, `"object":"acct_42"`, taken.ID)
+}
+
 func TestBadInputIsNamedAndChargesNothing(t *testing.T) {
 	s := newSite(t, 0)
 	long := strings.Repeat("x", 10_000)

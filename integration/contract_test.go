@@ -72,7 +72,7 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 		return []call{c.with("Authorization", "Bearer "+s.credential(access.Token, role).Secret)}
 	case http.StatusNotFound:
 		switch {
-		case strings.Contains(id, "override"):
+		case strings.Contains(id, "override"), id == "release-hold":
 			return []call{unknown("/subjects/", "/subjects/nobody_")}
 		case strings.Contains(id, "tier"):
 			return []call{{method: c.method, path: "/admin/v1/tiers/nowhere", body: `{` + limitsJSON + `}`, header: c.header}}
@@ -215,7 +215,7 @@ func TestRolesAndRoutes(t *testing.T) {
 		"list-tiers": reads, "read-tier": reads, "create-tier": governs, "replace-tier": governs, "patch-tier": governs, "delete-tier": governs,
 		"list-subjects": reads, "read-subject": reads, "create-subject": changes, "replace-subject": changes, "patch-subject": changes, "delete-subject": changes,
 		"list-overrides": reads, "read-override": reads, "create-override": changes, "replace-override": changes, "patch-override": changes, "delete-override": changes,
-		"admin-usage": reads, "reset-usage": changes,
+		"admin-usage": reads, "reset-usage": changes, "list-holds": reads, "release-hold": changes,
 		"list-keys": reads, "read-api-key": reads, "create-api-key": changes, "replace-api-key": changes, "patch-api-key": changes, "delete-api-key": changes,
 		"list-tokens": reads, "read-token": reads, "create-token": governs, "replace-token": governs, "patch-token": governs, "delete-token": governs,
 		"read-load-control": reads, "replace-load-control": governs, "patch-load-control": governs,

@@ -384,6 +384,17 @@ func (s *site) goodAs(id string) call {
 		return change("DELETE", path, version, "")
 	case "admin-usage":
 		return call{method: "GET", path: v1 + "/subjects/acct_42/usage"}
+	case "list-holds", "release-hold":
+		subject := s.name("acct")
+		w := s.serve(s.public, "POST", "/v1/take", fmt.Sprintf(`{"subject":%q,"hold_ms":60000}`, subject), "Authorization", "Bearer "+adminToken)
+		var d struct{ ID string }
+		if err := json.Unmarshal(w.Body.Bytes(), &d); err != nil || d.ID == "" {
+			s.Fatalf("take answers %s", w.Body)
+		}
+		if id == "list-holds" {
+			return call{method: "GET", path: v1 + "/subjects/" + subject + "/holds"}
+		}
+		return call{method: "DELETE", path: v1 + "/subjects/" + subject + "/holds/" + d.ID}
 	case "reset-usage":
 		return call{method: "DELETE", path: v1 + "/subjects/acct_42/usage?limit=per_minute&limit=per_day"}
 
