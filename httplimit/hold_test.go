@@ -218,16 +218,24 @@ func TestALongRequestIsRenewed(t *testing.T) {
 // The client's going away ends the request's context, and not its settlement.
 func TestAClientThatGoesAwayIsSettled(t *testing.T) {
 	lim := limiterOn(t, tiers.Limits{"per_minute": perMinute(5)})
-	s := newHeldSite(t, lim, httplimit.Config{Settle: httplimit.GiveBackOn5xx}, func(w http.ResponseWriter, _ *http.Request) {
+	s := newHeldSite(t, heeding{lim}, httplimit.Config{Settle: httplimit.GiveBackOn5xx}, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
 	ctx, leave := context.WithCancel(t.Context())
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
-	inner := s.h
-	s.h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(w, r) })
-	w := &leaving{ResponseRecorder: httptest.NewRecorder(), leave: leave}
-	s.h.ServeHTTP(w, r)
+	s.h.ServeHTTP(&leaving{ResponseRecorder: httptest.NewRecorder(), leave: leave}, r)
+	s.lim = lim
 	s.used(0)
+}
+
+// A heeding limiter heeds contexts, as one on Redis does.
+type heeding struct{ *tierlimit.Limiter }
+
+func (h heeding) Settle(ctx context.Context, id string, cost int64, costs map[string]int64) (tierlimit.Settlement, error) {
+	if err := ctx.Err(); err != nil {
+		return tierlimit.Settlement{}, err
+	}
+	return h.Limiter.Settle(ctx, id, cost, costs)
 }
 
 // A leaving client goes away when its response begins.

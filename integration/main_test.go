@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -22,6 +23,8 @@ var scratch string
 
 func TestMain(m *testing.M) {
 	redis.SetLogger(quiet{})
+	// A failure that is kept is tried first the next time, also by a run that tries a mutant.
+	_ = flag.Set("rapid.nofailfile", "true")
 	os.Exit(run(m))
 }
 

@@ -84,13 +84,13 @@ if not all then
   return err
 end
 local function total(limit)
-  return all.limits[limit.name] or { 0, 0, 0 }
+  return all[LIMITS][limit.name] or { 0, 0, 0 }
 end
 
 local wanted = charge == 1
 local holds = wanted and hold_ms > 0
 local status = 0
-if holds and all.count >= most then
+if holds and all[COUNT] >= most then
   status = 2
 end
 for i = 1, n do
@@ -145,13 +145,12 @@ if charged and holds then
   end
   sum_up(all, hold, 1)
   expires_at(all, hold)
-  redis.call('HSET', holds_key, id, cmsgpack.pack(hold))
-  write_sum(holds_key, all)
+  write_sum(holds_key, all, id, hold)
 elseif status ~= 0 or not wanted then
   find_next(holds_key, all)
 end
 
-local out = { pack('>I6BI6', now, status, all.count > 0 and all.next or 0) }
+local out = { pack('>I6BI6', now, status, all[COUNT] > 0 and all[NEXT] or 0) }
 for i = 1, n do
   local limit = limits[i]
   local sum = total(limit)

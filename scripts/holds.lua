@@ -5,15 +5,15 @@
 -- when the hold expires, in milliseconds since the epoch, then for each limit five: its
 -- name, what was charged, when the window ends as the counters have it (0: it was
 -- forgiven), the window's length (0 for a period), and flags. The field "" holds what
--- the others add up to, so that no script reads them all:
+-- the others add up to, so that no script reads them all. It is a list, too:
 --
---   next   no hold expires before this instant
---   stale  whether the hold that next was taken from is gone
---   last   when the key expires: when the last hold does, or later where an expired one
---          has something to give back
---   count  how many holds are open
---   limits by name: { places, held, stop }: open holds of a concurrent limit; what is held
---          of the window that ends at stop
+--   1  no hold expires before this instant
+--   2  whether the hold that the instant was taken from is gone
+--   3  when the key expires: when the last hold does, or later where an expired one has
+--      something to give back
+--   4  how many holds are open
+--   5  by limits' names { places, held, stop }: open holds of a concurrent limit; what is
+--      held of the window that ends at stop
 --
 -- Lists and tables are MessagePack: https://github.com/msgpack/msgpack/blob/master/spec.md.
 
@@ -22,6 +22,7 @@ local KIND = 8 -- times the window's kind, as take.lua has it, is added to the f
 local SLIDING = 4
 local MAX_USED = 9007199254740991 -- 2^53 - 1, the last number that is exact
 local EACH = 5 -- entries of a limit in a hold
+local NEXT, STALE, LAST, COUNT, LIMITS = 1, 2, 3, 4, 5 -- of what the holds add up to
 
 local function is_place(flags)
   return flags % KIND >= PLACE
@@ -44,16 +45,16 @@ local function read_holds(key)
   if type(text) == 'table' then
     return nil, text
   end
-  return text and cmsgpack.unpack(text) or { next = 0, stale = false, last = 0, count = 0, limits = {} }
+  return text and cmsgpack.unpack(text) or { 0, false, 0, 0, {} }
 end
 
 -- Adds a hold to what all add up to, or with sign -1 takes it off.
 local function sum_up(all, hold, sign)
-  all.count = all.count + sign
+  all[COUNT] = all[COUNT] + sign
   for i = 2, #hold, EACH do
     local name, cost, stop, flags = hold[i], hold[i + 1], hold[i + 2], hold[i + 4]
-    local limit = all.limits[name] or { 0, 0, 0 }
-    all.limits[name] = limit
+    local limit = all[LIMITS][name] or { 0, 0, 0 }
+    all[LIMITS][name] = limit
     if is_place(flags) then
       limit[1] = limit[1] + sign
     elseif stop == limit[3] then
@@ -62,49 +63,53 @@ local function sum_up(all, hold, sign)
       limit[2], limit[3] = cost, stop
     end
     if limit[1] == 0 and limit[2] == 0 then
-      all.limits[name] = nil
+      all[LIMITS][name] = nil
     end
   end
 end
 
 -- The first hold to expire is known again, if it was not.
 local function find_next(key, all)
-  if all.stale then
+  if all[STALE] then
     local list = redis.call('HGETALL', key)
-    all.next, all.stale = 0, false
+    all[NEXT], all[STALE] = 0, false
     for i = 1, #list, 2 do
       local expires = list[i] ~= '' and cmsgpack.unpack(list[i + 1])[1]
-      if expires and (all.next == 0 or expires < all.next) then
-        all.next = expires
+      if expires and (all[NEXT] == 0 or expires < all[NEXT]) then
+        all[NEXT] = expires
       end
     end
   end
-  return all.next
+  return all[NEXT]
 end
 
 -- A hold expires at an instant, and its key no sooner.
 local function expires_at(all, hold)
-  all.last = math.max(all.last, hold[1])
+  all[LAST] = math.max(all[LAST], hold[1])
   for i = 2, #hold, EACH do
     if is_released(hold[i + 4]) then
-      all.last = math.max(all.last, hold[i + 2])
+      all[LAST] = math.max(all[LAST], hold[i + 2])
     end
   end
-  if all.count <= 1 or all.next == 0 or hold[1] < all.next then
-    all.next = hold[1]
-    all.stale = false
+  if all[COUNT] <= 1 or all[NEXT] == 0 or hold[1] < all[NEXT] then
+    all[NEXT] = hold[1]
+    all[STALE] = false
   end
 end
 
--- Writes what all holds add up to, when nothing else is left to write. Nothing open leaves
--- no key.
-local function write_sum(key, all)
-  if all.count <= 0 then
+-- Writes what all holds add up to, and one hold if an id is given, when nothing else is
+-- left to write. Nothing open leaves no key.
+local function write_sum(key, all, id, hold)
+  if all[COUNT] <= 0 then
     redis.call('DEL', key)
     return
   end
-  redis.call('HSET', key, '', cmsgpack.pack(all))
-  redis.call('PEXPIREAT', key, string.format('%.0f', all.last))
+  if id then
+    redis.call('HSET', key, '', cmsgpack.pack(all), id, cmsgpack.pack(hold))
+  else
+    redis.call('HSET', key, '', cmsgpack.pack(all))
+  end
+  redis.call('PEXPIREAT', key, string.format('%.0f', all[LAST]))
 end
 
 -- Charges cost in place of what stands in a hold's limit at i, in the counters that layout
@@ -128,32 +133,37 @@ local function write_counts(key, layout, state)
   return type(reply) == 'table' and reply or nil
 end
 
--- Closes the holds of a subject that have expired, and gives back what their limits say.
--- Returns the counters, which may be nil, as layout and state; or an error reply.
-local function open_holds(key, holds_key, now)
-  local all, err = read_holds(holds_key)
+-- The counters of a subject as layout and state; neither if there are none. Or an error
+-- reply.
+local function read_counts(key)
   local value = ask('GET', key)
-  if err or type(value) == 'table' then
-    return nil, err or value
+  if type(value) == 'table' then
+    return nil, nil, value
+  elseif not value then
+    return
   end
-  local layout, state
-  if value then
-    layout, state = read_value(key, value, {})
-    if not layout then
-      return nil, state
-    end
+  local layout, state = read_value(key, value, {})
+  if not layout then
+    return nil, nil, state
   end
-  if all.count == 0 or all.next > now then
-    return all, nil, layout, state
+  return layout, state
+end
+
+-- Closes the holds that have expired, and gives back what their limits say. Returns an
+-- error reply, or nil.
+local function close_expired(key, holds_key, all, now)
+  local layout, state, err = read_counts(key)
+  if err then
+    return err
   end
   local list, gone, changed = redis.call('HGETALL', holds_key), {}, false
-  all.next, all.stale = 0, false
+  all[NEXT], all[STALE] = 0, false
   for i = 1, #list, 2 do
     if list[i] ~= '' then
       local hold = cmsgpack.unpack(list[i + 1])
       if hold[1] > now then
-        if all.next == 0 or hold[1] < all.next then
-          all.next = hold[1]
+        if all[NEXT] == 0 or hold[1] < all[NEXT] then
+          all[NEXT] = hold[1]
         end
       else
         gone[#gone + 1] = list[i]
@@ -168,11 +178,23 @@ local function open_holds(key, holds_key, now)
   end
   err = changed and write_counts(key, layout, state)
   if err then
-    return nil, err
+    return err
   end
   if #gone > 0 then
     redis.call('HDEL', holds_key, unpack(gone))
   end
   write_sum(holds_key, all)
-  return all, nil, layout, state
+end
+
+-- What the open holds of a subject add up to, without those that have expired. nil and an
+-- error reply if a key is of another type.
+local function open_holds(key, holds_key, now)
+  local all, err = read_holds(holds_key)
+  if all and all[COUNT] > 0 and all[NEXT] <= now then
+    err = close_expired(key, holds_key, all, now)
+  end
+  if err then
+    return nil, err
+  end
+  return all
 end

@@ -18,12 +18,11 @@ if not text then
   return 0
 end
 local hold = cmsgpack.unpack(text)
-all.stale = all.stale or hold[1] <= all.next
+all[STALE] = all[STALE] or hold[1] <= all[NEXT]
 hold[1] = now + tonumber(ARGV[2])
-all.last = math.max(all.last, hold[1])
-if hold[1] < all.next then
-  all.next, all.stale = hold[1], false
+all[LAST] = math.max(all[LAST], hold[1])
+if hold[1] < all[NEXT] then
+  all[NEXT], all[STALE] = hold[1], false
 end
-redis.call('HSET', holds_key, id, cmsgpack.pack(hold))
-write_sum(holds_key, all)
+write_sum(holds_key, all, id, hold)
 return 1

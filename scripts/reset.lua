@@ -18,7 +18,7 @@ for i = 1, #ARGV do
 end
 
 local all = read_holds(KEYS[3])
-if all and all.count > 0 then
+if all and all[COUNT] > 0 then
   local list = redis.call('HGETALL', KEYS[3])
   for i = 1, #list, 2 do
     local hold, changed = list[i] ~= '' and cmsgpack.unpack(list[i + 1]), false
@@ -31,11 +31,11 @@ if all and all.count > 0 then
       redis.call('HSET', KEYS[3], list[i], cmsgpack.pack(hold))
     end
   end
-  for name, sum in pairs(all.limits) do
+  for name, sum in pairs(all[LIMITS]) do
     if #ARGV == 0 or forget[name] then
       sum[2], sum[3] = 0, 0
       if sum[1] == 0 then
-        all.limits[name] = nil
+        all[LIMITS][name] = nil
       end
     end
   end

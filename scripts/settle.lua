@@ -15,13 +15,18 @@
 -- Atomic.
 
 local key, holds_key, id, cost, back, now = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', time_ms()
-local all, err, layout, state = open_holds(key, holds_key, now)
+local all, err = open_holds(key, holds_key, now)
 if not all then
   return err
 end
 local text = id ~= '' and ask('HGET', holds_key, id)
 if not text then
   return { now, 0 }
+end
+local layout, state
+layout, state, err = read_counts(key)
+if err then
+  return err
 end
 local real = {}
 for i = 4, #ARGV, 2 do
@@ -56,7 +61,7 @@ if err then
   return err
 end
 sum_up(all, hold, -1)
-all.stale = all.stale or hold[1] <= all.next
+all[STALE] = all[STALE] or hold[1] <= all[NEXT]
 redis.call('HDEL', holds_key, id)
 write_sum(holds_key, all)
 return reply

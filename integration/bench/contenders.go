@@ -71,6 +71,53 @@ func deciding(lim *tierlimit.Limiter) decide {
 	}
 }
 
+// Those who are charged an estimate, and afterwards what is known then: 3, and 1 more.
+// redis_rate can only add to it.
+const estimate, costs = 3, 4
+
+var correcting = []contender{{ours, openOursHeld}, {reference, openRedisRateTwice}}
+
+func openOursHeld(addr string, windows []window) (decide, func(), error) {
+	return openHolds(addr, windows, func(ctx context.Context, lim *tierlimit.Limiter, id string) error {
+		_, err := lim.Settle(ctx, id, costs, nil)
+		return err
+	})
+}
+
+// openOursHolding leaves holds open.
+func openOursHolding(addr string, windows []window) (decide, func(), error) {
+	return openHolds(addr, windows, func(context.Context, *tierlimit.Limiter, string) error { return nil })
+}
+
+func openHolds(addr string, windows []window, then func(context.Context, *tierlimit.Limiter, string) error) (decide, func(), error) {
+	lim, stop, err := newLimiter(addr, windows)
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, subject string) (bool, error) {
+		d, err := lim.Take(ctx, tierlimit.Request{Subject: subject, Cost: estimate, Hold: time.Hour})
+		if err != nil || !d.Allowed {
+			return false, err
+		}
+		return true, then(ctx, lim, d.ID)
+	}, stop, nil
+}
+
+func openRedisRateTwice(addr string, windows []window) (decide, func(), error) {
+	client := newClient(addr)
+	lim := redis_rate.NewLimiter(client)
+	w := windows[0]
+	limit := redis_rate.Limit{Rate: int(w.max), Burst: int(w.max), Period: w.length}
+	return func(ctx context.Context, subject string) (bool, error) {
+		res, err := lim.AllowN(ctx, subject, limit, estimate)
+		if err != nil || res.Allowed == 0 {
+			return false, err
+		}
+		_, err = lim.AllowN(ctx, subject, limit, costs-estimate)
+		return true, err
+	}, func() { client.Close() }, nil
+}
+
 // onCluster are those who are measured on a Cluster.
 var onCluster = []contender{{ours, openOursOnCluster}, {reference, openRedisRateOnCluster}}
 

@@ -23,7 +23,7 @@ func main() {
 func run() error {
 	rounds := flag.Int("rounds", 5, "rounds; what is reported are medians")
 	length := flag.Duration("time", time.Second, "how long each measurement takes")
-	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, warm, new, three, zipf, denied, allowed, valkey, cluster, memory, http (default all)")
+	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, warm, new, three, zipf, held, heldhot, denied, allowed, valkey, cluster, memory, http (default all)")
 	who := flag.String("who", "", "contenders to run, between semicolons (default all)")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to a file")
 	numbers := flag.String("callers", "1,64,1024", "how many ask at a time")

@@ -76,6 +76,11 @@ func (r *report) addMemory(b *bench) error {
 		}
 		r.memory = append(r.memory, row)
 	}
+	bytes, err := b.measureMemory(contender{ours, openOursHolding}, perMinute(100))
+	if err != nil {
+		return err
+	}
+	r.memory = append(r.memory, [3]string{ours + ", with two open holds", fmt.Sprintf("%.0f", bytes)})
 	return nil
 }
 

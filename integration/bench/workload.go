@@ -69,6 +69,8 @@ func workloads() []workload {
 		{"new", "100,000 subjects alike, whose windows last 50 ms: nearly every charge begins one", uniform, []window{{"burst", huge, 50 * time.Millisecond}}, false, 0, 1, two},
 		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 0, 1, two},
 		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 0, 16, contenders},
+		{"held", "100,000 subjects alike, an estimate and a correction: hold and settle, AllowN twice", uniform, perMinute(huge), true, 0, 1, correcting},
+		{"heldhot", "one subject, an estimate and a correction: hold and settle, AllowN twice", one, perMinute(huge), false, 0, 16, correcting},
 		{"denied", "one subject over its limit", one, perMinute(100), false, 0, 64, contenders},
 		{"allowed", "one subject, a limit it never reaches", one, perMinute(huge), false, 0, 16, two},
 	}
