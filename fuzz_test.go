@@ -23,3 +23,19 @@ func FuzzSubject(f *testing.F) {
 		}
 	})
 }
+
+// An id that nobody was given is refused, or finds no hold, and takes nothing off anybody.
+func FuzzHoldID(f *testing.F) {
+	f.Add("AkHq0v3eHq0v3eHq0v3eHq0v3YWNjdF80Mg")
+	f.Fuzz(func(t *testing.T, id string) {
+		w := newWorld(t, perMinute(1000))
+		given := w.take(held(7)).ID
+		s, err := w.lim.Settle(t.Context(), id, 0, nil)
+		if id != given && (s.Found || len(s.Limits) > 0) {
+			t.Errorf("%q, which nobody was given, settles %+v, %v", id, s, err)
+		}
+		if found, _ := w.lim.Renew(t.Context(), id, tierlimit.MinHold); found && id != given {
+			t.Errorf("%q, which nobody was given, is renewed", id)
+		}
+	})
+}

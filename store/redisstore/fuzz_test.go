@@ -108,3 +108,76 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// A reply to a held charge that is not our script's is an error, and no panic; what is read
+// answers for every limit.
+func FuzzHoldReply(f *testing.F) {
+	f.Add("", true)
+	f.Add(strings.Repeat("\x00", 6+1+6+2*(7+6+7+7)), false)
+	f.Fuzz(func(t *testing.T, reply string, held bool) {
+		c := &tierlimit.Charge{Subject: "acct_42", Cost: 3, Ceilings: entryOf(t, true).ceilings, Held: held}
+		if held {
+			c.Hold = &tierlimit.Hold{For: time.Minute}
+		}
+		o, err := readHold(c, reply)
+		if err != nil {
+			return
+		}
+		if len(o.Counts) != 2 || o.FirstExpiry < 0 || o.Allowed && o.TooManyHolds {
+			t.Errorf("%q is read as %+v", reply, o)
+		}
+	})
+}
+
+// So is a reply to a settlement.
+func FuzzSettlement(f *testing.F) {
+	f.Fuzz(func(t *testing.T, limit string, kind, number int64, size uint8, texts bool) {
+		var reply []any
+		for i := range int(size) {
+			if texts && i%7 == 2 {
+				reply = append(reply, limit)
+			} else {
+				reply = append(reply, number+kind*int64(i))
+			}
+		}
+		settled, err := readSettlement(reply)
+		if want := size >= 2 && (size-2)%7 == 0 && (texts || size == 2); (err == nil) != want {
+			t.Errorf("%v is read as %+v, %v", reply, settled, err)
+		}
+	})
+}
+
+// A held charge says what it was made of, whatever numbers are in it.
+func FuzzHoldFrame(f *testing.F) {
+	f.Fuzz(func(t *testing.T, cost, own, ms int64, most uint16) {
+		c := &tierlimit.Charge{
+			Subject: "acct_42", Cost: cost, Costs: []int64{own, -1}, Ceilings: entryOf(t, false).ceilings,
+			Hold: &tierlimit.Hold{ID: tierlimit.HoldID{1, 2, 3}, For: time.Duration(ms) * time.Millisecond},
+		}
+		if c.Validate() != nil || cost == 0 {
+			return
+		}
+		frame := string(appendHold(nil, c, int(most)))
+		number := func(size int) (n int64) {
+			n, frame = readUint(frame, size), frame[size:]
+			return n
+		}
+		got := []int64{number(1), number(4), number(2), number(8), number(8), number(1)}
+		head := frame[2 : 2+readUint(frame, 2)]
+		frame = frame[2+len(head)+2*(7+1+6):]
+		got = append(got, number(1), number(7), number(1), number(7))
+		isOwn, first := int64(1), own
+		if own == -1 {
+			isOwn, first = 0, cost
+		}
+		want := []int64{1, ms, int64(most), 0x0102030000000000, 0, 2, isOwn, first, 0, cost}
+		for i := range want {
+			if got[i] != want[i] {
+				t.Errorf("number %d is %d, want %d", i, got[i], want[i])
+			}
+		}
+		if frame != "" || head != "per_day,per_minute:" {
+			t.Errorf("the head is %q, and %d bytes are left", head, len(frame))
+		}
+	})
+}
