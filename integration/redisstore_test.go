@@ -473,3 +473,54 @@ func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// What was held before Redis lost its memory cannot be settled afterwards, in whatever has
+// been charged since.
+func TestNoHoldOutlivesTheMemoryOfRedis(t *testing.T) {
+	client := newClient(t, redisServer.URL, 5*time.Second)
+	store, subject := newStore(t, client), newSubject(t)
+	var ids []tierlimit.HoldID
+	for range 20 {
+		ids = append(ids, held(t, store, subject, 1, perDay(100)))
+	}
+	flushAll(t, client)
+	for range 5 {
+		_, err := store.Take(t.Context(), charge(subject, 1, perDay(100)))
+		must(t, err)
+	}
+	for _, id := range ids {
+		if settled, err := store.Settle(t.Context(), tierlimit.Correction{Subject: subject, ID: id}); err != nil || settled.Found {
+			t.Fatalf("%+v, %v", settled, err)
+		}
+	}
+	if n := used(t, store, subject, perDay(100)); n != 5 {
+		t.Errorf("%d used", n)
+	}
+}
+
+// However often a subject holds and settles, it has two keys, and one when nothing is held.
+func TestHoldsLeaveNoKeysBehind(t *testing.T) {
+	client := newClient(t, redisServer.URL, 5*time.Second)
+	store, subject := newStore(t, client), newSubject(t)
+	keys := func() int {
+		list, err := client.Keys(t.Context(), "tl:{"+subject+"}*").Result()
+		must(t, err)
+		return len(list)
+	}
+	for i := range 1000 {
+		id := held(t, store, subject, 1, perMinute(10_000))
+		if i%100 == 0 && keys() != 2 {
+			t.Fatalf("%d keys with an open hold", keys())
+		}
+		if settled, err := store.Settle(t.Context(), tierlimit.Correction{Subject: subject, ID: id, Cost: 1}); err != nil || !settled.Found {
+			t.Fatalf("%+v, %v", settled, err)
+		}
+	}
+	if n := keys(); n != 1 {
+		t.Errorf("%d keys without one", n)
+	}
+	held(t, store, subject, 1, perMinute(10_000))
+	if ttl := client.PTTL(t.Context(), "tl:{"+subject+"}:holds").Val(); ttl <= 0 || ttl > time.Minute {
+		t.Errorf("the key of the holds expires in %v", ttl)
+	}
+}
