@@ -91,6 +91,7 @@ func (d *Decision) judge(j *judgement, charged bool) {
 			Window: limit.Window, From: limit.From, Shadow: limit.Shadow, Algorithm: limit.Algorithm,
 		}
 	}
+	asked := *j
 	if j.charged = charged; charged {
 		j.cost, j.costs, j.places = 0, nil, 0 // they are in the counts
 	} else if i, reason := j.worst(); reason != OK {
@@ -103,7 +104,7 @@ func (d *Decision) judge(j *judgement, charged bool) {
 		d.Limit = w.Limit
 	}
 	for i := range j.limits {
-		if j.limits[i].Shadow && j.exceeded(i) != OK {
+		if j.limits[i].Shadow && asked.costOf(i) > 0 && j.exceeded(i) != OK {
 			d.Reason, d.Limit = Shadowed, j.limits[i].Name
 			return
 		}

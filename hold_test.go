@@ -178,6 +178,23 @@ func TestAHoldOfAnOutageIsLocal(t *testing.T) {
 	}
 }
 
+func TestAShadowLimitThatARequestDoesNotTouchSaysNothing(t *testing.T) {
+	shadow, places := tokens(10), atOnce(1)
+	shadow.Shadow, places.Shadow = true, true
+	w := newWorld(t, places, perMinute(100), shadow)
+	req := held(1)
+	req.Costs = map[string]int64{"tokens": 50}
+	if d := w.take(req); d.Reason != tierlimit.Shadowed {
+		t.Errorf("%+v", d)
+	}
+	if d := w.take(tierlimit.Request{Costs: map[string]int64{"tokens": 0}}); d.Reason != tierlimit.OK || !d.Allowed {
+		t.Errorf("%+v", d)
+	}
+	if d := w.take(held(1)); d.Reason != tierlimit.Shadowed || !d.Allowed {
+		t.Errorf("a second at a time: %+v", d)
+	}
+}
+
 func TestTooManyHolds(t *testing.T) {
 	w := newWorld(t, perMinute(10_000))
 	for range tierlimit.DefaultMaxHolds {

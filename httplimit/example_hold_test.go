@@ -35,7 +35,7 @@ func ExampleConfig_settle() {
 		Hold:    time.Minute, // renewed while the answer is written
 		Settle: func(_ *http.Request, _ int, h http.Header) (int64, map[string]int64) {
 			tokens, err := strconv.ParseInt(h.Get(http.TrailerPrefix+"X-Tokens"), 10, 64)
-			if err != nil {
+			if err != nil || tokens < 0 {
 				return tierlimit.Keep, nil // the estimate stays
 			}
 			return tierlimit.Keep, map[string]int64{"tokens": tokens}

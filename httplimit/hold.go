@@ -1,7 +1,11 @@
 package httplimit
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -19,7 +23,8 @@ const DefaultHold = time.Minute
 // A SettleFunc says what a request really cost, once its handler has returned: status is
 // that of its response, 500 if the handler panicked before it wrote one, and h are the
 // response's headers. cost and costs are those of [tierlimit.Limiter.Settle]: tierlimit.Keep
-// leaves the charge, 0 without costs gives everything back.
+// leaves the charge, 0 without costs gives everything back. What is no cost leaves the
+// charge, too, and is told to the log. A connection that was hijacked has the status 101.
 type SettleFunc func(r *http.Request, status int, h http.Header) (cost int64, costs map[string]int64)
 
 // GiveBackOn5xx is a SettleFunc: a request that the server could not serve costs nothing.
@@ -49,6 +54,11 @@ func (g *guard) serveHeld(w http.ResponseWriter, r *http.Request, next http.Hand
 		return
 	}
 	status, header, returned := 0, w.Header(), false
+	sent := func(code int) {
+		if status == 0 && (code >= http.StatusOK || code == http.StatusSwitchingProtocols) { // else it is informational
+			status = code
+		}
+	}
 	defer func() {
 		switch {
 		case status == 0 && returned:
@@ -56,24 +66,39 @@ func (g *guard) serveHeld(w http.ResponseWriter, r *http.Request, next http.Hand
 		case status == 0:
 			status = http.StatusInternalServerError
 		}
-		cost, costs := g.cfg.Settle(r, status, header)
-		g.settle(ctx, id, cost, costs)
+		cost, costs := tierlimit.Keep, map[string]int64(nil)
+		defer func() { g.settle(ctx, id, cost, costs) }() // also if Settle panics
+		cost, costs = g.cfg.Settle(r, status, header)
 	}()
 	next.ServeHTTP(httpsnoop.Wrap(w, httpsnoop.Hooks{
 		WriteHeader: func(write httpsnoop.WriteHeaderFunc) httpsnoop.WriteHeaderFunc {
 			return func(code int) {
-				if status == 0 && code >= http.StatusOK { // else it is informational
-					status = code
-				}
+				sent(code)
 				write(code)
 			}
 		},
 		Write: func(write httpsnoop.WriteFunc) httpsnoop.WriteFunc {
 			return func(b []byte) (int, error) {
-				if status == 0 {
-					status = http.StatusOK
-				}
+				sent(http.StatusOK)
 				return write(b)
+			}
+		},
+		ReadFrom: func(read httpsnoop.ReadFromFunc) httpsnoop.ReadFromFunc {
+			return func(src io.Reader) (int64, error) {
+				sent(http.StatusOK)
+				return read(src)
+			}
+		},
+		Flush: func(flush httpsnoop.FlushFunc) httpsnoop.FlushFunc {
+			return func() {
+				sent(http.StatusOK)
+				flush()
+			}
+		},
+		Hijack: func(hijack httpsnoop.HijackFunc) httpsnoop.HijackFunc {
+			return func() (net.Conn, *bufio.ReadWriter, error) {
+				sent(http.StatusSwitchingProtocols)
+				return hijack()
 			}
 		},
 	}), r)
@@ -88,6 +113,11 @@ func (g *guard) settle(ctx context.Context, id string, cost int64, costs map[str
 	for range settleTries {
 		if _, err = g.lim.Settle(ctx, id, cost, costs); err == nil {
 			return
+		}
+		var field *tierlimit.FieldError
+		if errors.As(err, &field) { // what Settle said is no cost: the estimate stays
+			_, _ = g.lim.Settle(ctx, id, tierlimit.Keep, nil)
+			break
 		}
 	}
 	g.unsettled.Add(1, func(total int64) {

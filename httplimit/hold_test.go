@@ -103,10 +103,13 @@ func TestARequestIsChargedWhatItReallyCost(t *testing.T) {
 
 func TestWhatTheServerCouldNotServeCostsNothing(t *testing.T) {
 	for name, handle := range map[string]http.HandlerFunc{
-		"502":                  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
-		"a panic":              func(http.ResponseWriter, *http.Request) { panic("in the handler") },
-		"an aborted response":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"an early hint, a 500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); w.WriteHeader(500) },
+		"502":                 func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
+		"a panic":             func(http.ResponseWriter, *http.Request) { panic("in the handler") },
+		"an aborted response": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"an early hint, a 500": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusInternalServerError)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newHeldSite(t, limiterOn(t, tiers.Limits{"per_minute": perMinute(5)}), httplimit.Config{Settle: httplimit.GiveBackOn5xx}, handle)
@@ -123,7 +126,7 @@ func TestWhatTheServerCouldNotServeCostsNothing(t *testing.T) {
 		"404":                    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
 		"nothing written":        func(http.ResponseWriter, *http.Request) {},
 		"written without status": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "x") },
-		"a panic after a status": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200); panic("late") },
+		"a panic after a status": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK); panic("late") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newHeldSite(t, limiterOn(t, tiers.Limits{"per_minute": perMinute(5)}), httplimit.Config{Settle: httplimit.GiveBackOn5xx}, handle)
@@ -132,6 +135,67 @@ func TestWhatTheServerCouldNotServeCostsNothing(t *testing.T) {
 				s.get()
 			}()
 			s.used(1)
+		})
+	}
+}
+
+// Also where the handler panics once the response has begun.
+func TestAResponseThatWasSentIsCharged(t *testing.T) {
+	for name, send := range map[string]func(http.ResponseWriter){
+		"copied": func(w http.ResponseWriter) {
+			_, _ = io.Copy(w, io.LimitReader(strings.NewReader(strings.Repeat("x", 1<<16)), 1<<16))
+		},
+		"flushed": func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() },
+		"taken over": func(w http.ResponseWriter) {
+			if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+				conn.Close()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newHeldSite(t, limiterOn(t, tiers.Limits{"per_minute": perMinute(5)}), httplimit.Config{Settle: httplimit.GiveBackOn5xx}, func(w http.ResponseWriter, _ *http.Request) {
+				send(w)
+				panic(http.ErrAbortHandler)
+			})
+			srv := httptest.NewServer(s.h)
+			defer srv.Close()
+			if resp, err := http.Get(srv.URL); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+			}
+			srv.Close() // the handler has returned
+			s.used(1)
+		})
+	}
+}
+
+// What Settle says may be no cost, and Settle may panic: the hold is closed all the same.
+func TestASettleFuncThatIsWrongLeavesTheCharge(t *testing.T) {
+	many := make(map[string]int64)
+	for c := range 17 {
+		many["limit_"+string(rune('a'+c))] = 1
+	}
+	for name, settle := range map[string]httplimit.SettleFunc{
+		"a negative cost": func(*http.Request, int, http.Header) (int64, map[string]int64) { return -7, nil },
+		"a negative cost of one": func(*http.Request, int, http.Header) (int64, map[string]int64) {
+			return 1, map[string]int64{"per_minute": -1}
+		},
+		"a cost without bounds": func(*http.Request, int, http.Header) (int64, map[string]int64) { return 1 << 60, nil },
+		"too many costs":        func(*http.Request, int, http.Header) (int64, map[string]int64) { return 1, many },
+		"a panic":               func(*http.Request, int, http.Header) (int64, map[string]int64) { panic("in Settle") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			lim := limiterOn(t, tiers.Limits{"at_once": {Max: 1, Algorithm: tierlimit.Concurrent}, "per_minute": perMinute(50)})
+			s := newHeldSite(t, lim, httplimit.Config{Settle: settle}, func(http.ResponseWriter, *http.Request) {})
+			for range 3 {
+				func() {
+					defer func() { _ = recover() }()
+					if w := s.get(); w.Code != 200 {
+						t.Errorf("%d", w.Code)
+					}
+				}()
+			}
+			s.used(0, 3)
 		})
 	}
 }
@@ -198,7 +262,7 @@ func TestALongRequestIsRenewed(t *testing.T) {
 		s := newHeldSite(t, lim, httplimit.Config{
 			Hold:   2 * time.Second,
 			Settle: func(*http.Request, int, http.Header) (int64, map[string]int64) { return 9, nil },
-		}, func(w http.ResponseWriter, _ *http.Request) { time.Sleep(time.Hour) })
+		}, func(http.ResponseWriter, *http.Request) { time.Sleep(time.Hour) })
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

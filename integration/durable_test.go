@@ -207,6 +207,83 @@ func TestTheLedgerKeepsTheMost(t *testing.T) {
 	}
 }
 
+// hidden is a store that the durable one does not see through: another replica, whose notes
+// are not written, or a client whose replies are lost.
+func hidden(t *testing.T, client *redis.Client) tierlimit.Store { return newStore(t, client) }
+
+// A settlement right after a loss took the whole period's usage off the ledger.
+func TestASettlementAfterALossHidesNothing(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+		a := newDurable(t, client, ledger, durable.Config{Every: time.Hour})
+		b := newDurable(t, client, ledger, durable.Config{Every: time.Hour})
+		id := newSubject(t)
+		take(t, a, id, 900, perMonth(10_000))
+		flush(t, a)
+		take(t, a, id, 1, perMonth(10_000))
+		flush(t, a)
+		flushAll(t, client)
+		hold := held(t, a, id, 50, perMonth(10_000))
+		settles := a
+		if other {
+			settles = b
+		}
+		if settled, err := settles.Settle(t.Context(), tierlimit.Correction{Subject: id, ID: hold, Cost: 10}); err != nil || !settled.Found {
+			t.Fatalf("%+v, %v", settled, err)
+		}
+		flush(t, b, a, b, a)
+		o := take(t, a, id, 0, perMonth(10_000))
+		if used := o.Counts[0].Used; used < 901+10-40 || used > 901+10 {
+			t.Errorf("settled by another: %v: %d used, want 911, or at most the 40 less that were given back", other, used)
+		}
+	}
+}
+
+// A charge whose reply was lost has its window looked for in the ledger, which does not know
+// yet, or will never know, that less is used.
+func TestALostReplyUndoesNoSettlement(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+	s := newDurable(t, client, ledger, durable.Config{Every: time.Hour})
+	id := newSubject(t)
+	limit := perMonth(10_000)
+	hold := held(t, s, id, 1000, limit)
+	take(t, s, id, 0, limit)
+	flush(t, s)
+	if settled, err := hidden(t, client).Settle(t.Context(), tierlimit.Correction{Subject: id, ID: hold}); err != nil || !settled.Found {
+		t.Fatalf("%+v, %v", settled, err)
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second)) // nothing is known of it
+	defer cancel()
+	if _, err := s.Take(ctx, charge(id, 1, limit)); err == nil {
+		t.Fatal("it was answered")
+	}
+	flush(t, s)
+	wantUsed(t, s, id, []int64{0}, limit)
+}
+
+// What one replica charges after another has settled is written.
+func TestChargesAfterAnothersSettlementAreNoted(t *testing.T) {
+	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
+	a := newDurable(t, client, ledger, durable.Config{Every: time.Hour})
+	b := newDurable(t, client, ledger, durable.Config{Every: time.Hour})
+	id := newSubject(t)
+	limit := perMonth(10_000)
+	take(t, a, id, 1, limit)
+	flush(t, a)
+	hold := held(t, a, id, 1000, limit)
+	time.Sleep(5 * time.Millisecond)
+	if settled, err := b.Settle(t.Context(), tierlimit.Correction{Subject: id, ID: hold}); err != nil || !settled.Found {
+		t.Fatalf("%+v, %v", settled, err)
+	}
+	time.Sleep(5 * time.Millisecond)
+	take(t, a, id, 900, limit)
+	flush(t, b, a)
+	list, err := ledger.RunningWindows(t.Context(), []string{id}, time.Now().UnixMilli())
+	if err != nil || len(list) != 1 || list[0].Used != 901 {
+		t.Errorf("the ledger has %+v, %v; want 901", list, err)
+	}
+}
+
 // A correction is for the window that was charged, and for what was seen before it: one of
 // an older window changes nothing of the window that runs now.
 func TestTheLedgerIsCorrected(t *testing.T) {
@@ -222,12 +299,13 @@ func TestTheLedgerIsCorrected(t *testing.T) {
 		{"a correction of the window before", durable.Window{Used: 1, End: older, At: 9_000, Corrected: 9_000}, 9},
 		{"a correction from before what was seen", durable.Window{Used: 2, End: end, At: 14_000, Corrected: 14_000}, 9},
 		{"less, without a correction", durable.Window{Used: 3, End: end, At: 15_500}, 9},
-		{"a correction", durable.Window{Used: 4, End: end, At: 16_000, Corrected: 16_000}, 4},
+		{"a correction", durable.Window{Used: 4, End: end, At: 16_000, Corrected: 16_000, Given: 5}, 4},
 		{"what another replica saw before it", durable.Window{Used: 12, End: end, At: 15_900}, 4},
-		{"the same correction again", durable.Window{Used: 4, End: end, At: 16_000, Corrected: 16_000}, 4},
+		{"the same correction again", durable.Window{Used: 4, End: end, At: 16_000, Corrected: 16_000, Given: 5}, 4},
 		{"a charge after it", durable.Window{Used: 6, End: end, At: 16_001}, 6},
 		{"a correction that was overtaken", durable.Window{Used: 5, End: end, At: 16_000, Corrected: 16_000}, 6},
-		{"a correction and a charge", durable.Window{Used: 5, End: end, At: 17_500, Corrected: 17_000}, 5},
+		{"a correction and a charge", durable.Window{Used: 5, End: end, At: 17_500, Corrected: 17_000, Given: 1}, 5},
+		{"a correction by a store that has lost the window", durable.Window{Used: 1, End: end, At: 18_000, Corrected: 18_000, Given: 2}, 3},
 		{"the next window", durable.Window{Used: 1, End: 2 * end, At: end}, 1},
 	} {
 		step.seen.Subject, step.seen.Limit = id, "per_day"

@@ -524,3 +524,24 @@ func TestHoldsLeaveNoKeysBehind(t *testing.T) {
 		t.Errorf("the key of the holds expires in %v", ttl)
 	}
 }
+
+// A reset of everything heals whatever a key holds; one of a limit changes nothing then.
+func TestAResetHealsKeysThatHoldSomethingElse(t *testing.T) {
+	client := newClient(t, redisServer.URL, 5*time.Second)
+	store := newStore(t, client)
+	for _, suffix := range []string{"", ":holds"} {
+		subject := newSubject(t)
+		held(t, store, subject, 5, perHour(100), perMinute(100))
+		key := "tl:{" + subject + "}" + suffix
+		must(t, client.Del(t.Context(), key).Err())
+		must(t, client.LPush(t.Context(), key, "x").Err())
+		if err := store.Reset(t.Context(), subject, "per_hour"); err == nil {
+			t.Errorf("%s: a reset of one limit", key)
+		}
+		must(t, store.Reset(t.Context(), subject))
+		held(t, store, subject, 5, perHour(100), perMinute(100))
+		if n := used(t, store, subject, perMinute(100)); n != 5 {
+			t.Errorf("%s: %d used", key, n)
+		}
+	}
+}

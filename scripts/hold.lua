@@ -4,6 +4,7 @@
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua; of the same slot
+-- KEYS[3] when its windows were reset, or had less than before, see reset.lua
 -- ARGV[1] a frame, big-endian:
 --           charge   1 byte: 1 for a charge, 0 for a look
 --           hold     4 bytes: milliseconds that the charge can be corrected; 0: no hold
@@ -79,7 +80,7 @@ if at ~= #frame + 1 then
   return redis.error_reply('TIERLIMIT a frame of ' .. #frame .. ' bytes')
 end
 
-local all, err = open_holds(key, holds_key, now)
+local all, err = open_holds(key, holds_key, KEYS[3], now)
 if not all then
   return err
 end
@@ -143,11 +144,15 @@ if charged and holds then
       hold[#hold + 1] = entry
     end
   end
+  find_next(holds_key, all)
   sum_up(all, hold, 1)
   expires_at(all, hold)
   write_sum(holds_key, all, id, hold)
-elseif status ~= 0 or not wanted then
+elseif all[STALE] then
   find_next(holds_key, all)
+  if not all[STALE] then
+    write_sum(holds_key, all)
+  end
 end
 
 local out = { pack('>I6BI6', now, status, all[COUNT] > 0 and all[NEXT] or 0) }

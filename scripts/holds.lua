@@ -21,6 +21,7 @@ local OWN, RELEASE, PLACE = 1, 2, 4 -- flags: a cost of its own, given back when
 local KIND = 8 -- times the window's kind, as take.lua has it, is added to the flags
 local SLIDING = 4
 local MAX_USED = 9007199254740991 -- 2^53 - 1, the last number that is exact
+local FEW = 64 -- holds that may be looked at for one decision
 local EACH = 5 -- entries of a limit in a hold
 local NEXT, STALE, LAST, COUNT, LIMITS = 1, 2, 3, 4, 5 -- of what the holds add up to
 
@@ -68,9 +69,10 @@ local function sum_up(all, hold, sign)
   end
 end
 
--- The first hold to expire is known again, if it was not.
+-- The first hold to expire is known again, if it was not, and to look at them all does not
+-- take long: else it is known to be no sooner.
 local function find_next(key, all)
-  if all[STALE] then
+  if all[STALE] and all[COUNT] <= FEW then
     local list = redis.call('HGETALL', key)
     all[NEXT], all[STALE] = 0, false
     for i = 1, #list, 2 do
@@ -133,6 +135,31 @@ local function write_counts(key, layout, state)
   return type(reply) == 'table' and reply or nil
 end
 
+-- Notes that limits have less than they had, with when their windows end by name, in the
+-- key of resets, under LESS and the name: what was seen of them before is no loss. See
+-- restore.lua.
+local function note_less(resets_key, ends, now)
+  if next(ends) == nil then
+    return
+  end
+  local resets, entries = resets_of(resets_key, now), {}
+  for name, stop in pairs(ends) do
+    name = LESS .. name
+    resets[name], resets.ends[name] = now, math.max(stop, resets.ends[name] or 0)
+  end
+  for name, stop in pairs(resets.ends) do
+    entries[#entries + 1] = { name = name, used = resets[name], stop = stop }
+  end
+  table.sort(entries, function(a, b) return comes_before(a.name, b.name) end)
+  write_value(resets_key, entries, false)
+end
+
+-- Whether a window may be restored after a loss: a period, or a day or longer.
+local function is_long(hold, i)
+  local kind = floor(hold[i + 4] / KIND)
+  return kind >= 1 and kind <= 3 or kind == 0 and hold[i + 3] >= DAY
+end
+
 -- The counters of a subject as layout and state; neither if there are none. Or an error
 -- reply.
 local function read_counts(key)
@@ -151,12 +178,12 @@ end
 
 -- Closes the holds that have expired, and gives back what their limits say. Returns an
 -- error reply, or nil.
-local function close_expired(key, holds_key, all, now)
+local function close_expired(key, holds_key, resets_key, all, now)
   local layout, state, err = read_counts(key)
   if err then
     return err
   end
-  local list, gone, changed = redis.call('HGETALL', holds_key), {}, false
+  local list, gone, changed, less = redis.call('HGETALL', holds_key), {}, false, {}
   all[NEXT], all[STALE] = 0, false
   for i = 1, #list, 2 do
     if list[i] ~= '' then
@@ -171,6 +198,9 @@ local function close_expired(key, holds_key, all, now)
         for j = 2, #hold, EACH do
           if is_released(hold[j + 4]) and correct(layout, state, hold, j, 0, now) then
             changed = true
+            if is_long(hold, j) then
+              less[hold[j]] = hold[j + 2]
+            end
           end
         end
       end
@@ -184,14 +214,15 @@ local function close_expired(key, holds_key, all, now)
     redis.call('HDEL', holds_key, unpack(gone))
   end
   write_sum(holds_key, all)
+  note_less(resets_key, less, now)
 end
 
 -- What the open holds of a subject add up to, without those that have expired. nil and an
 -- error reply if a key is of another type.
-local function open_holds(key, holds_key, now)
+local function open_holds(key, holds_key, resets_key, now)
   local all, err = read_holds(holds_key)
   if all and all[COUNT] > 0 and all[NEXT] <= now then
-    err = close_expired(key, holds_key, all, now)
+    err = close_expired(key, holds_key, resets_key, all, now)
   end
   if err then
     return nil, err

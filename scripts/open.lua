@@ -2,13 +2,14 @@
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua
+-- KEYS[3] when its windows were reset, or had less than before, see reset.lua
 -- returns for each hold a list: its id, when it expires, in milliseconds since the epoch,
 --         and for each limit its name, what was charged, and 1 for a place of a
 --         concurrent limit, else 0. Or an error
 --
 -- Atomic. It closes what has expired.
 
-local all, err = open_holds(KEYS[1], KEYS[2], time_ms())
+local all, err = open_holds(KEYS[1], KEYS[2], KEYS[3], time_ms())
 if not all then
   return err
 end

@@ -2,6 +2,7 @@
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua
+-- KEYS[3] when its windows were reset, or had less than before, see reset.lua
 -- ARGV[1] the hold's id
 -- ARGV[2] in how many milliseconds it is to expire
 -- returns 1, or 0 if no such hold is open; or an error
@@ -9,7 +10,7 @@
 -- Atomic.
 
 local holds_key, id, now = KEYS[2], ARGV[1], time_ms()
-local all, err = open_holds(KEYS[1], holds_key, now)
+local all, err = open_holds(KEYS[1], holds_key, KEYS[3], now)
 if not all then
   return err
 end

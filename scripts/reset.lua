@@ -17,8 +17,21 @@ for i = 1, #ARGV do
   forget[ARGV[i]], forget[ARGV[i] .. BEFORE] = true, true
 end
 
-local all = read_holds(KEYS[3])
-if all and all[COUNT] > 0 then
+local value = ask('GET', key)
+local layout, state
+if type(value) == 'string' then
+  layout, state = read_value(key, value, {})
+end
+if value and not layout and #ARGV > 0 then
+  return type(value) == 'table' and value or state
+end
+
+local all, err = read_holds(KEYS[3])
+if err and #ARGV > 0 then
+  return err
+elseif err then -- whatever it holds
+  redis.call('DEL', KEYS[3])
+elseif all[COUNT] > 0 then
   local list = redis.call('HGETALL', KEYS[3])
   for i = 1, #list, 2 do
     local hold, changed = list[i] ~= '' and cmsgpack.unpack(list[i + 1]), false
@@ -42,18 +55,9 @@ if all and all[COUNT] > 0 then
   write_sum(KEYS[3], all)
 end
 
-local value = ask('GET', key)
-local layout, state
-if type(value) == 'string' then
-  layout, state = read_value(key, value, {})
-end
-if not layout and #ARGV == 0 then -- whatever it holds
+if not layout then -- whatever it holds
   redis.call('DEL', key)
   return 1
-elseif not value then
-  return 1
-elseif not layout then
-  return type(value) == 'table' and value or state
 end
 
 local kept, resets = {}, resets_of(KEYS[2], now)

@@ -51,6 +51,8 @@ for i = 1, #ARGV, 6 do
   elseif begun > 0 then
     add = window.stop <= begun and restored < seen
     used = add and used or 0
+  elseif at <= (reset_at[LESS .. name] or 0) then
+    used = 0 -- it has less because a hold was settled or given back since
   else
     add = window.stop > stop -- it was begun while another still ran
   end

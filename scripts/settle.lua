@@ -3,6 +3,7 @@
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua
+-- KEYS[3] when its windows were reset, or had less than before, see reset.lua
 -- ARGV[1] the hold's id
 -- ARGV[2] what the limits really cost that took the request's cost; -1: what they took
 -- ARGV[3] 1 if everything is given back
@@ -15,7 +16,7 @@
 -- Atomic.
 
 local key, holds_key, id, cost, back, now = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1', time_ms()
-local all, err = open_holds(key, holds_key, now)
+local all, err = open_holds(key, holds_key, KEYS[3], now)
 if not all then
   return err
 end
@@ -33,7 +34,7 @@ for i = 4, #ARGV, 2 do
   real[ARGV[i]] = tonumber(ARGV[i + 1])
 end
 
-local hold, reply, changed = cmsgpack.unpack(text), { now, 1 }, false
+local hold, reply, changed, less = cmsgpack.unpack(text), { now, 1 }, false, {}
 for i = 2, #hold, EACH do
   local name, charged, flags = hold[i], hold[i + 1], hold[i + 4]
   if not is_place(flags) then
@@ -48,6 +49,9 @@ for i = 2, #hold, EACH do
     local used, ends = 0, 0
     if j then
       used, ends = state[j], turn_of(hold, i)
+      if costs < charged and is_long(hold, i) then
+        less[name] = hold[i + 2]
+      end
     else
       costs = charged
     end
@@ -56,12 +60,11 @@ for i = 2, #hold, EACH do
     end
   end
 end
+-- The hold goes first: whatever fails then, it is not settled again.
+redis.call('HDEL', holds_key, id)
 err = changed and write_counts(key, layout, state)
-if err then
-  return err
-end
 sum_up(all, hold, -1)
 all[STALE] = all[STALE] or hold[1] <= all[NEXT]
-redis.call('HDEL', holds_key, id)
 write_sum(holds_key, all)
-return reply
+note_less(KEYS[3], less, now)
+return err or reply

@@ -22,6 +22,7 @@ local pack, unpack_value = struct.pack, struct.unpack
 local ask = redis.pcall -- an error that is raised would end the call for all keys
 
 local WIDTH = 13 -- bytes of a limit's numbers
+local LESS = '_' -- ahead of a limit's name, among resets: see restore.lua
 local BEFORE = '~' -- behind the name of a sliding limit: the window before
 
 -- How to read and write the numbers of n limits.

@@ -18,63 +18,104 @@ import (
 // runHeld runs a command whose charge is held as id, "" if it is not, and settles the
 // charge when the command ends.
 func runHeld(ctx context.Context, s streams, f takeFlags, id string, command []string) error {
-	cmd := exec.Command(command[0], command[1:]...) //nolint:gosec // what the user asked to run
+	ctx = context.WithoutCancel(ctx)                            // a signal ends the command, and not its settlement
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // what the user asked to run
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.in, s.out, s.err
-	// The command hears of a signal itself; what it charged is settled all the same.
+	// A ^C goes to the command as well; other signals are passed on. What the command
+	// charged is settled all the same.
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	ctx = context.WithoutCancel(ctx)
+	say := func(format string, v ...any) { fmt.Fprintf(s.err, "tierlimit: "+format+"\n", v...) }
+	if id == "" {
+		say("the charge is not held: it could not be counted")
+	}
 	err := cmd.Start()
 	if err == nil {
-		err = waitHeld(ctx, s, f, id, cmd, signals)
+		err = waitHeld(ctx, f, id, cmd, signals, say)
 	}
 	if id != "" {
 		cost := f.cost
 		if err != nil && f.giveBack {
 			cost = 0
 		}
-		if e := hold(ctx, f, "settle", map[string]any{"id": id, "cost": cost}); e != nil {
-			fmt.Fprintln(s.err, "tierlimit: the charge is not settled:", e)
+		switch found, e := hold(ctx, f, "settle", map[string]any{"id": id, "cost": cost}); {
+		case e != nil:
+			say("the charge is not settled: %v", e)
+		case !found:
+			say("the charge is not settled: its hold has expired")
 		}
 	}
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() > 0 {
-		return &codedError{code: exit.ExitCode()}
+	if !errors.As(err, &exit) {
+		return err
 	}
-	return err
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return &codedError{code: 128 + int(status.Signal())} // as a shell has it
+	}
+	return &codedError{code: exit.ExitCode()}
 }
 
 // waitHeld waits for a command, passes signals on to it, and renews its hold.
-func waitHeld(ctx context.Context, s streams, f takeFlags, id string, cmd *exec.Cmd, signals <-chan os.Signal) error {
-	ended := make(chan error, 1)
+func waitHeld(ctx context.Context, f takeFlags, id string, cmd *exec.Cmd, signals <-chan os.Signal, say func(string, ...any)) error {
+	ended, over := make(chan error, 1), make(chan struct{})
+	defer close(over)
 	go func() { ended <- cmd.Wait() }()
-	renew := time.NewTicker(f.hold / 3)
-	defer renew.Stop()
+	if id != "" {
+		go keepHeld(ctx, f, id, over, say)
+	}
 	for {
 		select {
 		case err := <-ended:
 			return err
 		case sig := <-signals:
-			_ = cmd.Process.Signal(sig) // it may have ended by itself
-		case <-renew.C:
-			if id == "" {
-				continue
-			}
-			if err := hold(ctx, f, "renew", map[string]any{"id": id, "hold_ms": f.hold.Milliseconds()}); err != nil {
-				fmt.Fprintln(s.err, "tierlimit: the hold is not renewed:", err)
+			if sig != os.Interrupt {
+				_ = cmd.Process.Signal(sig) // the command may have ended by itself
 			}
 		}
 	}
 }
 
-// hold asks the server for something about a hold.
-func hold(ctx context.Context, f takeFlags, verb string, asked map[string]any) error {
-	body, err := json.Marshal(asked)
-	if err == nil {
-		_, err = post(ctx, strings.TrimSuffix(f.url, "/")+"/v1/"+verb, f.token, body)
+// keepHeld renews a hold until over is closed.
+func keepHeld(ctx context.Context, f takeFlags, id string, over <-chan struct{}, say func(string, ...any)) {
+	renew := time.NewTicker(f.hold / 3)
+	defer renew.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-renew.C:
+		}
+		switch found, err := hold(ctx, f, "renew", map[string]any{"id": id, "hold_ms": f.hold.Milliseconds()}); {
+		case err != nil:
+			say("the hold is not renewed: %v", err)
+		case !found:
+			say("the hold has expired: the command runs on without it")
+			return
+		}
 	}
-	return err
+}
+
+// hold asks the server for something about a hold, and reports whether the hold was open.
+func hold(ctx context.Context, f takeFlags, verb string, asked map[string]any) (found bool, err error) {
+	body, err := json.Marshal(asked)
+	if err != nil {
+		return false, err
+	}
+	answer, err := post(ctx, strings.TrimSuffix(f.url, "/")+"/v1/"+verb, f.token, body)
+	if err != nil {
+		return false, err
+	}
+	return wasOpen(answer)
+}
+
+// wasOpen reads from an answer whether a hold was open.
+func wasOpen(answer []byte) (bool, error) {
+	var done struct{ Settled, Renewed bool }
+	if err := json.Unmarshal(answer, &done); err != nil {
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	return done.Settled || done.Renewed, nil
 }
 
 func settleCommand(s streams) *cobra.Command {
@@ -133,14 +174,14 @@ func askHold(ctx context.Context, s streams, url, token, verb string, asked map[
 	if err != nil {
 		return err
 	}
-	var done struct{ Settled, Renewed bool }
-	if err := json.Unmarshal(answer, &done); err != nil {
-		return fmt.Errorf("read the answer: %w", err)
+	found, err := wasOpen(answer)
+	if err != nil {
+		return err
 	}
 	if _, err := s.out.Write(answer); err != nil {
 		return err
 	}
-	if !done.Settled && !done.Renewed {
+	if !found {
 		return &codedError{code: exitDenied, cause: errors.New("there is no such open hold: it was settled, has expired, or never was")}
 	}
 	return nil

@@ -172,6 +172,12 @@ func TestAHoldIsSettledFromTheShell(t *testing.T) {
 	does(exitDenied, "no such open hold", "renew", id)
 	does(exitFailed, "cost: must be given", "settle", id)
 	does(exitFailed, "hold_ms", "renew", id, "--hold", "1ms")
+	for _, wrong := range []string{"1ns", "900us", "-1s", "2h"} {
+		does(exitUsage, "--hold", "take", "acct_44", "--hold", wrong, "--", "echo")
+	}
+	does(exitUsage, "--cost", "take", "acct_44", "--cost", "0", "--", "echo")
+	does(exitOK, "used 0 of 5", "take", "--peek", "acct_44")
+	does(128+15, "", "take", "acct_44", "--", "sh", "-c", "kill $$")
 	does(exitOK, "used 2 of 5", "take", "--peek", "acct_42")
 
 	// A command runs if it is allowed to, and what it charged is settled.

@@ -80,7 +80,13 @@ func take(ctx context.Context, s streams, f takeFlags, subject string, command [
 	if err := checkURL("--url", f.url); err != nil {
 		return usage(err)
 	}
+	if f.hold != 0 && (f.hold < tierlimit.MinHold || f.hold > tierlimit.MaxHold) {
+		return usage(&tierlimit.FieldError{Field: "--hold", Value: f.hold.String(), Want: "a duration from 1s to 1h"})
+	}
 	if len(command) > 0 {
+		if f.cost == 0 {
+			return usage(&tierlimit.FieldError{Field: "--cost", Value: "0", Want: "1 or more with a command: 0 holds nothing"})
+		}
 		if f.peek {
 			return usage(errors.New("--peek charges nothing: with a command it is of no use"))
 		}

@@ -36,9 +36,12 @@ type Window struct {
 	Used           int64
 	End            int64 // when it ends
 	At             int64 // when it was seen so
-	// Corrected is when a hold was settled that had charged the window, 0 if none was: what
-	// was seen up to then does not count.
+	// Corrected is when a hold was settled last that had charged the window, 0 if none was:
+	// what was seen up to then does not count. Given is how much settlements that were not
+	// written yet gave back: a ledger takes off no more, as a store that has lost the window
+	// has less.
 	Corrected int64
+	Given     int64
 }
 
 // A Reset is usage that was forgiven.
@@ -59,8 +62,8 @@ type Loss struct {
 // many processes.
 type Ledger interface {
 	// NoteWindows keeps of each window the most that was seen since it was last
-	// corrected, whatever comes in which order, and the earliest end. One that seems
-	// begun while another runs leaves that as it is.
+	// corrected, whatever comes in which order, and the earliest end. A correction takes
+	// Given off at most. A window that seems begun while another runs leaves that as it is.
 	NoteWindows(ctx context.Context, list []Window) error
 	// NoteResets forgets, also what is noted later and was seen before.
 	NoteResets(ctx context.Context, list []Reset) error
@@ -183,9 +186,6 @@ func (s *Store) note(c *tierlimit.Charge, o *tierlimit.Outcome) {
 		}
 		count := &o.Counts[i]
 		w := Window{Limit: c.Ceilings.Name(i), Used: count.Used, End: count.End, At: o.At}
-		if c.Ceilings.At(i).Release { // an expired hold may have given something back
-			w.Corrected = o.At
-		}
 		switch {
 		case count.Began:
 			s.suspect(c.Subject, loss{Window: w, begun: count.End, seen: o.At})
@@ -247,7 +247,13 @@ func (s *Store) Settle(ctx context.Context, c tierlimit.Correction) (tierlimit.S
 	settled, err := s.inner.Settle(ctx, c)
 	for _, l := range settled.Limits {
 		if !l.Ended && l.Cost != l.Estimate && long(l.Spec) {
-			s.notes.add(c.Subject, Window{Limit: l.Limit, Used: l.Used, End: l.End, At: settled.At, Corrected: settled.At})
+			w := Window{Limit: l.Limit, Used: l.Used, End: l.End, At: settled.At}
+			if l.Cost < l.Estimate {
+				w.Corrected, w.Given = settled.At, l.Estimate-l.Cost
+			}
+			if !s.losses.waits(c.Subject, &w) {
+				s.notes.add(c.Subject, w)
+			}
 		}
 	}
 	return settled, err

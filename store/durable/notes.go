@@ -62,22 +62,21 @@ func (n *notes) add(subject string, w Window) {
 	sh.windows[subject] = append(list, w)
 }
 
-// then returns what is known of a window of which w is seen too, in whichever order.
+// then returns what is known of a window of which w is seen too, in whichever order: what
+// was seen last, as settlements make it less. A clock that was set back does not.
 func (old Window) then(w Window) Window {
 	switch {
 	case old.End <= w.At:
 		return w // the next window
 	case w.End > old.End || w.End <= old.At:
 		return old // begun while another ran
-	case w.Corrected > old.Corrected && w.At >= old.At:
-		return w
-	case w.At <= old.Corrected:
-		return old
 	}
-	old.Corrected = max(old.Corrected, w.Corrected)
-	if w.Used >= old.Used {
-		old.Used, old.End, old.At = w.Used, w.End, max(w.At, old.At)
+	given, corrected := old.Given+w.Given, max(old.Corrected, w.Corrected)
+	if w.At > old.At || w.At == old.At && w.Corrected > old.Corrected || w.Used > old.Used && w.At > old.Corrected {
+		w.At = max(w.At, old.At)
+		old = w
 	}
+	old.Given, old.Corrected = given, corrected
 	return old
 }
 

@@ -23,12 +23,15 @@ type command struct {
 	err   error
 }
 
-// keys returns the keys of c: two, in one slot.
-func (c *command) keys() []string { return []string{Key(c.subject), holdsKey(c.subject)} }
+// keys returns the keys of c, all in one slot.
+func (c *command) keys() []string {
+	key := Key(c.subject)
+	return []string{key, holdsKey(c.subject), resetsKey(key)}
+}
 
 // call returns the Redis command for c, with the script's source or with its name.
 func (c *command) call(ctx context.Context, source bool) once {
-	words := make([]any, 0, 5+len(c.args))
+	words := make([]any, 0, 6+len(c.args))
 	if source {
 		words = append(words, eval, c.script.Source)
 	} else {

@@ -265,6 +265,15 @@ var holdCases = []testCase{
 			s.Fatalf("%d holds, %v", len(list), err)
 		}
 	}},
+	{"a concurrent limit says when the first of its open holds expires", func(s *subject) {
+		c := concurrent("at_once", 3)
+		first := s.held(2*time.Second, 1, c)
+		s.held(time.Minute, 1, c)
+		s.cost(first, 0)
+		_, o := s.hold(time.Minute, 1, c)
+		s.resetBy(o.Counts[0], time.Minute-slack, time.Minute)
+		s.resetBy(s.look(c)[0], time.Minute-slack, time.Minute)
+	}},
 	{"open holds can be listed", func(s *subject) {
 		late := s.held(time.Minute, 5, concurrent("at_once", 2), perMinute(10))
 		soon := s.held(2*time.Second, 3, perMinute(10))

@@ -20,15 +20,20 @@ func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) erro
 	defer cancel()
 	n := len(list)
 	subjects, limits := make([]string, n), make([]string, n)
-	used, ends, at, corrected := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
+	used, ends, at, corrected, given := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
 	for i, w := range list {
-		subjects[i], limits[i], used[i], ends[i], at[i], corrected[i] = w.Subject, w.Limit, w.Used, w.End, w.At, w.Corrected
+		subjects[i], limits[i], used[i], ends[i], at[i], corrected[i], given[i] = w.Subject, w.Limit, w.Used, w.End, w.At, w.Corrected, w.Given
 	}
 	_, err := c.pool.Exec(ctx, `
 		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at, corrected_at)
-		SELECT n.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-			AS n (subject, limit_name, used, ends_at, at, corrected_at)
-		WHERE NOT EXISTS (SELECT FROM tierlimit.usage r WHERE r.subject = n.subject AND r.limit_name = '' AND r.reset_at >= n.at)
+		SELECT n.subject, n.limit_name, greatest(n.used, kept.used), n.ends_at,
+			CASE WHEN kept.used > n.used THEN r.at ELSE n.at END, -- what was seen then, and not what a store has that lost it
+			n.corrected_at
+		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+			AS n (subject, limit_name, used, ends_at, at, corrected_at, given)
+		LEFT JOIN tierlimit.usage r USING (subject, limit_name)
+		CROSS JOIN LATERAL (SELECT CASE WHEN r.ends_at > n.at AND n.corrected_at > r.corrected_at THEN r.used - n.given END AS used) AS kept
+		WHERE NOT EXISTS (SELECT FROM tierlimit.usage a WHERE a.subject = n.subject AND a.limit_name = '' AND a.reset_at >= n.at)
 		ORDER BY n.subject COLLATE "C", n.limit_name COLLATE "C"
 		ON CONFLICT (subject, limit_name) DO UPDATE SET used = excluded.used, ends_at = excluded.ends_at,
 			at = greatest(u.at, excluded.at), corrected_at = greatest(u.corrected_at, excluded.corrected_at)
@@ -38,7 +43,7 @@ func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) erro
 					excluded.corrected_at > u.corrected_at AND excluded.at >= u.at
 					OR excluded.at > u.corrected_at AND excluded.used >= u.used))
 			AND (excluded.used, excluded.ends_at, greatest(u.corrected_at, excluded.corrected_at)) IS DISTINCT FROM (u.used, u.ends_at, u.corrected_at)`,
-		subjects, limits, used, ends, at, corrected)
+		subjects, limits, used, ends, at, corrected, given)
 	if err != nil {
 		return fmt.Errorf("note %d windows: %w", n, unavailable(err))
 	}
