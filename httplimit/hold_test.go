@@ -157,13 +157,18 @@ func TestAResponseThatWasSentIsCharged(t *testing.T) {
 				send(w)
 				panic(http.ErrAbortHandler)
 			})
-			srv := httptest.NewServer(s.h)
+			returned := make(chan struct{})
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(returned)
+				s.h.ServeHTTP(w, r)
+			}))
 			defer srv.Close()
-			if resp, err := http.Get(srv.URL); err == nil {
+			resp, err := http.Post(srv.URL, "", nil) // which the client sends once
+			if err == nil {
 				_, _ = io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
 			}
-			srv.Close() // the handler has returned
+			<-returned
 			s.used(1)
 		})
 	}
