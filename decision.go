@@ -31,7 +31,7 @@ type WindowState struct {
 	EffectiveMax int64 // as load left it, or what this process may grant alone; or Unlimited
 	Used         int64
 	Remaining    int64         // never negative, or Unlimited
-	Held         int64         // of Used, what open holds have charged; 0 unless the request had a hold, or it was asked
+	Held         int64         // of Used, what open holds have charged; 0 if the request had nothing to do with holds
 	Reset        time.Duration // until nothing counts any more; 0 when a fixed window has not begun; of a concurrent limit until the first open hold expires
 	Window       Window        // the zero Window of a concurrent limit
 	From         string        // what set the limit
@@ -69,13 +69,14 @@ const (
 // A judgement is how a charge stands to each of its limits.
 type judgement struct {
 	*compiled
-	counts   []Count
-	maxes    []int64 // what each limit was held to, load included
-	cost     int64
-	costs    []int64 // one for each limit, as Charge has them; nil: cost for all
-	places   int64   // what the request takes of a concurrent limit: 1 if it has a hold
-	charged  bool    // the counts are those after the charge
-	replicas int     // that count apart, this process among them; 0 if the store counted
+	counts      []Count
+	maxes       []int64 // what each limit was held to, load included
+	cost        int64
+	costs       []int64 // one for each limit, as Charge has them; nil: cost for all
+	places      int64   // what the request takes of a concurrent limit: 1 if it has a hold
+	charged     bool    // the counts are those after the charge
+	firstExpiry int64   // after how many milliseconds the first of the open holds expires; 0: none is known
+	replicas    int     // that count apart, this process among them; 0 if the store counted
 }
 
 // judge fills in d from what the store counted: the counts after the charge if charged
@@ -206,7 +207,11 @@ func (j *judgement) wait(i int, reason Reason) int64 {
 	case j.counts[i].Reset == 0:
 		return loadRetry.Milliseconds()
 	}
-	return j.ceilings.Spec(i).Wait(j.counts[i].State, j.maxes[i], j.costOf(i))
+	wait := j.ceilings.Spec(i).Wait(j.counts[i].State, j.maxes[i], j.costOf(i))
+	if j.limits[i].OnExpiry == ReleaseOnExpiry && j.counts[i].Held > 0 && j.firstExpiry > 0 {
+		return min(wait, j.firstExpiry) // something may be given back then
+	}
+	return wait
 }
 
 // waitForPlace returns when to come back for a place that an open hold has: when the first

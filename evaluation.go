@@ -49,7 +49,7 @@ func (e *evaluation) explain(o *Outcome) Decision {
 	d := e.decision(o.Source)
 	d.Degraded = e.plan.cfg.Fallback
 	charged := e.charge > 0 && o.Allowed
-	j := judgement{compiled: e.compiled, counts: o.Counts, maxes: e.compiled.effective, cost: e.Cost, costs: e.costs, replicas: e.replicas}
+	j := judgement{compiled: e.compiled, counts: o.Counts, maxes: e.compiled.effective, cost: e.Cost, costs: e.costs, firstExpiry: o.FirstExpiry, replicas: e.replicas}
 	if e.Hold > 0 {
 		j.places = 1
 	}

@@ -195,6 +195,42 @@ func TestAShadowLimitThatARequestDoesNotTouchSaysNothing(t *testing.T) {
 	}
 }
 
+// What this process knows to be taken in the store is not given again in an outage.
+func TestAPlaceThatWasSeenTakenIsNotGivenAgain(t *testing.T) {
+	w := newWorld(t, atOnce(3))
+	w.replicas = 1
+	w.take(held(1))
+	w.take(held(1))
+	w.without(tierlimit.Local, tierlimit.ErrStoreUnavailable)
+	for i, want := range []bool{true, false} {
+		d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Hold: time.Minute})
+		if d.Allowed != want || d.Windows[0].Used != 3 {
+			t.Errorf("%d: %+v", i, d)
+		}
+	}
+	w.now = w.now.Add(time.Minute) // those that were seen have expired
+	if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Hold: time.Minute}); !d.Allowed {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A denial that the expiry of a hold may lift says so.
+func TestADenialSaysWhenAHoldGivesBack(t *testing.T) {
+	l := perDay(100)
+	l.OnExpiry = tierlimit.ReleaseOnExpiry
+	w := newWorld(t, l)
+	req := held(100)
+	req.Hold = 2 * time.Second
+	w.take(req)
+	if d := w.take(cost(1)); d.Allowed || d.RetryAfter != 2*time.Second {
+		t.Errorf("%+v", d)
+	}
+	w.now = w.now.Add(2 * time.Second)
+	if d := w.take(cost(1)); !d.Allowed || d.Windows[0].Used != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestTooManyHolds(t *testing.T) {
 	w := newWorld(t, perMinute(10_000))
 	for range tierlimit.DefaultMaxHolds {

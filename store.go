@@ -209,10 +209,11 @@ type Outcome struct {
 	StandsFor time.Duration
 	// At is when the store decided, on its own clock, in milliseconds since the epoch.
 	At int64
-	// TooManyHolds says that the charge was not made for want of room for its hold, and
-	// FirstExpiry after how many milliseconds the first of the open ones expires.
+	// TooManyHolds says that the charge was not made for want of room for its hold.
 	TooManyHolds bool
-	FirstExpiry  int64
+	// FirstExpiry is after how many milliseconds the first of the open holds expires; 0 if
+	// none is open, or the charge had nothing to do with holds.
+	FirstExpiry int64
 }
 
 // A Count is the state of one window after the charge, or as found if the charge was
@@ -220,7 +221,7 @@ type Outcome struct {
 type Count struct {
 	window.State
 	Began bool  // with this charge, or with one that travelled with it
-	Held  int64 // of Used, what open holds have charged; 0 unless the Charge had a Hold or asked for it
+	Held  int64 // of Used, what open holds have charged; 0 if the Charge had nothing to do with holds
 }
 
 // Validate reports a charge that no store should see, as a *FieldError. Stores call it
@@ -279,8 +280,11 @@ func (c *Charge) Own(i int) bool { return c.Costs != nil && c.Costs[i] != takesC
 // takesCost stands among costs where a limit takes the request's Cost.
 const takesCost = -1
 
+// CountsHolds reports whether the answer to c tells what is held.
+func (c *Charge) CountsHolds() bool { return c.Hold != nil || c.Held || c.Ceilings.holds }
+
 // Plain reports whether c is a charge that has nothing to do with holds, and costs the
 // same under all its ceilings.
 func (c *Charge) Plain() bool {
-	return c.Hold == nil && c.Costs == nil && !c.Held && !c.Ceilings.holds
+	return c.Costs == nil && !c.CountsHolds()
 }

@@ -189,3 +189,30 @@ func (s *Store) withHolds(subject string, do func(r *record, now int64)) {
 	rec.expire(now)
 	do(rec, now)
 }
+
+// places are holds of a concurrent limit that the store had counted at an instant of its
+// clock. Until the first of them expires they are taken to be open.
+type places struct {
+	open  int64
+	until int64
+	at    int64
+}
+
+// seePlaces keeps what the store had counted of a concurrent limit.
+func (r *record) seePlaces(limit string, s *window.State, at, now int64) {
+	if old := r.seen[limit]; old.at > at && old.at-at < stepBack {
+		return // overtaken
+	}
+	if r.seen == nil {
+		r.seen = make(map[string]places)
+	}
+	r.seen[limit] = places{open: s.Used, until: now + s.Reset, at: at}
+}
+
+// placesSeen returns how many places of a concurrent limit are taken for all that is known.
+func (r *record) placesSeen(limit string, now int64) int64 {
+	if p := r.seen[limit]; p.until > now {
+		return p.open
+	}
+	return 0
+}

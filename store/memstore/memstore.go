@@ -130,7 +130,9 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 		var own int64 // of what is used, what this process granted by itself
 		if spec.Kind == window.Concurrent {
 			o.Counts[i].State = rec.placesOf(c.Ceilings.Name(i), now)
-			own = o.Counts[i].Used
+			if own = o.Counts[i].Used; replicas > 0 {
+				o.Counts[i].Used += rec.placesSeen(c.Ceilings.Name(i), now)
+			}
 		} else {
 			windows[i] = rec.find(c.Ceilings.Name(i), spec, now)
 			o.Counts[i].State = spec.State(windows[i].Stored, now)
@@ -145,7 +147,7 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 		}
 	}
 	if c.Cost > 0 && c.Hold != nil && len(rec.holds) >= s.holds {
-		o.Allowed, o.TooManyHolds, o.FirstExpiry = false, true, rec.firstExpiry()-now
+		o.Allowed, o.TooManyHolds = false, true
 	}
 	switch {
 	case c.Cost == 0:
@@ -163,15 +165,20 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 		for i := range n {
 			if spec := c.Ceilings.Spec(i); spec.Kind == window.Concurrent {
 				o.Counts[i].State = rec.placesOf(c.Ceilings.Name(i), now)
+				if replicas > 0 {
+					o.Counts[i].Used += rec.placesSeen(c.Ceilings.Name(i), now)
+				}
 			} else if c.Begins(i) {
 				o.Counts[i] = tierlimit.Count{State: spec.State(windows[i].Stored, now), Began: o.Counts[i].End == 0}
 			}
 		}
 	}
-	for i := range n {
-		if c.Held || c.Hold != nil {
-			o.Counts[i].Held, _, _ = rec.held(c.Ceilings.Name(i), windows[i].End)
+	if c.CountsHolds() {
+		first := int64(0)
+		for i := range n {
+			o.Counts[i].Held, _, first = rec.held(c.Ceilings.Name(i), windows[i].End)
 		}
+		o.FirstExpiry = max(first-now, 0)
 	}
 	return o, false
 }
@@ -183,11 +190,6 @@ func (r *record) placesOf(limit string, now int64) (s window.State) {
 		s.Reset = first - now
 	}
 	return s
-}
-
-func (r *record) firstExpiry() int64 {
-	_, _, first := r.held("", 0)
-	return first
 }
 
 // charge adds what c costs to windows that were found, and keeps them.
@@ -240,6 +242,10 @@ func (s *Store) trySaw(c *tierlimit.Charge, o *tierlimit.Outcome) (full bool) {
 	}
 	s.recognise(rec, c.Unknown)
 	for i := range o.Counts {
+		if c.Ceilings.Spec(i).Kind == window.Concurrent {
+			rec.seePlaces(c.Ceilings.Name(i), &o.Counts[i].State, o.At, now)
+			continue
+		}
 		rec.see(c.Ceilings.Name(i), storedOf(c.Ceilings.Spec(i), &o.Counts[i].State, now), o.At, now)
 	}
 	return false

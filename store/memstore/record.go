@@ -13,6 +13,7 @@ type record struct {
 	unknown bool // nobody known: see tierlimit.Charge
 	windows []counted
 	holds   map[tierlimit.HoldID]*hold
+	seen    map[string]places // by concurrent limit: what the store had counted
 
 	nextExpiry int64 // no hold expires sooner
 }
@@ -117,6 +118,11 @@ func (r *record) ended(now int64) bool {
 	}
 	for _, h := range r.holds {
 		if h.expires > now {
+			return false
+		}
+	}
+	for _, p := range r.seen {
+		if p.until > now {
 			return false
 		}
 	}

@@ -116,7 +116,7 @@ func readHold(c *tierlimit.Charge, text string) (o tierlimit.Outcome, err error)
 			stored = spec.Charge(stored, c.CostOf(i), now)
 		}
 		o.Counts[i].State = spec.State(stored, now)
-		if c.Held || c.Hold != nil {
+		if c.CountsHolds() {
 			o.Counts[i].Held = readUint(held[count+instant+count:], count)
 		}
 	}

@@ -118,7 +118,7 @@ func (m model) takeWith(holds modelHolds, c tierlimit.Charge, now time.Time) (bo
 		}
 		counts[i] = w.count(ceiling, now)
 		counts[i].Began = began[i]
-		if c.Hold != nil || c.Held {
+		if c.CountsHolds() {
 			counts[i].Held = holds.held(c.Subject, ceiling, w)
 		}
 	}
