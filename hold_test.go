@@ -195,6 +195,25 @@ func TestAShadowLimitThatARequestDoesNotTouchSaysNothing(t *testing.T) {
 	}
 }
 
+// Redis comes back while a hold of the outage is open, and counts in a window of its own:
+// the hold is settled in the window that this process has, whose end moved with the answer.
+func TestAHoldOfAnOutageIsSettledOnceTheStoreIsBack(t *testing.T) {
+	w := newWorld(t, perMinute(20))
+	w.replicas = 1
+	w.without(tierlimit.Local, tierlimit.ErrStoreUnavailable)
+	d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 12, Hold: time.Minute})
+	w.fail = nil
+	w.now = w.now.Add(5 * time.Millisecond)
+	w.take(cost(1))
+	if s := w.settle(d.ID, 0, nil); !s.Found || s.Limits[0].Ended {
+		t.Errorf("%+v", s)
+	}
+	w.fail = tierlimit.ErrStoreUnavailable
+	if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 10}); !d.Allowed {
+		t.Errorf("%+v", d)
+	}
+}
+
 // What this process knows to be taken in the store is not given again in an outage.
 func TestAPlaceThatWasSeenTakenIsNotGivenAgain(t *testing.T) {
 	w := newWorld(t, atOnce(3))

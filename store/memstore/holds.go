@@ -25,7 +25,8 @@ type heldCharge struct {
 	own     bool  // the request had a cost of its own for the limit
 	release bool  // give it back when the hold expires
 	spec    window.Spec
-	place   bool // of a concurrent limit
+	place   bool  // of a concurrent limit
+	near    int64 // how far the end of the window may have moved since: under the policy local an answer of the store moves it
 }
 
 // expire closes the holds whose time is over.
@@ -55,8 +56,9 @@ func (r *record) expiresAt(at int64) {
 	}
 }
 
-// open keeps a hold of a charge that was made.
-func (r *record) open(c *tierlimit.Charge, windows []counted, now int64) {
+// open keeps a hold of a charge that was made. local says that a store may count in the
+// same windows.
+func (r *record) open(c *tierlimit.Charge, windows []counted, now int64, local bool) {
 	h := &hold{expires: now + c.Hold.For.Milliseconds()}
 	for i := range windows {
 		ceiling, spec, cost := c.Ceilings.At(i), c.Ceilings.Spec(i), c.CostOf(i)
@@ -65,6 +67,12 @@ func (r *record) open(c *tierlimit.Charge, windows []counted, now int64) {
 			charge.end, charge.turns = windows[i].End, windows[i].End
 			if spec.Kind == window.Sliding {
 				charge.turns -= spec.Length
+			}
+			if local {
+				charge.near = sameWindow
+			}
+			if local && spec.Length > 0 {
+				charge.near = min(sameWindow, spec.Length/2)
 			}
 		}
 		h.limits = append(h.limits, charge)
@@ -79,7 +87,10 @@ func (r *record) open(c *tierlimit.Charge, windows []counted, now int64) {
 // correct charges cost in place of what c says, and reports whether the window still runs.
 func (r *record) correct(c *heldCharge, cost, now int64) (w *counted, ok bool) {
 	at := r.index(c.limit)
-	if at < 0 || c.turns <= now || r.windows[at].End != c.end {
+	if at < 0 || c.turns <= now {
+		return nil, false
+	}
+	if apart := r.windows[at].End - c.end; apart < -c.near || apart > c.near {
 		return nil, false
 	}
 	w = &r.windows[at]

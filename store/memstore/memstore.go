@@ -160,7 +160,7 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 	default:
 		rec.charge(c, windows[:n], now)
 		if c.Hold != nil {
-			rec.open(c, windows[:n], now)
+			rec.open(c, windows[:n], now, replicas > 0)
 		}
 		for i := range n {
 			if spec := c.Ceilings.Spec(i); spec.Kind == window.Concurrent {
