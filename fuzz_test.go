@@ -24,7 +24,7 @@ func FuzzSubject(f *testing.F) {
 	})
 }
 
-// An id that nobody was given is refused, or finds no hold, and takes nothing off anybody.
+// A made-up id is refused or finds no hold, and changes no usage.
 func FuzzHoldID(f *testing.F) {
 	f.Add("AkHq0v3eHq0v3eHq0v3eHq0v3YWNjdF80Mg")
 	f.Fuzz(func(t *testing.T, id string) {

@@ -20,8 +20,8 @@ const (
 	MaxHold = time.Hour
 )
 
-// DefaultMaxHolds is how many holds a subject may have open at a time, unless a store is
-// told otherwise.
+// DefaultMaxHolds is the most open holds of a subject, unless a store is configured with
+// another number.
 const DefaultMaxHolds = 1024
 
 // Keep as a cost leaves the charge as it is.
@@ -35,8 +35,8 @@ func newHoldID() (id HoldID) {
 	return id
 }
 
-// A holdRef is what a Decision's ID stands for: a hold of a subject, in the store that
-// all processes share or in the memory of one.
+// A holdRef is the parsed form of a Decision's ID: the subject, the id of the hold, and
+// whether the hold is in the shared store or in the memory of one process.
 type holdRef struct {
 	subject string
 	id      HoldID
@@ -64,7 +64,7 @@ func (h holdRef) String() string {
 // maxHoldRef is the length of the longest ID.
 var maxHoldRef = base64.RawURLEncoding.EncodedLen(1 + len(HoldID{}) + MaxSubject)
 
-// parseHold returns what id stands for, or a *FieldError.
+// parseHold parses the ID of a decision. An error is a *FieldError.
 func parseHold(id string) (h holdRef, err error) {
 	wrong := &FieldError{Field: "id", Value: id, Want: "the id of a decision, as it was sent"}
 	if len(id) > maxHoldRef {
@@ -279,8 +279,8 @@ type OpenHoldState struct {
 	Limits  []HeldLimit
 }
 
-// Holds returns the holds that a subject has open in the shared store, the first to expire
-// first.
+// Holds returns the open holds of a subject in the shared store, in the order of their
+// expiry.
 func (l *Limiter) Holds(ctx context.Context, subject string) ([]OpenHoldState, error) {
 	if err := checkSubject(subject); err != nil {
 		return nil, err

@@ -237,7 +237,7 @@ func TestAKeyIsTheDefaultWayOfKnowingWhoIsAsking(t *testing.T) {
 	}
 }
 
-// noHolds is a Limiter that keeps none.
+// noHolds implements Settle and Renew for a Limiter without holds.
 type noHolds struct{}
 
 func (noHolds) Settle(context.Context, string, int64, map[string]int64) (tierlimit.Settlement, error) {

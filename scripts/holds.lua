@@ -40,7 +40,8 @@ local function turn_of(hold, i)
   return floor(hold[i + 4] / KIND) == SLIDING and stop - hold[i + 3] or stop
 end
 
--- What the holds in a key add up to. nil and an error reply for a key of another type.
+-- Returns the totals of the holds in a key, or nil and an error reply for a key of another
+-- type.
 local function read_holds(key)
   local text = ask('HGET', key, '')
   if type(text) == 'table' then
@@ -49,7 +50,7 @@ local function read_holds(key)
   return text and cmsgpack.unpack(text) or { 0, false, 0, 0, {} }
 end
 
--- Adds a hold to what all add up to, or with sign -1 takes it off.
+-- Adds a hold to the totals (sign 1), or subtracts the hold from the totals (sign -1).
 local function sum_up(all, hold, sign)
   all[COUNT] = all[COUNT] + sign
   for i = 2, #hold, EACH do
@@ -58,7 +59,7 @@ local function sum_up(all, hold, sign)
     all[LIMITS][name] = limit
     if is_place(flags) then
       limit[1] = limit[1] + sign
-    elseif stop == limit[3] then
+    elseif stop > 0 and stop == limit[3] then
       limit[2] = limit[2] + sign * cost
     elseif sign > 0 and stop > 0 then
       limit[2], limit[3] = cost, stop
@@ -69,8 +70,8 @@ local function sum_up(all, hold, sign)
   end
 end
 
--- The first hold to expire is known again, if it was not, and to look at them all does not
--- take long: else it is known to be no sooner.
+-- Finds out which hold expires first, if that is not known and few holds are open. With
+-- many open holds the totals keep an instant that is too early.
 local function find_next(key, all)
   if all[STALE] and all[COUNT] <= FEW then
     local list = redis.call('HGETALL', key)
@@ -82,10 +83,9 @@ local function find_next(key, all)
       end
     end
   end
-  return all[NEXT]
 end
 
--- A hold expires at an instant, and its key no sooner.
+-- Adds the expiry of a new hold to the totals: the key expires no sooner than the hold.
 local function expires_at(all, hold)
   all[LAST] = math.max(all[LAST], hold[1])
   for i = 2, #hold, EACH do
@@ -99,8 +99,7 @@ local function expires_at(all, hold)
   end
 end
 
--- Writes what all holds add up to, and one hold if an id is given, when nothing else is
--- left to write. Nothing open leaves no key.
+-- Writes the totals, and one hold if an id is given. Deletes the key if no hold is open.
 local function write_sum(key, all, id, hold)
   if all[COUNT] <= 0 then
     redis.call('DEL', key)
@@ -114,8 +113,8 @@ local function write_sum(key, all, id, hold)
   redis.call('PEXPIREAT', key, string.format('%.0f', all[LAST]))
 end
 
--- Charges cost in place of what stands in a hold's limit at i, in the counters that layout
--- and state describe. Returns where the limit stands there, nil if the window has ended.
+-- Replaces the charge of a hold's limit at i by cost in state, the numbers of the counters.
+-- Returns the index of the limit in state, or nil if the window of the charge has ended.
 local function correct(layout, state, hold, i, cost, now)
   local name, stop = hold[i], hold[i + 2]
   if not layout or turn_of(hold, i) <= now then
@@ -129,15 +128,15 @@ local function correct(layout, state, hold, i, cost, now)
   end
 end
 
--- Writes what was used, of counters that are there. Returns an error reply, or nil.
+-- Writes the used counts in state to an existing key. Returns an error reply, or nil.
 local function write_counts(key, layout, state)
   local reply = ask('SETRANGE', key, tostring(layout.size), pack(layout.counts, unpack(state, 1, layout.n)))
   return type(reply) == 'table' and reply or nil
 end
 
--- Notes that limits have less than they had, with when their windows end by name, in the
--- key of resets, under LESS and the name: what was seen of them before is no loss. See
--- restore.lua.
+-- Records in the key of resets, under LESS and the limit's name, that the used count of a
+-- limit became lower. ends maps names to the ends of the windows. restore.lua then does not
+-- take the lower count for a loss.
 local function note_less(resets_key, ends, now)
   if next(ends) == nil then
     return
@@ -154,14 +153,14 @@ local function note_less(resets_key, ends, now)
   write_value(resets_key, entries, false)
 end
 
--- Whether a window may be restored after a loss: a period, or a day or longer.
+-- Reports whether restore.lua may restore the window: a period, or a day or longer.
 local function is_long(hold, i)
   local kind = floor(hold[i + 4] / KIND)
   return kind >= 1 and kind <= 3 or kind == 0 and hold[i + 3] >= DAY
 end
 
--- The counters of a subject as layout and state; neither if there are none. Or an error
--- reply.
+-- Returns the counters of a subject as layout and state; nothing if the key is missing; nil,
+-- nil and an error reply if the key is of another type.
 local function read_counts(key)
   local value = ask('GET', key)
   if type(value) == 'table' then
@@ -176,8 +175,8 @@ local function read_counts(key)
   return layout, state
 end
 
--- Closes the holds that have expired, and gives back what their limits say. Returns an
--- error reply, or nil.
+-- Closes the holds that have expired. The charge of a limit with the flag RELEASE is given
+-- back. Returns an error reply, or nil.
 local function close_expired(key, holds_key, resets_key, all, now)
   local layout, state, err = read_counts(key)
   if err then
@@ -217,8 +216,8 @@ local function close_expired(key, holds_key, resets_key, all, now)
   note_less(resets_key, less, now)
 end
 
--- What the open holds of a subject add up to, without those that have expired. nil and an
--- error reply if a key is of another type.
+-- Closes the expired holds of a subject and returns the totals of the open ones, or nil and
+-- an error reply if a key is of another type.
 local function open_holds(key, holds_key, resets_key, now)
   local all, err = read_holds(holds_key)
   if all and all[COUNT] > 0 and all[NEXT] <= now then

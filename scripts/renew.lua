@@ -4,7 +4,7 @@
 -- KEYS[2] its open holds, see holds.lua
 -- KEYS[3] when its windows were reset, or had less than before, see reset.lua
 -- ARGV[1] the hold's id
--- ARGV[2] in how many milliseconds it is to expire
+-- ARGV[2] the time from now until the hold expires, in milliseconds
 -- returns 1, or 0 if no such hold is open; or an error
 --
 -- Atomic.

@@ -6,7 +6,7 @@
 -- KEYS[3] when its windows were reset, or had less than before, see reset.lua
 -- ARGV[1] the hold's id
 -- ARGV[2] what the limits really cost that took the request's cost; -1: what they took
--- ARGV[3] 1 if everything is given back
+-- ARGV[3] 1 to give everything back, else 0
 -- ARGV    then names of limits and for each what it really cost
 -- returns a list: now, in milliseconds since the epoch; 1, or 0 if no such hold is open;
 --         then for each limit that was charged its name, the kind and the length of its
@@ -60,7 +60,7 @@ for i = 2, #hold, EACH do
     end
   end
 end
--- The hold goes first: whatever fails then, it is not settled again.
+-- The hold is deleted first: if a later command fails, the hold is not settled again.
 redis.call('HDEL', holds_key, id)
 err = changed and write_counts(key, layout, state)
 sum_up(all, hold, -1)

@@ -84,7 +84,8 @@ func (r *record) open(c *tierlimit.Charge, windows []counted, now int64, local b
 	r.expiresAt(h.expires)
 }
 
-// correct charges cost in place of what c says, and reports whether the window still runs.
+// correct replaces the charge c by cost. It returns the window, and reports whether the
+// window still runs.
 func (r *record) correct(c *heldCharge, cost, now int64) (w *counted, ok bool) {
 	at := r.index(c.limit)
 	if at < 0 || c.turns <= now {

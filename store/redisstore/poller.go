@@ -44,7 +44,8 @@ func (p *poller) turn() {
 	}
 }
 
-// open reports whether the pipe is there. mu is held.
+// open opens the pipe if necessary, and reports whether the pipe is usable. The caller holds
+// mu.
 func (p *poller) open() bool {
 	if p.r != nil {
 		return true
@@ -61,7 +62,7 @@ func (p *poller) open() bool {
 	return true
 }
 
-// shut closes the pipe. mu is held.
+// shut closes the pipe for good. The caller holds mu.
 func (p *poller) shut() {
 	if p.r != nil {
 		_, _ = p.r.Close(), p.w.Close() // nothing is lost with them

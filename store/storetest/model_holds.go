@@ -48,7 +48,7 @@ func (c *modelCharge) turn() time.Time {
 	return c.end
 }
 
-// correct charges cost in place of what c says, if the window runs.
+// correct replaces the charge c by cost, and reports whether the window of c still runs.
 func (c *modelCharge) correct(m model, subject string, cost int64, now time.Time) bool {
 	key := subject + " " + c.ceiling.Name
 	w := m[key]
