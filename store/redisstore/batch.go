@@ -135,6 +135,14 @@ func (b *batch) add(c *tierlimit.Charge, hash uint64, deadline time.Time) ticket
 	return ticket{batch: b, signal: b.signal, entry: i, run: last, rank: r.came - 1}
 }
 
+// board adds a charge, or cmd if cmd is not nil. It returns the zero ticket if b has no room.
+func (b *batch) board(c *tierlimit.Charge, hash uint64, cmd *command, deadline time.Time) ticket {
+	if cmd != nil {
+		return b.addCommand(cmd, deadline)
+	}
+	return b.add(c, hash, deadline)
+}
+
 // addCommand returns the zero ticket if b has no room for the command.
 func (b *batch) addCommand(c *command, deadline time.Time) ticket {
 	if len(b.commands) == maxBatch {

@@ -80,7 +80,7 @@ var errClosed = fmt.Errorf("%w: the store is closed", tierlimit.ErrStoreUnavaila
 
 // take charges c by the deadline, and returns what is known of the charge then.
 func (l *line) take(c *tierlimit.Charge, hash uint64, deadline time.Time) (tierlimit.Outcome, error) {
-	t, err := l.send(journey{charge: c, hash: hash}, deadline)
+	t, err := l.send(c, hash, nil, deadline)
 	if err != nil {
 		return tierlimit.Outcome{}, err
 	}
@@ -90,7 +90,7 @@ func (l *line) take(c *tierlimit.Charge, hash uint64, deadline time.Time) (tierl
 
 // run has a command run by the deadline: its reply is there when run returns nil.
 func (l *line) run(c *command, deadline time.Time) error {
-	t, err := l.send(journey{command: c}, deadline)
+	t, err := l.send(nil, 0, c, deadline)
 	if err != nil {
 		return err
 	}
@@ -98,28 +98,15 @@ func (l *line) run(c *command, deadline time.Time) error {
 	return c.err
 }
 
-// A journey is what travels in a batch: a charge, or a command.
-type journey struct {
-	charge  *tierlimit.Charge
-	hash    uint64 // of the charge's subject
-	command *command
-}
-
-func (j *journey) board(b *batch, deadline time.Time) ticket {
-	if j.command != nil {
-		return b.addCommand(j.command, deadline)
-	}
-	return b.add(j.charge, j.hash, deadline)
-}
-
-// send has j travel, and returns once its batch has settled: the caller reads what came of
-// it, and leaves the batch. An error says what is known at the deadline.
-func (l *line) send(j journey, deadline time.Time) (ticket, error) {
+// send queues a charge or a command, and returns once its batch has settled: the caller
+// reads the outcome, and leaves the batch. An error says what is known at the deadline.
+// The two are not one struct: a charge beside a command would move to the heap with it.
+func (l *line) send(c *tierlimit.Charge, hash uint64, cmd *command, deadline time.Time) (ticket, error) {
 	try, err := l.health.allow()
 	if err != nil {
 		return ticket{}, fmt.Errorf("%w: %w", tierlimit.ErrStoreUnavailable, err)
 	}
-	t, err := l.join(&j, deadline)
+	t, err := l.join(c, hash, cmd, deadline)
 	if err != nil {
 		if try {
 			l.health.report(nothing, err)
@@ -133,18 +120,19 @@ func (l *line) send(j journey, deadline time.Time) (ticket, error) {
 	return t, nil
 }
 
-// join queues j. The caller awaits the ticket, and leaves its batch.
-func (l *line) join(j *journey, deadline time.Time) (t ticket, err error) {
+// join queues a charge, or cmd if cmd is not nil. The caller awaits the ticket, and leaves its
+// batch.
+func (l *line) join(c *tierlimit.Charge, hash uint64, cmd *command, deadline time.Time) (t ticket, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return t, errClosed
 	}
 	if n := len(l.queue); n > 0 {
-		t = j.board(l.queue[n-1], deadline)
+		t = l.queue[n-1].board(c, hash, cmd, deadline)
 	}
 	if t.batch == nil { // none gathers, or it is full
-		t = j.board(l.gather(deadline), deadline)
+		t = l.gather(deadline).board(c, hash, cmd, deadline)
 	}
 	if l.calls == 0 || l.calls < maxCalls && l.queue[0].deep() {
 		l.dispatch()

@@ -566,7 +566,7 @@ func TestACallerThatIsWokenLateDoesNotTakeRedisForLost(t *testing.T) {
 		s.set(4*testTimeout, nil)
 		for _, behind := range []time.Duration{0, late, late + 1} {
 			deadline := time.Now().Add(testTimeout)
-			k, err := s.line.join(&journey{charge: chargeOf("acct_42"), hash: 1}, deadline)
+			k, err := s.line.join(chargeOf("acct_42"), 1, nil, deadline)
 			if err != nil {
 				s.Fatal(err)
 			}
@@ -790,7 +790,7 @@ func TestAnAlarmThatIsOvertakenPutsNothingOff(t *testing.T) {
 	bubble(t, func(s *sender) {
 		s.set(time.Hour, nil)
 		deadline := time.Now().Add(testTimeout)
-		k, err := s.line.join(&journey{charge: chargeOf("acct_42"), hash: 1}, deadline)
+		k, err := s.line.join(chargeOf("acct_42"), 1, nil, deadline)
 		if err != nil {
 			s.Fatal(err)
 		}

@@ -161,11 +161,13 @@ func (s *Store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome
 	if err := c.Validate(); err != nil {
 		return tierlimit.Outcome{}, err
 	}
-	take := s.take
-	if !c.Plain() {
-		take = s.takeWithHolds
+	var o tierlimit.Outcome
+	var err error
+	if c.Plain() {
+		o, err = s.take(ctx, &c)
+	} else {
+		o, err = s.takeWithHolds(ctx, &c)
 	}
-	o, err := take(ctx, &c)
 	if err != nil {
 		return tierlimit.Outcome{}, fmt.Errorf("take on %s: %w", Key(c.Subject), err)
 	}
