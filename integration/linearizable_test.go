@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -103,16 +105,16 @@ var countersModel = (&porcupine.NondeterministicModel{
 }).ToModel()
 
 func bySubject(history []porcupine.Operation) [][]porcupine.Operation {
+	return partition(history, func(op porcupine.Operation) string { return op.Input.(asked).subject })
+}
+
+// partition returns the histories of the subjects of a history.
+func partition(history []porcupine.Operation, subject func(porcupine.Operation) string) [][]porcupine.Operation {
 	parts := map[string][]porcupine.Operation{}
 	for _, op := range history {
-		s := op.Input.(asked).subject
-		parts[s] = append(parts[s], op)
+		parts[subject(op)] = append(parts[subject(op)], op)
 	}
-	var list [][]porcupine.Operation
-	for _, p := range parts {
-		list = append(list, p)
-	}
-	return list
+	return slices.Collect(maps.Values(parts))
 }
 
 // A historian writes down what its clients ask and are answered.

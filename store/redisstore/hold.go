@@ -33,7 +33,10 @@ func (s *Store) do(ctx context.Context, script *scripts.Script, subject string, 
 		defer cancel()
 		return s.run(ctx, *script, c.keys(), args)
 	}
-	return c.reply, err
+	if err != nil { // the call may still be under way, and write the reply
+		return nil, err
+	}
+	return c.reply, nil
 }
 
 // deadline returns when an answer must be there.
