@@ -6,9 +6,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/proxy"
 	"github.com/tierlimit/tierlimit/integration/rig"
+	"github.com/tierlimit/tierlimit/integration/servers"
 )
 
 const (
@@ -73,12 +76,7 @@ var redisFaults = []fault{
 	{
 		name: "failover to a replica that lags", promise: "at most the max once more for what the replica had not heard, and once more under `local`; counted again by itself",
 		run: func(f *field) {
-			replica, err := f.Machine.Redis("--replicaof", "127.0.0.1", f.Redis.Port, "--repl-diskless-sync-delay", "0")
-			f.must(err)
-			link := newClient(f.T, "redis://"+replica.Addr, time.Second)
-			f.must(f.Await(10*time.Second, "the replica follows", func() bool {
-				return strings.Contains(link.Info(f.Context(), "replication").Val(), "master_link_status:up")
-			}))
+			replica, link := f.replica()
 			// From here on the replica hears nothing, and clients are told yes.
 			f.must(link.ReplicaOf(f.Context(), "127.0.0.1", "1").Err())
 			f.through(time.Second, func() { f.must(f.Redis.Kill()) }, func() {
@@ -141,6 +139,18 @@ var redisFaults = []fault{
 				answered().accounted().bounded(2).closedHolds()
 		},
 	},
+}
+
+// replica starts a replica of Redis, and returns it with a client once it follows.
+func (f *field) replica() (*servers.Process, *redis.Client) {
+	f.Helper()
+	replica, err := f.Machine.Redis("--replicaof", "127.0.0.1", f.Redis.Port, "--repl-diskless-sync-delay", "0")
+	f.must(err)
+	client := newClient(f.T, "redis://"+replica.Addr, time.Second)
+	f.must(f.Await(10*time.Second, "the replica follows", func() bool {
+		return strings.Contains(client.Info(f.Context(), "replication").Val(), "master_link_status:up")
+	}))
+	return replica, client
 }
 
 // now is a fate that befalls one in so many replies to scripts.

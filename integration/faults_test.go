@@ -327,7 +327,7 @@ func delayed(d time.Duration) func(proxy.Reply) proxy.Fate {
 func TestFaultMatrix(t *testing.T) {
 	file, err := binary()
 	must(t, err)
-	for i, one := range slices.Concat(redisFaults, topologyFaults, postgresFaults, processFaults) {
+	for i, one := range slices.Concat(redisFaults, holdFaults, topologyFaults, postgresFaults, processFaults) {
 		t.Run(one.name, func(t *testing.T) {
 			f := &field{T: t, entry: record(t, one.name, one.promise), random: rand.New(rand.NewPCG(*faultSeed, uint64(i)))}
 			if one.alone {

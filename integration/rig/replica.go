@@ -83,14 +83,33 @@ func (r *Replica) Log() string {
 
 // Decide asks for a decision.
 func (r *Replica) Decide(verb, subject string) (d tierlimit.Decision, err error) {
-	status, answer, err := r.ask("POST", r.Public+"/v1/"+verb, fmt.Sprintf(`{"subject":%q}`, subject))
+	err = r.post(verb, fmt.Sprintf(`{"subject":%q}`, subject), &d)
+	return d, err
+}
+
+// Hold charges a subject 1, which can be settled for a while.
+func (r *Replica) Hold(subject string, life time.Duration) (d tierlimit.Decision, err error) {
+	err = r.post("take", fmt.Sprintf(`{"subject":%q,"hold_ms":%d}`, subject, life.Milliseconds()), &d)
+	return d, err
+}
+
+// Settle charges what a request really cost, and reports whether its hold was open.
+func (r *Replica) Settle(id string, cost int64) (found bool, err error) {
+	var said struct{ Settled bool }
+	err = r.post("settle", fmt.Sprintf(`{"id":%q,"cost":%d}`, id, cost), &said)
+	return said.Settled, err
+}
+
+// post asks under /v1, and reads the answer into answer.
+func (r *Replica) post(verb, body string, answer any) error {
+	status, text, err := r.ask("POST", r.Public+"/v1/"+verb, body)
 	if err == nil && status != http.StatusOK {
-		err = fmt.Errorf("%d: %s", status, answer)
+		err = fmt.Errorf("%d: %s", status, text)
 	}
 	if err != nil {
-		return d, err
+		return err
 	}
-	return d, json.Unmarshal(answer, &d)
+	return json.Unmarshal(text, answer)
 }
 
 // Asker returns a function that asks for a decision on one of so many connections, which

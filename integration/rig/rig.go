@@ -40,11 +40,15 @@ const AdminToken = "owner-token-of-the-rig"
 
 // The tiers of a Rig, beside the built-in ones.
 const (
-	Counted = "counted" // counts by the hour, and never denies
-	Metered = "metered" // admits MeteredMax an hour, locally too
-	Open    = "opens"   // as metered, but opens up without Redis
-	Closed  = "closes"  // as metered, but closes without Redis
+	Counted  = "counted"  // counts by the hour, and never denies
+	Metered  = "metered"  // admits MeteredMax an hour, locally too
+	Open     = "opens"    // as metered, but opens up without Redis
+	Closed   = "closes"   // as metered, but closes without Redis
+	Together = "together" // counts by the hour, and admits TogetherMax at once
 )
+
+// TogetherMax is how many holds of a subject on Together may be open.
+const TogetherMax = 5
 
 // MeteredMax is how many requests an hour the tiers with a max admit.
 const MeteredMax = 15
@@ -167,6 +171,7 @@ func (r *Rig) addTiers() error {
 		`{"key":"` + Counted + `","limits":{"per_hour":{"max":null,"window":"1h"}}}`,
 		`{"key":"` + Metered + `",` + limits + `}`,
 		`{"key":"` + Open + `","on_store_error":"open",` + limits + `}`,
+		fmt.Sprintf(`{"key":%q,"limits":{"per_hour":{"max":null,"window":"1h"},"at_once":{"max":%d,"concurrent":true}}}`, Together, TogetherMax),
 		`{"key":"` + Closed + `","on_store_error":"closed",` + limits + `}`,
 	} {
 		if err := r.Change("POST", "/admin/v1/tiers", tier); err != nil {
