@@ -1,9 +1,12 @@
 package api
 
 import (
+	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -60,6 +63,7 @@ func (a *admin) operations() []operation {
 			{name: "prefix", description: "only those whose id begins so", schema: ofText},
 		}, pages...), a.listSubjects)},
 		a.subject().operations(subjects),
+		a.bulkOperations(subjects),
 		[]operation{list(overrides, "list-overrides", "List a subject's overrides, by limit", "Subjects", "OverridePage", nil, a.listOverrides, missing)},
 		a.override().operations(overrides),
 		[]operation{
@@ -103,15 +107,18 @@ var eventKinds = []string{tiers.KindTier, tiers.KindSubject, tiers.KindOverride,
 
 var conflict = []int{http.StatusConflict}
 
+// reads makes a resource's read of a catalogue's.
+func reads[T any](f func(context.Context, string) (T, error)) func(*http.Request, string) (T, error) {
+	return func(r *http.Request, name string) (T, error) { return f(r.Context(), name) }
+}
+
 func (a *admin) tier() *resource[tiers.Tier] {
 	return &resource[tiers.Tier]{
 		admin: a, noun: "tier", schema: "Tier", tag: "Tiers", param: "key", change: access.Govern,
 		name:     func(t *tiers.Tier) *string { return &t.Key },
 		version:  func(t *tiers.Tier) int64 { return t.Version },
-		create:   creates(a.catalogue.CreateTier),
+		ref:      func(_ *http.Request, key string) tiers.Ref { return tiers.TierRef(key) },
 		read:     reads(a.catalogue.Tier),
-		replace:  replaces(a.catalogue.ReplaceTier),
-		remove:   removes(a.catalogue.DeleteTier),
 		creating: conflict,
 		changing: conflict,
 		removing: conflict,
@@ -123,12 +130,10 @@ func (a *admin) subject() *resource[tiers.Subject] {
 		admin: a, noun: "subject", schema: "Subject", tag: "Subjects", param: "id", change: access.Change,
 		name:    func(s *tiers.Subject) *string { return &s.ID },
 		version: func(s *tiers.Subject) int64 { return s.Version },
-		create:  creates(a.catalogue.CreateSubject),
+		ref:     func(_ *http.Request, id string) tiers.Ref { return tiers.SubjectRef(id) },
 		read:    a.readSubject,
-		replace: replaces(a.catalogue.ReplaceSubject),
-		remove:  removes(a.catalogue.DeleteSubject),
 
-		creating: conflict,
+		upserts: true, creating: conflict,
 	}
 }
 
@@ -137,17 +142,19 @@ func (a *admin) override() *resource[tiers.Override] {
 		admin: a, noun: "override", schema: "Override", tag: "Subjects", param: "limit", change: access.Change,
 		name:    func(o *tiers.Override) *string { return &o.Limit },
 		version: func(o *tiers.Override) int64 { return o.Version },
-		create: func(r *http.Request, o tiers.Override) (tiers.Override, error) {
-			return a.catalogue.CreateOverride(r.Context(), pathValue(r, "id"), o)
+		ref: func(r *http.Request, limit string) tiers.Ref {
+			return tiers.OverrideRef(pathValue(r, "id"), limit)
 		},
 		read: func(r *http.Request, limit string) (tiers.Override, error) {
-			return a.catalogue.Override(r.Context(), pathValue(r, "id"), limit)
-		},
-		replace: func(r *http.Request, o tiers.Override, version int64) (tiers.Override, error) {
-			return a.catalogue.ReplaceOverride(r.Context(), pathValue(r, "id"), o, version)
-		},
-		remove: func(r *http.Request, limit string, version int64) error {
-			return a.catalogue.DeleteOverride(r.Context(), pathValue(r, "id"), limit, version)
+			s, err := a.catalogue.Subject(r.Context(), pathValue(r, "id"))
+			if err != nil {
+				return tiers.Override{}, err
+			}
+			o, ok := s.Overrides[limit]
+			if !ok {
+				err = tiers.OverrideError(s.ID, limit, tiers.ErrNotFound)
+			}
+			return o, err
 		},
 		creating: []int{http.StatusConflict, http.StatusNotFound},
 	}
@@ -159,34 +166,23 @@ func (a *admin) credential(kind access.Kind, noun, schema string, change access.
 		admin: a, noun: noun, schema: schema, tag: "Access", param: "id", change: change,
 		name:    func(c *access.Credential) *string { return &c.ID },
 		version: func(c *access.Credential) int64 { return c.Version },
-		prepare: func(c *access.Credential) { c.Kind = kind },
-		create: func(r *http.Request, c access.Credential) (access.Credential, error) {
-			if c.ID != "" || c.Secret != "" {
-				return c, &tierlimit.FieldError{Field: "id", Value: c.ID, Want: "left out, like the secret: both are made for you"}
-			}
-			c.Kind = kind
-			c = c.WithSecret()
-			created, err := a.catalogue.CreateCredential(r.Context(), c)
-			created.Secret = c.Secret
-			return created, err
-		},
+		ref:     func(_ *http.Request, id string) tiers.Ref { return tiers.CredentialRef(kind, id) },
 		read: func(r *http.Request, id string) (access.Credential, error) {
 			return a.catalogue.Credential(r.Context(), kind, id)
 		},
-		replace: func(r *http.Request, c access.Credential, version int64) (access.Credential, error) {
-			c.Kind = kind
-			if c.Subject == "" && kind == access.Key { // it stays its subject's
-				old, err := a.catalogue.Credential(r.Context(), kind, c.ID)
-				if err != nil {
-					return c, err
-				}
-				c.Subject = old.Subject
+		prepare: func(c *access.Credential) { c.Kind = kind },
+		create: func(c *access.Credential) error {
+			if c.ID != "" || c.Secret != "" {
+				return &tierlimit.FieldError{Field: "id", Value: c.ID, Want: "left out, like the secret: both are made for you"}
 			}
-			return a.catalogue.ReplaceCredential(r.Context(), c, version)
+			*c = c.WithSecret()
+			return nil
 		},
-		remove: func(r *http.Request, id string, version int64) error {
-			return a.catalogue.DeleteCredential(r.Context(), kind, id, version)
+		shown: func(put, made access.Credential) access.Credential {
+			made.Secret = put.Secret
+			return made
 		},
+		made: true,
 	}
 	if kind == access.Token { // whose names are unique
 		res.creating, res.changing = conflict, conflict
@@ -198,10 +194,11 @@ func (a *admin) loadControl() *resource[tiers.LoadControl] {
 	return &resource[tiers.LoadControl]{
 		admin: a, noun: "load control", schema: "LoadControl", tag: "Load", change: access.Govern,
 		version: func(l *tiers.LoadControl) int64 { return l.Version },
+		ref:     func(*http.Request, string) tiers.Ref { return tiers.LoadRef() },
 		read: func(r *http.Request, _ string) (tiers.LoadControl, error) {
 			return a.catalogue.LoadControl(r.Context())
 		},
-		replace: replaces(a.catalogue.SetLoadControl),
+		single: true,
 	}
 }
 
@@ -222,17 +219,11 @@ func (a *admin) listSubjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f := tiers.SubjectFilter{Tier: q.Get("tier"), Status: tiers.Status(q.Get("status")), Prefix: q.Get("prefix"), After: after, Most: most + 1}
-	if err := checkFilter(q, "tier", f.Tier == "" || tierlimit.ValidName(f.Tier), "the key of a tier"); err != nil {
+	f, err := subjectFilter(q)
+	if err != nil {
 		return err
 	}
-	known := slices.Contains([]tiers.Status{"", tiers.Active, tiers.PastDue, tiers.Suspended}, f.Status)
-	if err := checkFilter(q, "status", known, "active, past_due or suspended"); err != nil {
-		return err
-	}
-	if err := checkFilter(q, "prefix", f.Prefix == "" || tierlimit.ValidSubject(f.Prefix), "the beginning of an id"); err != nil {
-		return err
-	}
+	f.After, f.Most = after, most+1
 	list, err := a.catalogue.Subjects(r.Context(), f)
 	if err != nil {
 		return err
@@ -242,6 +233,17 @@ func (a *admin) listSubjects(w http.ResponseWriter, r *http.Request) error {
 	}
 	respond(w, http.StatusOK, pageOfThose(list, most, func(s *tiers.Subject) string { return encodeCursor(s.ID) }))
 	return nil
+}
+
+// subjectFilter reads which subjects are meant.
+func subjectFilter(q url.Values) (f tiers.SubjectFilter, err error) {
+	f = tiers.SubjectFilter{Tier: q.Get("tier"), Status: tiers.Status(q.Get("status")), Prefix: q.Get("prefix")}
+	known := slices.Contains([]tiers.Status{"", tiers.Active, tiers.PastDue, tiers.Suspended}, f.Status)
+	return f, errors.Join(
+		checkFilter(q, "tier", f.Tier == "" || tierlimit.ValidName(f.Tier), "the key of a tier"),
+		checkFilter(q, "status", known, "active, past_due or suspended"),
+		checkFilter(q, "prefix", f.Prefix == "" || tierlimit.ValidSubject(f.Prefix), "the beginning of an id"),
+	)
 }
 
 func checkFilter(q url.Values, name string, ok bool, want string) error {
@@ -261,10 +263,11 @@ func (a *admin) listOverrides(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	list, err := a.catalogue.Overrides(r.Context(), pathValue(r, "id"))
+	s, err := a.catalogue.Subject(r.Context(), pathValue(r, "id"))
 	if err != nil {
 		return err
 	}
+	list := slices.SortedFunc(maps.Values(s.Overrides), func(a, b tiers.Override) int { return strings.Compare(a.Limit, b.Limit) })
 	respond(w, http.StatusOK, page[tiers.Override]{Data: list})
 	return nil
 }
@@ -355,17 +358,21 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	if err := a.lim.Reset(r.Context(), subject, limits...); err != nil {
-		return err
-	}
-	// Counters are not in the catalogue: what was done there is told afterwards.
-	if err := a.catalogue.Record(r.Context(), tiers.Event{
+	err = a.record(r, tiers.Event{
 		Action: "usage.reset", Kind: tiers.KindUsage, Object: subject, Detail: strings.Join(limits, ","),
-	}); err != nil {
-		a.log.Error("api: a reset is not in the audit log", "subject", subject, "error", err)
+	}, func(ctx context.Context) error { return a.lim.Reset(ctx, subject, limits...) })
+	if err != nil {
+		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// record does what is not done in the catalogue, and writes its event: neither without the
+// other.
+func (a *admin) record(r *http.Request, e tiers.Event, do func(context.Context) error) error {
+	e.Actor, e.ActorID = actorOf(r).Name, actorOf(r).ID
+	return a.catalogue.Record(r.Context(), e, do)
 }
 
 type holdJSON struct {
@@ -415,17 +422,17 @@ func (a *admin) releaseHold(w http.ResponseWriter, r *http.Request) error {
 	if !slices.ContainsFunc(open, func(h tierlimit.OpenHoldState) bool { return h.ID == id }) {
 		return fmt.Errorf("hold %q of subject %q %w", id, subject, tiers.ErrNotFound)
 	}
-	settled, err := a.lim.Settle(r.Context(), id, 0, nil)
+	err = a.record(r, tiers.Event{
+		Action: "hold.release", Kind: tiers.KindUsage, Object: subject, Detail: id,
+	}, func(ctx context.Context) error {
+		settled, err := a.lim.Settle(ctx, id, 0, nil)
+		if err == nil && !settled.Found { // settled, or expired, in this moment
+			err = fmt.Errorf("hold %q of subject %q %w", id, subject, tiers.ErrNotFound)
+		}
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	if !settled.Found { // settled, or expired, in this moment
-		return fmt.Errorf("hold %q of subject %q %w", id, subject, tiers.ErrNotFound)
-	}
-	if err := a.catalogue.Record(r.Context(), tiers.Event{
-		Action: "hold.release", Kind: tiers.KindUsage, Object: subject, Detail: id,
-	}); err != nil {
-		a.log.Error("api: the release of a hold is not in the audit log", "subject", subject, "error", err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

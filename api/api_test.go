@@ -276,8 +276,11 @@ func TestATiersLifeOverHTTP(t *testing.T) {
 	// What was read can be sent back as it is.
 	changed := strings.Replace(string(a.body), `"max":7`, `"max":8`, 1)
 	s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed).want(428)
-	for _, bad := range []string{"gold", `W/"4"`, `"+4"`, `"4", "5"`, `"`, `""`, "*", `"-1"`} {
+	for _, bad := range []string{"gold", `"`, `"4" or so`} {
 		s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", bad).want(400, "If-Match")
+	}
+	for _, other := range []string{"W/" + tag, `"+4"`, `"8", "9"`, `""`, `"-1"`} { // of no version that there is
+		s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", other).want(412)
 	}
 	s.ask(s.admin, "PUT", "/admin/v1/tiers/silver", changed, "If-Match", tag).want(400, "key")
 	next := s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", tag).want(200, `"max":8`).header.Get("ETag")
@@ -358,8 +361,8 @@ func TestAPlanChangesOverHTTPAndKeepsUsage(t *testing.T) {
 	takes(tierlimit.OK, "free", "override")
 	s.ask(s.admin, "GET", subject+"/overrides", "").want(200, `"data":[{"limit":"per_minute"`)
 	patched := s.ask(s.admin, "PATCH", subject+"/overrides/per_minute", `{"max":null}`, "If-Match", etag(launch))
-	patched.want(400, "max") // a merge patch deletes with null, and a max must be there
-	s.ask(s.admin, "PATCH", subject+"/overrides/per_minute", `{"max":7}`, "If-Match", etag(launch)).want(200, `"max":7`)
+	patched.want(200, `"max":null`) // a max cannot be taken away: null is unlimited, as everywhere
+	s.ask(s.admin, "PATCH", subject+"/overrides/per_minute", `{"max":7}`, "If-Match", etag(launch)+`, `+etag(patched)).want(200, `"max":7`)
 	takes(tierlimit.Exceeded, "free", "override")
 	s.ask(s.admin, "DELETE", subject+"/overrides/per_minute", "", "If-Match", etag(launch)).want(412)
 	s.ask(s.admin, "GET", subject+"/overrides/exports", "").want(404)
@@ -376,7 +379,7 @@ func TestAPlanChangesOverHTTPAndKeepsUsage(t *testing.T) {
 	tag = etag(patch(tag, `{"blocked_until":null,"next":{"tier":"pro","at":"2001-01-01T00:00:00Z"}}`).want(200))
 	takes(tierlimit.Exceeded, "pro", "")                                  // the override is of whatever tier
 	s.ask(s.admin, "GET", subject, "").want(200, `"tier":"pro","status"`) // a change that was due is made
-	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42&limit=2", "").want(200, `"actor":"owner","action":"subject.replace","kind":"subject","object":"acct_42"`, `"has_more":true`)
+	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42&limit=2", "").want(200, `"actor":"owner","actor_id":"owner","action":"subject.replace","kind":"subject","object":"acct_42"`, `"has_more":true`)
 	s.ask(s.admin, "DELETE", subject+"/usage?limit=per_minute", "").want(204)
 	s.ask(s.admin, "GET", "/admin/v1/audit?kind=usage", "").want(200, `"action":"usage.reset"`, `"detail":"per_minute"`, `"has_more":false`)
 	s.ask(s.admin, "GET", "/admin/v1/audit?cursor=x", "").want(400, "cursor")
@@ -527,13 +530,81 @@ func TestHealth(t *testing.T) {
 	s.ask(s.public, "GET", "/livez", "").want(200)
 }
 
+// As RFC 9110 has it: what a client of HTTP may rely on without reading our documents.
+func TestPreconditionsAndLocationsAreThoseOfHTTP(t *testing.T) {
+	s := newSite(t, 0)
+	const subject = "/admin/v1/subjects/acct%2F42"
+	made := s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct/42","tier":"free"}`).want(201)
+	if at := made.header.Get("Location"); at != subject {
+		t.Errorf("made at %q", at)
+	}
+	head := s.ask(s.admin, "HEAD", subject, "").want(200)
+	if head.header.Get("ETag") != made.header.Get("ETag") {
+		t.Errorf("HEAD: %v", head.header)
+	}
+	for _, path := range []string{"/livez", "/readyz", "/openapi.json", "/docs"} {
+		s.ask(s.public, "HEAD", path, "").want(200)
+	}
+	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-Match", "*").want(200, `"tier":"pro"`)
+	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-Match", "W/"+made.header.Get("ETag")).want(412)
+	s.ask(s.admin, "PATCH", subject, `{"tier":"free"}`, "If-Match", "*").want(200, `"tier":"free"`)
+	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-None-Match", "*").want(409)
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/nobody", `{"tier":"pro"}`, "If-Match", "*").want(404)
+	other := s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_7", `{"tier":"pro"}`, "If-None-Match", "*").want(201)
+	if at := other.header.Get("Location"); at != "/admin/v1/subjects/acct_7" {
+		t.Errorf("made at %q", at)
+	}
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_7", `{"tier":"pro"}`, "If-None-Match", `"1"`).want(400, "If-None-Match")
+
+	// A billing webhook that does not know who is there.
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_8?upsert=true", `{"tier":"pro"}`).want(201)
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_8?upsert=true", `{"tier":"free"}`).want(200, `"tier":"free"`)
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_8?upsert=true", `{"tier":"pro"}`, "If-Match", `"1"`).want(412)
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_9?upsert=true&dry_run=true", `{"tier":"pro"}`).want(200, `"action":"subject.create"`)
+	s.ask(s.admin, "GET", "/admin/v1/subjects/acct_9", "").want(404)
+	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_8?upsert=yes", `{"tier":"pro"}`).want(400, "upsert")
+	s.ask(s.admin, "PUT", "/admin/v1/tiers/free?upsert=true", `{}`).want(400, "upsert")
+}
+
+// Of two members of one name encoding/json takes the last, and says nothing.
+func TestAMemberThatStandsTwiceIsRefused(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_1","tier":"free","tier":"enterprise"}`).want(400, "tier", "given once")
+	s.ask(s.admin, "POST", "/admin/v1/tiers", `{"key":"x","limits":{"a":{"max":1,"max":2,"window":"1s"}}}`).want(400, "max", "given once")
+	s.ask(s.public, "POST", "/v1/take", `{"subject":"a","subject":"b"}`).want(400, "subject", "given once")
+	s.ask(s.admin, "PATCH", "/admin/v1/tiers/free", `{"name":"a","name":"b"}`, "If-Match", "*").want(400, "name", "given once")
+}
+
+// 62 KB of wrong limits were answered with 1.8 MB, after seconds.
+func TestAnErrorIsNoLongerThanWhatWasSent(t *testing.T) {
+	s := newSite(t, 0)
+	for _, limit := range []string{`"l%d":{"max":-1,"window":"x","nope":1},`, `"l%d":{},`, `"l%d":7,`} {
+		var b strings.Builder
+		for i := 0; b.Len() < 60_000; i++ {
+			fmt.Fprintf(&b, limit, i)
+		}
+		a := s.ask(s.admin, "POST", "/admin/v1/tiers", `{"key":"x","limits":{`+strings.TrimSuffix(b.String(), ",")+`}}`).want(400, "limits")
+		if len(a.body) > 16<<10 {
+			t.Errorf("%d bytes are answered", len(a.body))
+		}
+	}
+	var b strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&b, `"l%d":{"max":-1,"window":"x","nope":1},`, i)
+	}
+	a := s.ask(s.admin, "POST", "/admin/v1/tiers", `{"key":"x","limits":{`+strings.TrimSuffix(b.String(), ",")+`}}`).want(400, "601 fields are wrong", "The first of them are listed")
+	if len(a.body) > 16<<10 {
+		t.Errorf("%d bytes are answered", len(a.body))
+	}
+}
+
 func TestWhatIsNotThere(t *testing.T) {
 	s := newSite(t, 0)
 	s.ask(s.public, "GET", "/nosuch", "").want(404)
 	if a := s.ask(s.public, "GET", "/v1/take", "").want(405); a.header.Get("Allow") != "POST" {
 		t.Errorf("Allow: %v", a.header["Allow"])
 	}
-	if a := s.ask(s.admin, "POST", "/admin/v1/tiers/free", "").want(405); strings.Join(a.header["Allow"], " ") != "GET PUT PATCH DELETE" {
+	if a := s.ask(s.admin, "POST", "/admin/v1/tiers/free", "").want(405); strings.Join(a.header["Allow"], " ") != "GET HEAD PUT PATCH DELETE" {
 		t.Errorf("Allow: %v", a.header["Allow"])
 	}
 	s.ask(s.public, "GET", "/admin/v1/tiers", "").want(404)

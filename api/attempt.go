@@ -1,13 +1,11 @@
 package api
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 
@@ -15,14 +13,15 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// An Idempotency-Key makes a creation that is asked for again, as its answer was
-// lost, answer as it did before. The audit log remembers: the event of a change is
-// written with it, so that there is never the one without the other.
+// An Idempotency-Key makes a creation that is asked for again, as its answer was lost,
+// answer as it did before. The audit log remembers: the event of a change is written with
+// it, so that there is never the one without the other.
 
 var errAttemptReused = errors.New("the Idempotency-Key was used for something else")
 
-// attempt reads the Idempotency-Key, and with it the body, which it puts back.
-func attempt(w http.ResponseWriter, r *http.Request) (tiers.Attempt, error) {
+// attempt reads the Idempotency-Key of a request with a body. The key is the caller's: two
+// callers may use the same one.
+func attempt(r *http.Request, body []byte) (tiers.Attempt, error) {
 	key := strings.Join(r.Header.Values("Idempotency-Key"), ", ")
 	if key == "" {
 		return tiers.Attempt{}, nil
@@ -30,13 +29,8 @@ func attempt(w http.ResponseWriter, r *http.Request) (tiers.Attempt, error) {
 	if len(key) > 128 || strings.ContainsFunc(key, func(c rune) bool { return c < ' ' || c > '~' }) {
 		return tiers.Attempt{}, &tierlimit.FieldError{Field: "Idempotency-Key", Value: key, Want: "1 to 128 printable ASCII characters"}
 	}
-	body, err := readBody(w, r)
-	if err != nil {
-		return tiers.Attempt{}, err
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s\n%s", r.Method, r.URL.RequestURI(), body))
-	return tiers.Attempt{Key: callerOf(r) + " " + key, Fingerprint: hex.EncodeToString(sum[:])}, nil
+	return tiers.Attempt{Key: actorOf(r).ID + " " + key, Fingerprint: hex.EncodeToString(sum[:])}, nil
 }
 
 // made returns the event of an attempt, nil if it has not been made.
@@ -51,19 +45,15 @@ func (a *admin) made(r *http.Request, attempt tiers.Attempt) (*tiers.Event, erro
 	return &events[0], nil
 }
 
-// once makes an attempt, or answers as it was answered when it was made. What was
-// shown once is not shown again.
-func (a *admin) once(w http.ResponseWriter, r *http.Request, create func(*http.Request) error) error {
-	attempt, err := attempt(w, r)
-	if err != nil {
-		return err
-	}
+// once makes an attempt, or answers as it was answered when it was made. What was shown once
+// is not shown again.
+func (a *admin) once(w http.ResponseWriter, r *http.Request, attempt tiers.Attempt, create func() error) error {
 	if attempt.Key == "" {
-		return create(r)
+		return create()
 	}
 	e, err := a.made(r, attempt)
 	if err == nil && e == nil {
-		err = create(r.WithContext(tiers.WithAttempt(r.Context(), attempt)))
+		err = create()
 		if !errors.Is(err, tiers.ErrRepeated) && !errors.Is(err, tiers.ErrExists) {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // maxBody bounds what is read of a request. The largest tier is a few KiB.
@@ -58,7 +59,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 }
 
 func decodeJSON(data []byte, into any) error {
-	if err := exactNames(data); err != nil {
+	if err := checkNames(data); err != nil {
 		return err
 	}
 	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
@@ -70,16 +71,13 @@ func decodeJSON(data []byte, into any) error {
 	return nil
 }
 
-// exactNames refuses names of fields that encoding/json would fold into ours: it
-// takes "Status" for "status", and of two the last. Ours, and the names of limits,
-// have no capitals.
-func exactNames(data []byte) error {
-	if !bytes.ContainsFunc(data, func(r rune) bool { return r > '~' || r >= 'A' && r <= 'Z' || r == '\\' }) {
-		return nil
-	}
+// checkNames refuses names of fields that stand twice in an object, of which encoding/json
+// takes the last, and those that it would fold into ours: it takes "Status" for "status".
+// Ours, and the names of limits, have no capitals.
+func checkNames(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
-	var inObject []bool // whether each level is one
-	name := false       // whether a name comes next
+	var levels []map[string]bool // the names in each object that is open; nil for a list
+	name := false                // whether a name comes next
 	for {
 		token, err := dec.Token()
 		if err != nil {
@@ -87,19 +85,31 @@ func exactNames(data []byte) error {
 		}
 		switch token := token.(type) {
 		case json.Delim:
-			if token == '{' || token == '[' {
-				inObject = append(inObject, token == '{')
-			} else {
-				inObject = inObject[:len(inObject)-1]
+			switch token {
+			case '{':
+				levels = append(levels, make(map[string]bool))
+			case '[':
+				levels = append(levels, nil)
+			default:
+				levels = levels[:len(levels)-1]
 			}
-			name = len(inObject) > 0 && inObject[len(inObject)-1]
+			name = len(levels) > 0 && levels[len(levels)-1] != nil
 			continue
 		case string:
-			if name && !tierlimit.ValidName(token) {
-				return &tierlimit.FieldError{Field: token[:min(len(token), 64)], Want: strictjson.NoSuchField + ", as names are in small letters"}
+			if !name {
+				break
 			}
+			field := &tierlimit.FieldError{Field: token[:min(len(token), 64)], Want: strictjson.Once}
+			if !tierlimit.ValidName(token) {
+				field.Want = strictjson.NoSuchField + ", as names are in small letters"
+				return field
+			}
+			if levels[len(levels)-1][token] {
+				return field
+			}
+			levels[len(levels)-1][token] = true
 		}
-		name = !name && len(inObject) > 0 && inObject[len(inObject)-1]
+		name = !name && len(levels) > 0 && levels[len(levels)-1] != nil
 	}
 }
 
@@ -143,19 +153,29 @@ func samePath(r *http.Request, field, inBody string) (string, error) {
 	return inPath, nil
 }
 
-// ifMatch reads the version a writer saw.
-func ifMatch(r *http.Request) (int64, error) {
-	tag := strings.Join(r.Header.Values("If-Match"), ", ")
-	if tag == "" {
-		return 0, errNoVersion
+// ifMatch reads what a writer has seen: * for anything that is there, or ETags of which one
+// must be that of now (RFC 9110, 13.1.1). A weak ETag is none of ours, and so never that of
+// now.
+func ifMatch(r *http.Request) (tiers.Expect, error) {
+	tags := strings.Join(r.Header.Values("If-Match"), ", ")
+	switch strings.TrimSpace(tags) {
+	case "":
+		return tiers.Expect{}, errNoVersion
+	case "*":
+		return tiers.Present, nil
 	}
-	if digits, ok := strings.CutPrefix(tag, `"`); ok {
-		digits, ok = strings.CutSuffix(digits, `"`)
-		if version, err := strconv.ParseUint(digits, 10, 63); ok && err == nil {
-			return int64(version), nil
+	var versions []int64
+	for _, tag := range strings.Split(tags, ",") {
+		tag = strings.TrimSpace(tag)
+		strong := strings.TrimPrefix(tag, "W/")
+		if len(strong) < 2 || strong[0] != '"' || strong[len(strong)-1] != '"' {
+			return tiers.Expect{}, &tierlimit.FieldError{Field: "If-Match", Value: tags, Want: `an ETag as it was sent, such as "12", several of them, or *`}
+		}
+		if version, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 63); err == nil {
+			versions = append(versions, int64(version))
 		}
 	}
-	return 0, &tierlimit.FieldError{Field: "If-Match", Value: tag, Want: `one ETag as it was sent, such as "12"`}
+	return tiers.Version(versions...), nil
 }
 
 // A page is a list as all lists are answered.

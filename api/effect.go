@@ -53,9 +53,13 @@ type most struct {
 // sampled is how many of those affected are named.
 const sampled = 10
 
-// dryRun reads ?dry_run=, the one parameter of changes.
-func dryRun(r *http.Request) (bool, error) {
-	q, err := query(r, "dry_run")
+// dryRun reads ?dry_run=, a parameter of all changes.
+func dryRun(r *http.Request, upserts bool) (bool, error) {
+	known := []string{"dry_run"}
+	if upserts {
+		known = append(known, "upsert")
+	}
+	q, err := query(r, known...)
 	if err != nil {
 		return false, err
 	}
@@ -69,8 +73,13 @@ func dryRun(r *http.Request) (bool, error) {
 	}
 }
 
-// tried answers with what the change that e tells of would do.
-func (a *admin) tried(w http.ResponseWriter, r *http.Request, e *tiers.Event) error {
+// tried answers with what a command of one change would do.
+func (a *admin) tried(w http.ResponseWriter, r *http.Request, c *tiers.Command, result *tiers.Result) error {
+	events, err := tiers.EventsOf(c, result)
+	if err != nil {
+		return err
+	}
+	e := &events[result.Of[0]]
 	changes, err := jsondiff.Of(e.Before, e.After)
 	if err != nil {
 		return err

@@ -332,7 +332,7 @@ func TestAnIdempotencyKeyIsItsCallersOwn(t *testing.T) {
 	var tokens []string
 	for _, name := range []string{"alice", "bob"} {
 		c := access.Credential{Kind: access.Token, Name: name, Role: access.Operator}.WithSecret()
-		if _, err := s.cfg.Catalogue.CreateCredential(t.Context(), c); err != nil {
+		if _, err := tiers.NewEditor(s.cfg.Catalogue, tiers.Actor{}).CreateCredential(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		tokens = append(tokens, c.Secret)

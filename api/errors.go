@@ -21,6 +21,10 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 		if len(fields) > 1 {
 			detail = strconv.Itoa(len(fields)) + " fields are wrong."
 		}
+		if len(fields) > maxFields {
+			detail += " The first of them are listed."
+			fields = fields[:maxFields]
+		}
 		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Detail: detail, Errors: fields})
 		return
 	}
@@ -42,6 +46,9 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	log.Log(r.Context(), level, "api: request refused", "status", status, "method", r.Method, "path", r.URL.Path, "error", err)
 	problem.Write(w, p)
 }
+
+// maxFields bounds how many fields one answer says something about.
+const maxFields = 32
 
 func statusOf(err error) int {
 	for _, known := range []struct {

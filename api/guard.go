@@ -43,7 +43,7 @@ var errForbidden = errors.New("this needs another role")
 func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			role, actor, caller, err := g.who(r)
+			role, actor, err := g.who(r)
 			var wait *waitError
 			switch {
 			case errors.As(err, &wait):
@@ -59,19 +59,18 @@ func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 			case !role.May(rights...):
 				fail(w, r, g.log, fmt.Errorf("%w: the role %s may not %s", errForbidden, role, rights[len(rights)-1]))
 			default:
-				ctx := context.WithValue(tiers.WithActor(r.Context(), actor), callerKey{}, caller)
-				next.ServeHTTP(w, r.WithContext(ctx))
+				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, actor)))
 			}
 		})
 	}
 }
 
-type callerKey struct{}
+type actorKey struct{}
 
-// callerOf tells those who ask apart, whatever they are called.
-func callerOf(r *http.Request) string {
-	caller, _ := r.Context().Value(callerKey{}).(string)
-	return caller
+// actorOf returns who asks.
+func actorOf(r *http.Request) tiers.Actor {
+	actor, _ := r.Context().Value(actorKey{}).(tiers.Actor)
+	return actor
 }
 
 // A waitError says that no token of this client is looked at for a while.
@@ -79,19 +78,18 @@ type waitError struct{ wait time.Duration }
 
 func (e *waitError) Error() string { return "not looked at for " + e.wait.String() }
 
-// who returns the role of whoever asks, what the audit log calls them, which is the
-// role for the configuration's tokens and the name for others, and what no two ever
-// have in common.
-func (g *guard) who(r *http.Request) (role access.Role, actor, caller string, err error) {
+// who returns the role of whoever asks, and who that is: the role for the configuration's
+// tokens, and name and id of others.
+func (g *guard) who(r *http.Request) (role access.Role, actor tiers.Actor, err error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return "", "", "", tiers.ErrNotFound
+		return "", actor, tiers.ErrNotFound
 	}
 	brought := g.throttle.guess(r, token)
 	if wait := brought.refused(); wait > 0 {
-		return "", "", "", &waitError{wait}
+		return "", actor, &waitError{wait}
 	}
-	switch role, actor, caller, err = g.owner(r, token); {
+	switch role, actor, err = g.owner(r, token); {
 	case err == nil:
 		brought.succeeded()
 	case errors.Is(err, tiers.ErrNotFound):
@@ -99,11 +97,11 @@ func (g *guard) who(r *http.Request) (role access.Role, actor, caller string, er
 	default:
 		brought.undecided()
 	}
-	return role, actor, caller, err
+	return role, actor, err
 }
 
 // owner is who of whoever brings a token.
-func (g *guard) owner(r *http.Request, token string) (role access.Role, actor, caller string, err error) {
+func (g *guard) owner(r *http.Request, token string) (role access.Role, actor tiers.Actor, err error) {
 	sum := sha256.Sum256([]byte(token))
 	for _, known := range access.Roles { // of one token with two roles, the greater
 		if configured, ok := g.configured[known]; ok && subtle.ConstantTimeCompare(sum[:], configured[:]) == 1 {
@@ -114,14 +112,14 @@ func (g *guard) owner(r *http.Request, token string) (role access.Role, actor, c
 		if role == "" {
 			err = tiers.ErrNotFound
 		}
-		return role, string(role), string(role), err
+		return role, tiers.Actor{ID: string(role), Name: string(role)}, err
 	}
 	c, err := g.keyring.Authenticate(r.Context(), token)
 	if err != nil {
-		return "", "", "", err
+		return "", actor, err
 	}
 	if c.Kind != access.Token { // a customer's key opens nothing here
-		return "", "", "", tiers.ErrNotFound
+		return "", actor, tiers.ErrNotFound
 	}
-	return c.Role, c.Actor(), c.ID, nil
+	return c.Role, tiers.Actor{ID: c.ID, Name: c.Actor()}, nil
 }

@@ -18,6 +18,7 @@ import (
 type Health struct {
 	Draining *atomic.Bool // true: about to stop, send nothing more
 	Checks   map[string]func(context.Context) error
+	Notes    map[string]func() string // what else /readyz?verbose says, by name
 }
 
 const checkTimeout = time.Second
@@ -40,9 +41,7 @@ func (h Health) operations(verbose bool) []operation {
 	const tag = "Health"
 	return []operation{
 		{method: http.MethodGet, path: "/livez", id: "live", summary: "Whether the process runs", tag: tag, answer: text, serve: live},
-		{method: http.MethodHead, path: "/livez", id: "live-head", summary: "Whether the process runs", tag: tag, serve: live},
 		{method: http.MethodGet, path: "/readyz", id: "ready", summary: "Whether to send requests here", tag: tag, answer: text, unready: true, serve: ready},
-		{method: http.MethodHead, path: "/readyz", id: "ready-head", summary: "Whether to send requests here", tag: tag, unready: true, serve: ready},
 	}
 }
 
@@ -69,6 +68,9 @@ func (h Health) report(ctx context.Context) string {
 		})
 	}
 	wg.Wait()
+	for _, name := range slices.Sorted(maps.Keys(h.Notes)) {
+		lines = append(lines, name+": "+h.Notes[name]()+"\n")
+	}
 	return strings.Join(lines, "")
 }
 

@@ -175,7 +175,15 @@ func (o *operation) document() object {
 		}
 		doc["requestBody"] = object{"required": true, "content": object{kind: object{"schema": ref(o.bodySchema())}}}
 	}
+	if o.lines != "" {
+		doc["requestBody"] = object{"required": true, "content": object{ndjson: object{"schema": linesOf(o.lines)}}}
+	}
 	return doc
+}
+
+// linesOf is a text of JSON objects, one a line.
+func linesOf(schema string) object {
+	return object{"description": "JSON objects, one a line, each as #/components/schemas/" + schema + " says."}
 }
 
 // bodySchema is that of what is sent, where it differs from what is answered.
@@ -212,8 +220,14 @@ func (o *operation) parameters() (list []object) {
 	}
 	if o.ifMatch {
 		list = append(list, object{
-			"name": "If-Match", "in": "header", "required": true, "description": "the ETag of what is changed, as it was read",
+			"name": "If-Match", "in": "header", "required": !o.creates, "description": "the ETag of what is changed, as it was read; or * for whatever is there",
 			"schema": ofText, "example": `"12"`,
+		})
+	}
+	if o.creates {
+		list = append(list, object{
+			"name": "If-None-Match", "in": "header", "description": "* creates what is not there yet, in place of If-Match",
+			"schema": object{"type": "string", "const": "*"},
 		})
 	}
 	if o.repeatable {
@@ -229,6 +243,8 @@ func (o *operation) responses() object {
 	all := object{}
 	success := object{"description": "Done."}
 	switch {
+	case o.answerLines != "":
+		success["content"] = object{ndjson: object{"schema": linesOf(o.answerLines)}}
 	case o.answer == text:
 		success["content"] = object{"text/plain": object{"schema": ofText}}
 	case o.answer == "page":
@@ -241,6 +257,9 @@ func (o *operation) responses() object {
 	headers := object{}
 	if o.etag {
 		headers["ETag"] = object{"schema": ofText, "description": "Its version."}
+	}
+	if o.location {
+		headers["Location"] = object{"schema": ofText, "description": "Where it is."}
 	}
 	if o.conform {
 		for _, name := range []string{"RateLimit", "RateLimit-Policy", "Retry-After"} {
@@ -265,6 +284,12 @@ func (o *operation) responses() object {
 			tried["content"] = object{"application/json": object{"schema": object{"oneOf": []object{ref(o.answer), ref("Effect")}}}}
 		}
 		all[strconv.Itoa(http.StatusOK)] = tried
+	}
+	if o.creates {
+		all[strconv.Itoa(http.StatusCreated)] = object{
+			"description": "Created.", "content": object{"application/json": object{"schema": ref(o.answer)}},
+			"headers": object{"ETag": object{"schema": ofText}, "Location": object{"schema": ofText}},
+		}
 	}
 	for _, code := range o.failures() {
 		all[strconv.Itoa(code)] = object{

@@ -26,12 +26,16 @@ type operation struct {
 	repeatable bool   // heeds Idempotency-Key
 	dryRun     bool   // heeds ?dry_run=true
 
-	status  int    // of success; default 200
-	answer  string // the schema of what it answers, "" for nothing, text for plain text
-	etag    bool   // answers with an ETag
-	conform bool   // answers with the RateLimit headers
-	unready bool   // answers 503 in the same form while it drains
-	fails   []int  // statuses beside those that follow from the above
+	status             int    // of success; default 200
+	lines, answerLines string // the schemas of the lines that are sent and answered, as NDJSON
+
+	answer   string // the schema of what it answers, "" for nothing, text for plain text
+	etag     bool   // answers with an ETag
+	location bool   // answers with a Location
+	creates  bool   // a PUT that creates what is not there, where it is asked to
+	conform  bool   // answers with the RateLimit headers
+	unready  bool   // answers 503 in the same form while it drains
+	fails    []int  // statuses beside those that follow from the above
 
 	serve handlerFunc
 }
@@ -61,6 +65,9 @@ func mount(r chi.Router, log *slog.Logger, allow func(...access.Right) func(http
 			h = allow(o.rights...)(h)
 		}
 		r.Method(o.method, o.path, h)
+		if o.method == http.MethodGet { // net/http leaves the body out
+			r.Method(http.MethodHead, o.path, h)
+		}
 	}
 }
 

@@ -2,23 +2,24 @@ package api
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/internal/strictjson"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// A resource is what administrators create, read, replace, patch and delete one
-// by one: each has a name, which stands in the path, and a version, which is its
-// ETag and what a writer must have seen. What it belongs to is in the request's
-// path too. A function that is nil is an operation that there is not.
+// A resource is what administrators create, read, replace, patch and delete one by one: each
+// has a name, which stands in the path, and a version, which is its ETag and what a writer
+// must have seen. What it belongs to is in the request's path too. The catalogue's rules say
+// what may be changed: a resource makes commands of requests.
 type resource[T any] struct {
 	admin *admin
 
@@ -26,34 +27,24 @@ type resource[T any] struct {
 	param             string // the name's path parameter and JSON field; "" if there is one only
 	name              func(*T) *string
 	version           func(*T) int64
-	prepare           func(*T)     // sets what the path says beside the name; may be nil
 	change            access.Right // that changes need
 
-	create  func(*http.Request, T) (T, error)
-	read    func(r *http.Request, name string) (T, error)
-	replace func(r *http.Request, t T, version int64) (T, error)
-	remove  func(r *http.Request, name string, version int64) error
+	ref  func(r *http.Request, name string) tiers.Ref
+	read func(r *http.Request, name string) (T, error)
+
+	prepare func(*T)       // completes what the path says, before it is looked at; may be nil
+	create  func(*T) error // completes what is created; may be nil
+	shown   func(put, made T) T
+
+	single  bool // it is always there: neither created nor deleted
+	made    bool // its name is made for it, so that no PUT creates it
+	upserts bool // heeds ?upsert=true
 
 	creating, changing, removing []int // statuses beside the usual
 }
 
-// Those of a catalogue's functions that need nothing but the context.
-
-func creates[T any](f func(context.Context, T) (T, error)) func(*http.Request, T) (T, error) {
-	return func(r *http.Request, t T) (T, error) { return f(r.Context(), t) }
-}
-
-func reads[T any](f func(context.Context, string) (T, error)) func(*http.Request, string) (T, error) {
-	return func(r *http.Request, name string) (T, error) { return f(r.Context(), name) }
-}
-
-func replaces[T any](f func(context.Context, T, int64) (T, error)) func(*http.Request, T, int64) (T, error) {
-	return func(r *http.Request, t T, version int64) (T, error) { return f(r.Context(), t, version) }
-}
-
-func removes(f func(context.Context, string, int64) error) func(*http.Request, string, int64) error {
-	return func(r *http.Request, name string, version int64) error { return f(r.Context(), name, version) }
-}
+// upsert is the parameter of a PUT that creates what is not there.
+var upsert = []parameter{{name: "upsert", description: "create it, or replace it whatever it is, without a precondition", schema: oneOf("true", "false")}}
 
 // operations are the resource's under path; what a collection lists is its own.
 func (res *resource[T]) operations(path string) []operation {
@@ -65,26 +56,33 @@ func (res *resource[T]) operations(path string) []operation {
 	down := http.StatusServiceUnavailable
 	usual := append([]int{down}, missing...)
 	var ops []operation
-	if res.create != nil {
+	if !res.single {
 		ops = append(ops, operation{
 			method: http.MethodPost, path: path, id: "create-" + id, summary: "Create " + article(noun), tag: res.tag,
-			rights: []access.Right{res.change}, body: res.schema, status: http.StatusCreated, answer: res.schema, etag: true,
+			rights: []access.Right{res.change}, body: res.schema, status: http.StatusCreated, answer: res.schema, etag: true, location: true,
 			dryRun: true, repeatable: true, fails: slices.Concat([]int{down}, res.creating), serve: res.post,
 		})
+	}
+	put := operation{
+		method: http.MethodPut, path: one, id: "replace-" + id, summary: "Replace " + article(noun), tag: res.tag,
+		rights: []access.Right{res.change}, body: res.schema, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
+		fails: slices.Concat(usual, res.changing), serve: res.put,
+	}
+	if put.creates = !res.single && !res.made; put.creates {
+		put.fails = append(put.fails, http.StatusConflict)
+	}
+	if res.upserts {
+		put.query = upsert
 	}
 	ops = append(ops, operation{
 		method: http.MethodGet, path: one, id: "read-" + id, summary: "Read " + article(noun), tag: res.tag,
 		rights: []access.Right{access.Read}, answer: res.schema, etag: true, fails: usual, serve: res.get,
-	}, operation{
-		method: http.MethodPut, path: one, id: "replace-" + id, summary: "Replace " + article(noun), tag: res.tag,
-		rights: []access.Right{res.change}, body: res.schema, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
-		fails: slices.Concat(usual, res.changing), serve: res.put,
-	}, operation{
+	}, put, operation{
 		method: http.MethodPatch, path: one, id: "patch-" + id, summary: "Change some fields of " + article(noun), tag: res.tag,
 		rights: []access.Right{res.change}, body: mergePatch, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
 		fails: slices.Concat(usual, res.changing), serve: res.patch,
 	})
-	if res.remove != nil {
+	if !res.single {
 		ops = append(ops, operation{
 			method: http.MethodDelete, path: one, id: "delete-" + id, summary: "Delete " + article(noun), tag: res.tag,
 			rights: []access.Right{res.change}, status: http.StatusNoContent, ifMatch: true, dryRun: true,
@@ -104,31 +102,6 @@ func article(noun string) string {
 	return "a " + noun
 }
 
-func (res *resource[T]) post(w http.ResponseWriter, r *http.Request) error {
-	return res.admin.once(w, r, func(r *http.Request) error {
-		var t T
-		if err := decode(w, r, &t); err != nil {
-			return res.also(r, err, &t)
-		}
-		return res.try(w, r, http.StatusCreated, func(r *http.Request) (T, error) { return res.create(r, t) })
-	})
-}
-
-// also adds what else is wrong with what could not be read whole.
-func (res *resource[T]) also(r *http.Request, err error, t *T) error {
-	v, ok := any(t).(strictjson.Valid)
-	if !ok {
-		return err
-	}
-	if name := res.nameIn(r); name != "" && res.name != nil {
-		*res.name(t) = name
-	}
-	if res.prepare != nil {
-		res.prepare(t)
-	}
-	return strictjson.Also(err, v)
-}
-
 func (res *resource[T]) get(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -141,71 +114,112 @@ func (res *resource[T]) get(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+func (res *resource[T]) post(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	attempt, err := attempt(r, body)
+	if err != nil {
+		return err
+	}
+	return res.admin.once(w, r, attempt, func() error {
+		t, err := res.decode(r, body)
+		if err != nil {
+			return err
+		}
+		if res.create != nil {
+			if err := res.create(&t); err != nil {
+				return err
+			}
+		}
+		c := tiers.Operation{Ref: res.ref(r, *res.name(&t)), Put: t}
+		return res.do(w, r, http.StatusCreated, attempt, c)
+	})
+}
+
 func (res *resource[T]) put(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
+	expect, err := res.expect(r)
 	if err != nil {
 		return err
 	}
-	var t T
-	if err := decode(w, r, &t); err != nil {
-		return res.also(r, err, &t)
-	}
-	return res.replaceBy(w, r, t, version)
-}
-
-// patch merges a JSON merge patch (RFC 7396) into what is there: null deletes,
-// and all that is not an object replaces whole.
-func (res *resource[T]) patch(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
+	body, err := readBody(w, r)
 	if err != nil {
 		return err
 	}
-	patch, err := decodePatch[T](w, r)
+	t, err := res.decode(r, body)
 	if err != nil {
 		return err
 	}
-	old, err := res.read(r, res.nameIn(r))
-	if err != nil {
-		return err
-	}
-	text, err := json.Marshal(old)
-	if err != nil {
-		return err
-	}
-	var target any
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
-	if err := dec.Decode(&target); err != nil {
-		return err
-	}
-	if text, err = json.Marshal(merge(target, patch)); err != nil {
-		return err
-	}
-	var t T
-	if err := decodeJSON(text, &t); err != nil {
-		return res.also(r, err, &t)
-	}
-	return res.replaceBy(w, r, t, version)
-}
-
-func (res *resource[T]) replaceBy(w http.ResponseWriter, r *http.Request, t T, version int64) (err error) {
 	if res.name != nil {
 		name := res.name(&t)
 		if *name, err = samePath(r, res.param, *name); err != nil {
 			return err
 		}
 	}
-	return res.try(w, r, http.StatusOK, func(r *http.Request) (T, error) { return res.replace(r, t, version) })
+	return res.do(w, r, http.StatusOK, tiers.Attempt{}, tiers.Operation{Ref: res.ref(r, res.nameIn(r)), Expect: expect, Put: t})
 }
 
-func (res *resource[T]) delete(w http.ResponseWriter, r *http.Request) error {
-	version, err := ifMatch(r)
+// patch has a JSON merge patch (RFC 7396) merged into what is there: null deletes, but for a
+// max, which becomes unlimited; all that is not an object replaces whole.
+func (res *resource[T]) patch(w http.ResponseWriter, r *http.Request) error {
+	expect, err := ifMatch(r)
 	if err != nil {
 		return err
 	}
-	return res.try(w, r, http.StatusNoContent, func(r *http.Request) (t T, err error) {
-		return t, res.remove(r, res.nameIn(r), version)
-	})
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	if err := checkPatch[T](body); err != nil {
+		return err
+	}
+	return res.do(w, r, http.StatusOK, tiers.Attempt{}, tiers.Operation{Ref: res.ref(r, res.nameIn(r)), Expect: expect, Patch: body})
+}
+
+func (res *resource[T]) delete(w http.ResponseWriter, r *http.Request) error {
+	expect, err := ifMatch(r)
+	if err != nil {
+		return err
+	}
+	return res.do(w, r, http.StatusNoContent, tiers.Attempt{}, tiers.Operation{Ref: res.ref(r, res.nameIn(r)), Expect: expect})
+}
+
+// decode reads a T, and tells all that is wrong with it at once.
+func (res *resource[T]) decode(r *http.Request, body []byte) (t T, err error) {
+	err = decodeJSON(body, &t)
+	if name := res.nameIn(r); err != nil && name != "" && res.name != nil {
+		*res.name(&t) = name
+	}
+	if res.prepare != nil {
+		res.prepare(&t)
+	}
+	if v, ok := any(&t).(strictjson.Valid); ok && err != nil {
+		err = strictjson.Also(err, v)
+	}
+	return t, err
+}
+
+// expect reads what a PUT believes to be there.
+func (res *resource[T]) expect(r *http.Request) (tiers.Expect, error) {
+	if none := strings.Join(r.Header.Values("If-None-Match"), ", "); none != "" && !res.single && !res.made {
+		if none != "*" || r.Header.Get("If-Match") != "" {
+			return tiers.Expect{}, &tierlimit.FieldError{Field: "If-None-Match", Value: none, Want: "*, to create, and no If-Match beside it"}
+		}
+		return tiers.Absent, nil
+	}
+	q, err := query(r, "dry_run", "upsert")
+	if err != nil {
+		return tiers.Expect{}, err
+	}
+	switch v := q.Get("upsert"); {
+	case v == "" || v == "false":
+	case v != "true" || !res.upserts:
+		return tiers.Expect{}, &tierlimit.FieldError{Field: "upsert", Value: v, Want: "true or false, and only of a subject"}
+	case r.Header.Get("If-Match") == "":
+		return tiers.Anything, nil
+	}
+	return ifMatch(r)
 }
 
 func (res *resource[T]) nameIn(r *http.Request) string {
@@ -215,74 +229,67 @@ func (res *resource[T]) nameIn(r *http.Request) string {
 	return pathValue(r, res.param)
 }
 
-// try makes a change, or answers what it would do where that is what was asked.
-func (res *resource[T]) try(w http.ResponseWriter, r *http.Request, status int, change func(*http.Request) (T, error)) error {
-	dry, err := dryRun(r)
+// do has a change made, or answers what it would do where that is what was asked.
+func (res *resource[T]) do(w http.ResponseWriter, r *http.Request, status int, attempt tiers.Attempt, change tiers.Operation) error {
+	dry, err := dryRun(r, res.upserts)
 	if err != nil {
 		return err
 	}
-	var e tiers.Event
-	tried := r
-	if dry {
-		tried = r.WithContext(tiers.WithDryRun(r.Context(), &e))
-	}
-	t, err := change(tried)
-	switch {
-	case err != nil:
+	c := tiers.Command{Actor: actorOf(r), Attempt: attempt, DryRun: dry, Operations: []tiers.Operation{change}}
+	result, err := res.admin.catalogue.Do(r.Context(), c)
+	if err != nil {
 		return err
-	case dry:
-		return res.admin.tried(w, r, &e)
-	case status == http.StatusNoContent:
-		w.WriteHeader(status)
-	default:
-		respondVersion(w, status, res.version(&t), t)
 	}
+	if dry {
+		return res.admin.tried(w, r, &c, &result)
+	}
+	made := result.Made(0)
+	t, there := made.After.(T)
+	if !there {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	if res.shown != nil {
+		put, _ := change.Put.(T)
+		t = res.shown(put, t)
+	}
+	if made.Before == nil {
+		status = http.StatusCreated
+	}
+	if status == http.StatusCreated {
+		w.Header().Set("Location", res.location(r, &t))
+	}
+	respondVersion(w, status, res.version(&t), t)
 	return nil
 }
 
-// merge is MergePatch of RFC 7396.
-func merge(target any, patch map[string]any) map[string]any {
-	merged, ok := target.(map[string]any)
-	if !ok {
-		merged = make(map[string]any)
+// location is the path of what was created.
+func (res *resource[T]) location(r *http.Request, t *T) string {
+	if r.Method == http.MethodPut {
+		return r.URL.EscapedPath()
 	}
-	for name, value := range patch {
-		switch value := value.(type) {
-		case nil:
-			delete(merged, name)
-		case map[string]any:
-			merged[name] = merge(merged[name], value)
-		default:
-			merged[name] = value
-		}
-	}
-	return merged
+	return r.URL.EscapedPath() + "/" + url.PathEscape(*res.name(t))
 }
 
-// decodePatch reads a merge patch of a T. A field that a T does not have is refused
-// even where the patch takes it away: it is a slip of somebody who means another.
-func decodePatch[T any](w http.ResponseWriter, r *http.Request) (map[string]any, error) {
-	data, err := readBody(w, r)
-	if err != nil {
-		return nil, err
-	}
+// checkPatch refuses a patch of a T that is no object, or names a field that a T does not
+// have, even where the patch takes it away: it is a slip of somebody who means another.
+func checkPatch[T any](body []byte) error {
 	var probe T // what else is wrong with it is looked at once it is merged
-	for _, field := range strictjson.Fields(decodeJSON(data, &probe)) {
-		if strings.HasPrefix(field.Want, strictjson.NoSuchField) {
-			return nil, field
+	for _, field := range strictjson.Fields(decodeJSON(body, &probe)) {
+		if strings.HasPrefix(field.Want, strictjson.NoSuchField) || field.Want == strictjson.Once {
+			return field
 		}
 	}
-	var patch map[string]any
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
+	var patch map[string]json.RawMessage
+	dec := json.NewDecoder(bytes.NewReader(body))
 	if err := dec.Decode(&patch); err != nil {
-		return nil, decodeError(err)
+		return decodeError(strictjson.Explain(err))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, bodyError("one JSON value and nothing behind it")
+		return bodyError("one JSON value and nothing behind it")
 	}
 	if patch == nil {
-		return nil, bodyError("a JSON object")
+		return bodyError("a JSON object")
 	}
-	return patch, nil
+	return nil
 }

@@ -121,7 +121,7 @@ func TestManyRightTokensOfOneAddressGoOn(t *testing.T) {
 	var tokens []string
 	for i := range 200 {
 		c := access.Credential{Kind: access.Token, Name: fmt.Sprint("token", i), Role: access.Viewer}.WithSecret()
-		if _, err := s.cfg.Catalogue.CreateCredential(t.Context(), c); err != nil {
+		if _, err := tiers.NewEditor(s.cfg.Catalogue, tiers.Actor{}).CreateCredential(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 		tokens = append(tokens, c.Secret)
@@ -144,7 +144,7 @@ func TestARevokedTokenIsNotTriedWithoutEnd(t *testing.T) {
 	s := newSite(t, 0)
 	admin := api.Admin(s.cfg)
 	c := access.Credential{Kind: access.Token, Name: "ci", Role: access.Viewer}.WithSecret()
-	kept, err := s.cfg.Catalogue.CreateCredential(t.Context(), c)
+	kept, err := tiers.NewEditor(s.cfg.Catalogue, tiers.Actor{}).CreateCredential(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestARevokedTokenIsNotTriedWithoutEnd(t *testing.T) {
 	if code := ask(); code != 200 {
 		t.Fatalf("before: %d", code)
 	}
-	if err := s.cfg.Catalogue.DeleteCredential(t.Context(), access.Token, kept.ID, kept.Version); err != nil {
+	if err := tiers.NewEditor(s.cfg.Catalogue, tiers.Actor{}).DeleteCredential(t.Context(), access.Token, kept.ID, kept.Version); err != nil {
 		t.Fatal(err)
 	}
 	var codes []int

@@ -49,7 +49,7 @@ func TestATokenActsAndEndsOnEveryReplica(t *testing.T) {
 func TestAKeyIsKnownAndRevokedWithinASecondAndItsUseIsTold(t *testing.T) {
 	url := newDatabase(t)
 	admin, replica := openCatalogue(t, url), follow(t, url)
-	if _, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+	if _, err := edit(admin).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
 	k := access.Credential{Kind: access.Key, Name: "k", Subject: "acct_42"}.WithSecret()
@@ -62,7 +62,7 @@ func TestAKeyIsKnownAndRevokedWithinASecondAndItsUseIsTold(t *testing.T) {
 	if !is("")() {
 		t.Fatal("a key before it was made")
 	}
-	made, err := admin.CreateCredential(t.Context(), k)
+	made, err := edit(admin).CreateCredential(t.Context(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,13 +71,13 @@ func TestAKeyIsKnownAndRevokedWithinASecondAndItsUseIsTold(t *testing.T) {
 		c, err := admin.Credential(t.Context(), access.Key, k.ID)
 		return err == nil && c.LastUsedAt != nil && c.Version == made.Version // a use is no change
 	})
-	if err := admin.DeleteCredential(t.Context(), access.Key, k.ID, made.Version); err != nil {
+	if err := edit(admin).DeleteCredential(t.Context(), access.Key, k.ID, made.Version); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, time.Second, "revoked", is(""))
 
 	again := access.Credential{Kind: access.Key, Name: "k", Subject: "acct_42"}.WithSecret()
-	if _, err := admin.CreateCredential(t.Context(), again); err != nil {
+	if _, err := edit(admin).CreateCredential(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}
 	k = again
@@ -86,7 +86,7 @@ func TestAKeyIsKnownAndRevokedWithinASecondAndItsUseIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := admin.DeleteSubject(t.Context(), "acct_42", s.Version); err != nil {
+	if err := edit(admin).DeleteSubject(t.Context(), "acct_42", s.Version); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, time.Second, "gone with its subject", is(""))
@@ -114,7 +114,7 @@ func TestALoadControlByHandHoldsUpNothing(t *testing.T) {
 		if err := execute(t.Context(), url, sql); err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
-		s, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: fmt.Sprint("acct_", i), Tier: "pro"})
+		s, err := edit(admin).CreateSubject(t.Context(), tiers.Subject{ID: fmt.Sprint("acct_", i), Tier: "pro"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,7 +128,7 @@ func TestALoadControlByHandHoldsUpNothing(t *testing.T) {
 			t.Fatalf("%s: %v", sql, err)
 		}
 		if i == 1 || i == 4 { // it can be mended
-			if _, err := admin.SetLoadControl(t.Context(), tiers.LoadControl{Mode: "observe"}, l.Version); err != nil {
+			if _, err := edit(admin).SetLoadControl(t.Context(), tiers.LoadControl{Mode: "observe"}, l.Version); err != nil {
 				t.Errorf("%s: %v", sql, err)
 			}
 			if err := execute(t.Context(), url, `DELETE FROM tierlimit.load_control`); err != nil {

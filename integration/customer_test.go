@@ -125,7 +125,7 @@ func TestACustomersLife(t *testing.T) {
 func TestADateThatCannotBeReadCannotBeWritten(t *testing.T) {
 	url := newDatabase(t)
 	c := openCatalogue(t, url)
-	if _, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "a", Tier: "pro"}); err != nil {
+	if _, err := edit(c).CreateSubject(t.Context(), tiers.Subject{ID: "a", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, when := range []string{"infinity", "-infinity", "12000-01-01", "1969-12-31"} {
@@ -152,10 +152,10 @@ func TestADateThatCannotBeReadCannotBeWritten(t *testing.T) {
 func TestTruncatedOverridesAreHeard(t *testing.T) {
 	url := newDatabase(t)
 	admin, replica := openCatalogue(t, url), follow(t, url)
-	if _, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+	if _, err := edit(admin).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := admin.CreateOverride(t.Context(), "acct_42", tiers.Override{
+	if _, err := edit(admin).CreateOverride(t.Context(), "acct_42", tiers.Override{
 		Limit: "per_minute", Max: 777, StartsAt: time.Now().Add(-time.Hour), ExpiresAt: time.Now().Add(time.Hour), Reason: "x",
 	}); err != nil {
 		t.Fatal(err)
@@ -172,7 +172,7 @@ func TestTruncatedOverridesAreHeard(t *testing.T) {
 func TestTheAuditLogCannotBeRewritten(t *testing.T) {
 	url := newDatabase(t)
 	c := openCatalogue(t, url)
-	if _, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+	if _, err := edit(c).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{

@@ -1,9 +1,13 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/rig"
@@ -57,9 +61,13 @@ var postgresFaults = []fault{
 		},
 	},
 	{
+		name: "a transaction holds the catalogue, and eight administrators wait", promise: "who a replica has not met is on its own tier all the same", config: rig.Config{Args: []string{"--budget", "500ms"}},
+		run: administratorsWait,
+	},
+	{
 		name: "notifications are lost", promise: "a change acts within 10 s",
 		run: func(f *field) {
-			f.must(execute(f.Context(), f.Database, `DO $$ BEGIN EXECUTE replace(pg_get_functiondef('tierlimit.next_version'::regproc), 'pg_notify(''tierlimit'', '''')', 'length('''')'); END $$`))
+			f.must(execute(f.Context(), f.Database, `DO $$ BEGIN EXECUTE replace(pg_get_functiondef('tierlimit.publish'::regproc), 'pg_notify(''tierlimit'', '''')', 'length('''')'); END $$`))
 			f.changesAct(10 * time.Second)
 		},
 	},
@@ -90,6 +98,46 @@ var postgresFaults = []fault{
 			f.changesAct(10 * time.Second)
 		},
 	},
+}
+
+// administratorsWait has customers whom no replica has met asked for while nobody can change
+// anything.
+func administratorsWait(f *field) {
+	conn, err := pgx.Connect(f.Context(), f.Database)
+	f.must(err)
+	defer conn.Close(context.Background())
+	// No replica hears of those: they are written as by a release that tells nobody.
+	_, err = conn.Exec(f.Context(), `
+		SET session_replication_role = replica;
+		INSERT INTO tierlimit.subjects (id, tier) SELECT 'acct_unmet_' || n, 'enterprise' FROM generate_series(1, 12) AS n;
+		SET session_replication_role = origin`)
+	f.must(err)
+	_, err = conn.Exec(f.Context(), `BEGIN; SELECT FROM tierlimit.catalogue FOR UPDATE`)
+	f.must(err)
+	var waiting sync.WaitGroup
+	refused := make([]int, 8)
+	for i := range refused {
+		waiting.Go(func() {
+			refused[i] = f.Replicas[i%len(f.Replicas)].Status("POST", "/admin/v1/subjects", fmt.Sprintf(`{"id":"waiting_%d","tier":"pro"}`, i))
+		})
+	}
+	f.must(f.Await(10*time.Second, "an administrator waits", func() bool {
+		var n int
+		err := conn.QueryRow(f.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`).Scan(&n)
+		return err == nil && n > 0
+	}))
+	for i := range 12 {
+		d, err := f.Replicas[i%len(f.Replicas)].Decide("take", fmt.Sprint("acct_unmet_", i+1))
+		f.hold(err == nil && d.Tier == "enterprise" && !d.Degraded, "%+v, %v", d, err)
+	}
+	waiting.Wait()
+	for _, status := range refused {
+		f.hold(status == 503, "an administrator who waited was answered %d", status)
+	}
+	_, err = conn.Exec(f.Context(), `ROLLBACK`)
+	f.must(err)
+	f.tell("12 of 12 on their tier; 8 of 8 changes answered 503 after they had waited")
+	f.changesAct(10 * time.Second)
 }
 
 // strangers are asked for while Postgres cannot say who they are.

@@ -71,6 +71,9 @@ func openCatalogue(t *testing.T, url string) *pgtiers.Catalogue {
 	return c
 }
 
+// edit makes changes that nobody in particular asks for.
+func edit(c tiers.Catalogue) tiers.Editor { return tiers.NewEditor(c, tiers.Actor{}) }
+
 func follow(t *testing.T, url string) *tiers.Cache {
 	t.Helper()
 	source := openCatalogue(t, url)
@@ -168,7 +171,7 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 			t.Fatalf("nobody yet: %+v", p)
 		}
 	}
-	s, err := admin.CreateSubject(ctx, tiers.Subject{ID: "acct_42", Tier: "pro"})
+	s, err := edit(admin).CreateSubject(ctx, tiers.Subject{ID: "acct_42", Tier: "pro"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +182,7 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 		t.Fatal(err)
 	}
 	pro.Limits["per_minute"] = tiers.Limit{Max: 77, Window: tierlimit.Window{Length: time.Minute}}
-	if _, err := admin.ReplaceTier(ctx, pro, pro.Version); err != nil {
+	if _, err := edit(admin).ReplaceTier(ctx, pro, pro.Version); err != nil {
 		t.Fatal(err)
 	}
 	everywhere("pro has 77 a minute", func(r *tiers.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 77 })
@@ -189,12 +192,12 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 	}
 	everywhere("78 a minute, set by hand", func(r *tiers.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 78 })
 
-	if err := admin.DeleteSubject(ctx, s.ID, s.Version); err != nil {
+	if err := edit(admin).DeleteSubject(ctx, s.ID, s.Version); err != nil {
 		t.Fatal(err)
 	}
 	everywhere("nobody again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier() == "free" })
 
-	if _, err := admin.CreateSubject(ctx, tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+	if _, err := edit(admin).CreateSubject(ctx, tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
 	everywhere("on pro again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier() == "pro" })
@@ -207,7 +210,7 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 func TestAListenConnectionThatIsCutIsMadeAgain(t *testing.T) {
 	url := newDatabase(t)
 	admin, replica := openCatalogue(t, url), follow(t, url)
-	s, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
+	s, err := edit(admin).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +220,7 @@ func TestAListenConnectionThatIsCutIsMadeAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := admin.ReplaceSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "enterprise"}, s.Version); err != nil {
+	if _, err := edit(admin).ReplaceSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "enterprise"}, s.Version); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 10*time.Second, "on enterprise", func() bool { return planOf(t, replica, "acct_42").Tier() == "enterprise" })
@@ -265,7 +268,7 @@ func TestAQuietListenConnectionStaysGood(t *testing.T) {
 	admin, replica := openCatalogue(t, url), follow(t, url)
 	planOf(t, replica, "acct_42")
 	time.Sleep(5 * time.Second) // past two pings of the idle connection
-	if _, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+	if _, err := edit(admin).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, time.Second, "on pro", func() bool { return planOf(t, replica, "acct_42").Tier() == "pro" })
@@ -307,7 +310,7 @@ func TestWhoListensLooksOnceItListens(t *testing.T) {
 			cancel()
 			return
 		}
-		if _, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+		if _, err := edit(c).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 			t.Error(err)
 		}
 	})

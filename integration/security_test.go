@@ -31,7 +31,7 @@ func TestMadeUpSubjectsLeaveMemoryBoundedAndCustomersAlone(t *testing.T) {
 	row := record(t, "made-up subjects", "memory stays bounded, and a customer's counter stays")
 	url := newDatabase(t)
 	catalogue, cache := openCatalogue(t, url), follow(t, url)
-	_, err := catalogue.CreateSubject(t.Context(), tiers.Subject{ID: "acct_real", Tier: "pro"})
+	_, err := edit(catalogue).CreateSubject(t.Context(), tiers.Subject{ID: "acct_real", Tier: "pro"})
 	must(t, err)
 	client := newClient(t, redisServer.URL, 2*time.Second)
 	ledger := durable.New(newStore(t, client), catalogue, durable.Config{Known: cache.Known})
@@ -139,11 +139,11 @@ func TestAllThatIsWrongWithATokenIsAnsweredAlike(t *testing.T) {
 	s := newSite(t)
 	past := time.Now().Add(-time.Minute)
 	expired := access.Credential{Kind: access.Token, Name: "expired", Role: access.Owner, ExpiresAt: &past}.WithSecret()
-	if _, err := s.catalogue.CreateCredential(t.Context(), expired); err != nil {
+	if _, err := edit(s.catalogue).CreateCredential(t.Context(), expired); err != nil {
 		t.Logf("an expired token cannot be made: %v", err)
 	}
 	revoked := s.credential(access.Token, access.Owner)
-	must(t, s.catalogue.DeleteCredential(t.Context(), access.Token, revoked.ID, revoked.Version))
+	must(t, edit(s.catalogue).DeleteCredential(t.Context(), access.Token, revoked.ID, revoked.Version))
 	key := s.credential(access.Key, "")
 	other := s.credential(access.Token, access.Owner)
 	id, _, _ := strings.Cut(strings.TrimPrefix(other.Secret, "tl_token_"), "_")

@@ -6,7 +6,7 @@
 -- a change made by hand is heard by every replica too.
 
 -- +goose Up
-CREATE SCHEMA tierlimit;
+CREATE SCHEMA IF NOT EXISTS tierlimit; -- it is there, for the table of migrations
 
 CREATE TABLE tierlimit.catalogue (
     only_row      boolean PRIMARY KEY DEFAULT true CHECK (only_row),

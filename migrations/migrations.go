@@ -5,10 +5,12 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -18,12 +20,18 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// table is where goose notes what it applied. It stands outside the schema
-// tierlimit because the first migration creates that, and names its own schema
-// because a user called tierlimit would find another one first from then on.
-const table = "public.tierlimit_migrations"
+// table is where goose notes what it applied: in the schema of the service, as in many
+// databases nobody may write to the schema public.
+const (
+	schema   = "tierlimit"
+	table    = schema + ".migrations"
+	oldTable = "tierlimit_migrations" // the table's name when it was in the schema public
+)
 
 const connectTimeout = 5 * time.Second
+
+// ErrNewer says that a later release has brought the database further than this one knows.
+var ErrNewer = errors.New("the database is of a later release")
 
 // A Step is one migration and whether the database has it.
 type Step struct {
@@ -33,18 +41,65 @@ type Step struct {
 	AppliedAt time.Time // zero unless applied
 }
 
-// Up applies what the database lacks and returns that. Replicas that start at
-// once wait for each other on a session lock.
+// Up applies what the database lacks and returns that. Replicas that start at once wait for
+// each other. A database of a later release is ErrNewer, and is left as it is.
 func Up(ctx context.Context, url string) ([]Step, error) {
 	var steps []Step
 	err := with(ctx, url, func(p *goose.Provider) error {
-		results, err := p.Up(ctx)
-		for _, r := range results {
-			steps = append(steps, Step{Version: r.Source.Version, Name: r.Source.Path, Applied: r.Error == nil})
+		if err := checkNewer(ctx, p); err != nil {
+			return err
 		}
-		return err
+		for try := 1; ; try++ {
+			results, err := p.Up(ctx)
+			for _, r := range results {
+				steps = append(steps, Step{Version: r.Source.Version, Name: r.Source.Path, Applied: r.Error == nil})
+			}
+			if try == lockTries || !isLocked(err) {
+				return err
+			}
+		}
 	})
 	return steps, err
+}
+
+// lockTries is how often a migration is tried that waits for a lock which somebody holds.
+// Each migration sets how long it waits (lock_timeout): whoever wants to read queues behind
+// it meanwhile.
+const lockTries = 5
+
+// isLocked reports whether a migration was given up for want of a lock.
+func isLocked(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == "55P03"
+}
+
+// checkNewer returns ErrNewer if the database has migrations that this release does not
+// know.
+func checkNewer(ctx context.Context, p *goose.Provider) error {
+	has, err := p.GetDBVersion(ctx)
+	if err != nil {
+		return err
+	}
+	sources := p.ListSources()
+	if known := sources[len(sources)-1].Version; has > known {
+		return fmt.Errorf("%w: it has migration %d, and this release knows %d", ErrNewer, has, known)
+	}
+	return nil
+}
+
+// Check returns an error that says what the database lacks, if it lacks anything. A database
+// of a later release lacks nothing.
+func Check(ctx context.Context, url string) error {
+	steps, err := Status(ctx, url)
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		if !s.Applied {
+			return fmt.Errorf("the database lacks the migration %s: run `tierlimit migrate up`", s.Name)
+		}
+	}
+	return nil
 }
 
 // Status returns all migrations, the oldest first.
@@ -63,9 +118,9 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 	return steps, err
 }
 
-// Grant gives a role what serve needs of a database that is up to date, and no
-// more: it reads and writes all but the audit log, which it can only add to. Who
-// owns the tables could still change that; so let serve use another role.
+// Grant gives a role what serve needs of a database that is up to date, and no more: it
+// reads and writes all but the audit log, which it can only add to. Who owns the tables could
+// still change that; so let serve use another role.
 func Grant(ctx context.Context, url, role string) error {
 	db, err := open(ctx, url)
 	if err != nil {
@@ -77,7 +132,7 @@ func Grant(ctx context.Context, url, role string) error {
 		"GRANT USAGE ON SCHEMA tierlimit TO ",
 		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tierlimit TO ",
 		"REVOKE UPDATE, DELETE, TRUNCATE ON tierlimit.audit FROM ",
-		"GRANT SELECT ON " + table + " TO ",
+		"REVOKE INSERT, UPDATE, DELETE ON " + table + " FROM ",
 	} {
 		if _, err := db.ExecContext(ctx, sql+name); err != nil {
 			return fmt.Errorf("grant to %s: %w", name, err)
@@ -92,6 +147,7 @@ func open(ctx context.Context, url string) (*sql.DB, error) {
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // a pooler would mix up prepared statements
 	db := stdlib.OpenDB(*cfg.ConnConfig)
 	if err := db.PingContext(ctx); err != nil {
 		db.Close()
@@ -106,12 +162,11 @@ func with(ctx context.Context, url string, do func(*goose.Provider) error) error
 		return err
 	}
 	defer db.Close()
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 120))
-	if err != nil {
-		return err
+	if err := makeRoom(ctx, db); err != nil {
+		return fmt.Errorf("migrate: %w", err)
 	}
 	p, err := goose.NewProvider(goose.DialectPostgres, db, files,
-		goose.WithTableName(table), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+		goose.WithTableName(table), goose.WithSessionLocker(&turn{db: db}), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
@@ -120,3 +175,66 @@ func with(ctx context.Context, url string, do func(*goose.Provider) error) error
 	}
 	return nil
 }
+
+// makeRoom makes the schema that goose's table is in, and moves the table from where it was.
+func makeRoom(ctx context.Context, db *sql.DB) error {
+	var has, moved bool
+	const look = `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = '` + schema + `'),
+		NOT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public' AND tablename = '` + oldTable + `')`
+	if err := db.QueryRowContext(ctx, look).Scan(&has, &moved); err != nil || has && moved {
+		return err
+	}
+	t := &turn{db: db}
+	if err := t.begin(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = t.tx.Rollback() }() // after the commit it does nothing
+	if err := t.tx.QueryRowContext(ctx, look).Scan(&has, &moved); err != nil {
+		return err
+	}
+	var steps []string
+	if !has {
+		steps = append(steps, `CREATE SCHEMA `+schema)
+	}
+	if !moved {
+		steps = append(steps, `ALTER TABLE public.`+oldTable+` SET SCHEMA `+schema, `ALTER TABLE `+schema+`.`+oldTable+` RENAME TO migrations`)
+	}
+	for _, sql := range steps {
+		if _, err := t.tx.ExecContext(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return t.tx.Commit()
+}
+
+// A turn lets one process migrate at a time. Its lock belongs to a transaction, not to a
+// session: behind a pooler another client would get the session, and keep the lock.
+type turn struct {
+	db *sql.DB
+	tx *sql.Tx
+}
+
+var _ lock.SessionLocker = (*turn)(nil)
+
+// begin begins a transaction that has the turn.
+func (t *turn) begin(ctx context.Context) (err error) {
+	if t.tx, err = t.db.BeginTx(context.WithoutCancel(ctx), nil); err != nil {
+		return err
+	}
+	const key = 0x7469_6572_6c69_6d69 // "tierlimi"
+	for _, sql := range []string{
+		`SELECT set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)`,
+		fmt.Sprintf(`SELECT pg_advisory_xact_lock(%d)`, int64(key)),
+	} {
+		if _, err := t.tx.ExecContext(ctx, sql); err != nil {
+			return errors.Join(fmt.Errorf("wait for other replicas to migrate: %w", err), t.tx.Rollback())
+		}
+	}
+	return nil
+}
+
+// SessionLock waits for the turn.
+func (t *turn) SessionLock(ctx context.Context, _ *sql.Conn) error { return t.begin(ctx) }
+
+// SessionUnlock lets the next one have its turn.
+func (t *turn) SessionUnlock(context.Context, *sql.Conn) error { return t.tx.Rollback() }

@@ -1,22 +1,24 @@
 package tiers
 
 import (
-	"context"
 	"encoding/json"
 	"time"
+
+	"github.com/tierlimit/tierlimit/access"
 )
 
 // An Event is what an administrator did: one change, written with it.
 type Event struct {
-	ID     int64           `json:"id"` // greater with each event
-	At     time.Time       `json:"at"`
-	Actor  string          `json:"actor"`
-	Action string          `json:"action"`           // "tier.create", "subject.replace", "override.delete", "usage.reset"
-	Kind   string          `json:"kind"`             // what it was done to: KindTier and so on
-	Object string          `json:"object"`           // a tier's key, or a subject's or credential's id
-	Detail string          `json:"detail,omitempty"` // of an override: its limit; of usage: the limits, or none for all
-	Before json.RawMessage `json:"before"`           // null if it was not there
-	After  json.RawMessage `json:"after"`            // null if it is gone
+	ID      int64           `json:"id"` // greater with each event
+	At      time.Time       `json:"at"`
+	Actor   string          `json:"actor"`              // what whoever asked was called then
+	ActorID string          `json:"actor_id,omitempty"` // what whoever asked is, whatever its name
+	Action  string          `json:"action"`             // "tier.create", "subject.replace", "override.delete", "usage.reset"
+	Kind    string          `json:"kind"`               // what it was done to: KindTier and so on
+	Object  string          `json:"object"`             // a tier's key, or a subject's or credential's id
+	Detail  string          `json:"detail,omitempty"`   // of an override: its limit; of usage: the limits, or none for all
+	Before  json.RawMessage `json:"before"`             // null if it was not there
+	After   json.RawMessage `json:"after"`              // null if it is gone
 
 	Attempt Attempt `json:"attempt,omitzero"`
 }
@@ -46,89 +48,59 @@ func (f *EventFilter) chooses(e *Event) bool {
 		(f.Actor == "" || f.Actor == e.Actor) && (f.Attempt == "" || f.Attempt == e.Attempt.Key) && (f.Before == 0 || e.ID < f.Before)
 }
 
-// An Attempt marks a change whose answer may be lost and which may be asked for
-// again: there is one change with one Key. A Memory remembers the last thousand
-// changes.
-type Attempt struct {
-	Key         string `json:"key"`
-	Fingerprint string `json:"fingerprint"` // of what was asked for
-}
-
-// An act is how a change is made.
-type act struct {
-	actor   string
-	attempt Attempt
-	dryRun  *Event
-}
-
-type actKey struct{}
-
-func actOf(ctx context.Context) act {
-	a, _ := ctx.Value(actKey{}).(act)
-	return a
-}
-
-// WithActor returns ctx for changes that the audit log ascribes to actor.
-func WithActor(ctx context.Context, actor string) context.Context {
-	a := actOf(ctx)
-	a.actor = actor
-	return context.WithValue(ctx, actKey{}, a)
-}
-
-// WithAttempt returns ctx for a change that is made once however often it is asked
-// for: again it is ErrRepeated, and the event of the first is in the audit log.
-func WithAttempt(ctx context.Context, attempt Attempt) context.Context {
-	a := actOf(ctx)
-	a.attempt = attempt
-	return context.WithValue(ctx, actKey{}, a)
-}
-
-// WithDryRun returns ctx for a change that is checked and prepared as any other,
-// and then not made. The event it would have been is put into e.
-func WithDryRun(ctx context.Context, e *Event) context.Context {
-	a := actOf(ctx)
-	a.dryRun = e
-	return context.WithValue(ctx, actKey{}, a)
-}
-
-// ActorOf is who acts in ctx, "unknown" if nobody said.
-func ActorOf(ctx context.Context) string {
-	if actor := actOf(ctx).actor; actor != "" {
-		return actor
+// EventsOf returns the events of what a command has changed. That of its first change has
+// its attempt.
+func EventsOf(c *Command, r *Result) ([]Event, error) {
+	events := make([]Event, len(r.Edits))
+	for i := range r.Edits {
+		var err error
+		if events[i], err = eventOf(c, &r.Edits[i]); err != nil {
+			return nil, err
+		}
 	}
-	return "unknown"
+	if first := r.Of[0]; first >= 0 {
+		events[first].Attempt = c.Attempt
+	}
+	return events, nil
 }
 
-// AttemptOf is the attempt of a change made in ctx.
-func AttemptOf(ctx context.Context) Attempt { return actOf(ctx).attempt }
-
-// DryRunOf is where the event of a change goes that is not to be made in ctx, nil
-// if it is.
-func DryRunOf(ctx context.Context) *Event { return actOf(ctx).dryRun }
-
-// NewEvent makes the event of one change: created if before is nil, deleted if
-// after is.
-func NewEvent(ctx context.Context, kind, object, detail string, before, after any) (Event, error) {
+func eventOf(c *Command, e *Edit) (Event, error) {
 	verb := "replace"
 	switch {
-	case before == nil:
+	case e.Before == nil:
 		verb = "create"
-	case after == nil:
+	case e.After == nil:
 		verb = "delete"
 	}
-	e := Event{
-		Actor: ActorOf(ctx), Action: kind + "." + verb, Kind: kind, Object: object, Detail: detail,
-		Attempt: AttemptOf(ctx),
+	event := Event{
+		Actor: c.Actor.named(), ActorID: c.Actor.ID, Action: e.Kind + "." + verb, Kind: e.Kind, Object: e.Object, Detail: e.detail(),
 	}
 	var err error
-	if e.Before, err = textOf(before); err != nil {
-		return e, err
+	if event.Before, err = textOf(e.Before); err != nil {
+		return event, err
 	}
-	e.After, err = textOf(after)
-	return e, err
+	event.After, err = textOf(e.After)
+	return event, err
 }
 
-func textOf(v any) (json.RawMessage, error) {
+// detail returns the limit of an override, and the subject of a key.
+func (e *Edit) detail() string {
+	for _, one := range []Object{e.Before, e.After} {
+		if c, ok := one.(access.Credential); ok {
+			return c.Subject
+		}
+	}
+	return e.Limit
+}
+
+func (a Actor) named() string {
+	if a.Name == "" {
+		return "unknown"
+	}
+	return a.Name
+}
+
+func textOf(v Object) (json.RawMessage, error) {
 	if v == nil {
 		return nil, nil
 	}

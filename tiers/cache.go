@@ -13,15 +13,15 @@ import (
 
 // CacheConfig tunes a Cache. The zero CacheConfig is ready for use.
 type CacheConfig struct {
-	Subjects int           // most subjects held, as many keys and tokens, and as many ids known to be nobody's; default 100,000
+	Subjects int           // most subjects held, and as many keys and tokens; default 1,000,000
 	Poll     time.Duration // how often the source is asked although nothing was heard; default 5s
 	Logger   *slog.Logger  // told when the source is lost and found again; default slog.Default
 }
 
-// A Cache answers from memory for a catalogue that lives elsewhere: it holds all tiers,
-// and the subjects, keys and tokens that were requested lately. Changes reach the Cache
-// through the source's notifications, or at the latest with the next poll. During an
-// outage of its source the Cache answers with what it holds.
+// A Cache answers from memory for a catalogue that lives elsewhere: it holds all tiers, and
+// all subjects, keys and tokens up to a bound; beyond it, those that were requested last.
+// Changes reach the Cache through the source's notifications, or at the latest with the next
+// poll. During an outage of its source the Cache answers with what it holds.
 //
 // A subject that is not held costs one look-up, which all callers share and which travels
 // with others: however many names are made up, one query at a time is under way.
@@ -35,11 +35,14 @@ type Cache struct {
 	puzzled atomic.Pointer[set] // the tiers that lacked one a subject is on
 
 	mu          sync.Mutex
+	partial     bool                // guarded by mu: not all could be loaded yet
 	version     int64               // guarded by mu: all changes up to it are applied
 	history     int                 // guarded by mu: how often the source went back in time
 	subjects    *shelf[*resident]   // changed under mu
 	credentials *shelf[*credential] // changed under mu
 
+	asOf    atomic.Int64  // when the source was last asked and answered, in ns since the epoch
+	unheard atomic.Bool   // the source says that notifications do not arrive
 	stale   chan struct{} // holds one element when the source should be asked
 	uses    uses
 	cancel  context.CancelFunc
@@ -48,11 +51,10 @@ type Cache struct {
 
 var _ tierlimit.Resolver = (*Cache)(nil)
 
-// NewCache loads the tiers from source, which must answer, and follows it until
-// Close.
+// NewCache loads what source has, which must answer, and follows it until Close.
 func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, error) {
 	if cfg.Subjects <= 0 {
-		cfg.Subjects = 100_000
+		cfg.Subjects = 1_000_000
 	}
 	if cfg.Poll <= 0 {
 		cfg.Poll = 5 * time.Second
@@ -63,11 +65,12 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 	c := &Cache{source: source, cfg: cfg, stale: make(chan struct{}, 1)}
 	c.control.Store(&LoadControl{})
 	c.subjects, c.credentials = newShelf[*resident](cfg.Subjects), newShelf[*credential](cfg.Subjects)
+	c.asOf.Store(time.Now().UnixNano())
 	if err := c.refresh(ctx); err != nil {
-		return nil, fmt.Errorf("load tiers: %w", err)
+		return nil, fmt.Errorf("load the catalogue: %w", err)
 	}
 	if c.set.Load() == nil {
-		return nil, fmt.Errorf("load tiers: %w", tierlimit.ErrNoPlan)
+		return nil, fmt.Errorf("load the catalogue: %w", tierlimit.ErrNoPlan)
 	}
 	ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.subjects.begin(ctx, c, c.lookupSubjects)
@@ -99,7 +102,7 @@ func (c *Cache) LoadControl() LoadControl { return *c.control.Load() }
 // Known reports whether subject is held as a customer; false also for one that is not
 // held. It never blocks.
 func (c *Cache) Known(subject string) bool {
-	_, ok := c.subjects.known.peek(subject)
+	_, ok := c.subjects.known.Load().peek(subject)
 	return ok
 }
 
@@ -108,6 +111,19 @@ func (c *Cache) Version() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.version
+}
+
+// Age returns how old what the cache holds is: how long ago the source was asked what has
+// changed, and answered. It is seconds at most while the source is followed.
+func (c *Cache) Age() time.Duration { return time.Since(time.Unix(0, c.asOf.Load())) }
+
+// Following says for people whether the source is followed, and since when it is not.
+func (c *Cache) Following() string {
+	age := c.Age().Round(100 * time.Millisecond)
+	if age > 2*c.cfg.Poll+lookupTimeout {
+		return fmt.Sprintf("not followed, as of %v ago", age)
+	}
+	return fmt.Sprintf("followed, as of %v ago", age)
 }
 
 // Resolve implements tierlimit.Resolver. For a subject it holds it never waits; for
@@ -141,7 +157,7 @@ func (c *Cache) lookupSubjects(ctx context.Context, ids []string) ([]*resident, 
 	list, version, err := c.source.LookupSubjects(ctx, ids)
 	residents := make([]*resident, len(list))
 	for i, s := range list {
-		residents[i] = &resident{Subject: s}
+		residents[i] = newResident(s)
 	}
 	return residents, version, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -19,22 +20,25 @@ import (
 
 // A fakeSource is a catalogue somewhere else, which can be lost, slow or deaf.
 type fakeSource struct {
-	mu       sync.Mutex
-	version  int64
-	tiers    []tiers.Tier
-	tiersAt  int64
-	subjects map[string]tiers.Subject
-	removed  []tiers.Removal
-	keys     map[string]access.Credential
-	used     map[string]time.Time
-	err      error
-	delay    time.Duration
-	deaf     bool
-	wake     func()
-	lookups  [][]string
-	slow     time.Duration   // how long changes are on their way
-	always   []tiers.Subject // told with each change, whatever their version
-	changes  int             // how often changes were asked for
+	mu        sync.Mutex
+	version   int64
+	tiers     []tiers.Tier
+	tiersAt   int64
+	subjects  map[string]tiers.Subject
+	removed   []tiers.Removal
+	keys      map[string]access.Credential
+	used      map[string]time.Time
+	err       error
+	delay     time.Duration
+	deaf      bool
+	pagesFail error
+	unheard   bool // notifications do not arrive
+	listed    bool // else nothing is loaded, as if there were no room
+	wake      func()
+	lookups   [][]string
+	slow      time.Duration   // how long changes are on their way
+	always    []tiers.Subject // told with each change, whatever their version
+	changes   int             // how often changes were asked for
 }
 
 // asked returns how often changes were asked for.
@@ -81,6 +85,28 @@ func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, err
 	return ch, nil
 }
 
+func (f *fakeSource) AllSubjects(_ context.Context, after string, most int) (list []tiers.Subject, _ error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(f.subjects)) {
+		if id > after && len(list) < most && f.listed {
+			list = append(list, f.subjects[id])
+		}
+	}
+	return list, errors.Join(f.err, f.pagesFail)
+}
+
+func (f *fakeSource) AllCredentials(_ context.Context, after string, most int) (list []access.Credential, _ error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(f.keys)) {
+		if id > after && len(list) < most && f.listed {
+			list = append(list, f.keys[id])
+		}
+	}
+	return list, f.err
+}
+
 func (f *fakeSource) LookupSubjects(ctx context.Context, ids []string) ([]tiers.Subject, int64, error) {
 	f.mu.Lock()
 	delay := f.delay
@@ -125,7 +151,11 @@ func (f *fakeSource) UsedCredentials(_ context.Context, used map[string]time.Tim
 func (f *fakeSource) Listen(ctx context.Context, wake func()) error {
 	f.mu.Lock()
 	f.wake = wake
+	unheard := f.unheard
 	f.mu.Unlock()
+	if unheard {
+		return tiers.ErrNotHeard
+	}
 	wake()
 	<-ctx.Done()
 	return ctx.Err()

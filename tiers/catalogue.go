@@ -17,70 +17,39 @@ var (
 	ErrExists   = errors.New("exists already")
 	ErrStale    = errors.New("changed in the meantime")
 	ErrInUse    = errors.New("in use")
-	ErrRepeated = errors.New("made before") // see WithAttempt
+	ErrRepeated = errors.New("made before") // see Attempt
 
 	ErrUnavailable = errors.New("catalogue unavailable")
+	// ErrNotHeard is what Source.Listen returns where notifications do not arrive although
+	// the catalogue answers.
+	ErrNotHeard = errors.New("notifications are not heard: a pooler in transaction mode loses them")
 )
 
-// A Catalogue holds tiers, subjects and who may ask. Every write takes the
-// version the writer saw and answers ErrStale when it is no longer the one in
-// force; what it returns carries the new version. Each is written with its event
-// in the audit log, or not at all; see [WithActor], [WithDryRun] and [WithAttempt].
-// What goes along with it, such as the keys of a subject that is deleted, has no
-// event of its own.
+// A Catalogue holds tiers, subjects and who may ask. What is read has a version, greater
+// with each change, which a writer must have seen: see [Expect]. Each change is written
+// with its event in the audit log, or not at all.
 //
 // Implementations are safe for concurrent use.
 type Catalogue interface {
-	TierCatalogue
-	SubjectCatalogue
-	CredentialCatalogue
+	Writer
 
-	LoadControl(ctx context.Context) (LoadControl, error)
-	SetLoadControl(ctx context.Context, l LoadControl, version int64) (LoadControl, error)
-
-	Events(ctx context.Context, f EventFilter) ([]Event, error) // the newest first
-	Record(ctx context.Context, e Event) error                  // what was done elsewhere, by ctx's actor
-}
-
-// A TierCatalogue holds tiers. Deleting the default tier, or one that subjects
-// are on, is ErrInUse. Making a tier the default takes that from the tier that
-// was; a default tier cannot merely cease to be it.
-type TierCatalogue interface {
 	Tiers(ctx context.Context) ([]Tier, error) // by priority, then key
 	Tier(ctx context.Context, key string) (Tier, error)
-	CreateTier(ctx context.Context, t Tier) (Tier, error)
-	ReplaceTier(ctx context.Context, t Tier, version int64) (Tier, error)
-	DeleteTier(ctx context.Context, key string, version int64) error
-}
 
-// A SubjectCatalogue holds subjects and their overrides. A change of an override
-// is one of its subject too, which gets its version. A subject's keys go with it.
-type SubjectCatalogue interface {
 	Subjects(ctx context.Context, f SubjectFilter) ([]Subject, error) // ascending by id
 	CountSubjects(ctx context.Context, f SubjectFilter) (int, error)  // whatever After and Most
-	Subject(ctx context.Context, id string) (Subject, error)
-	CreateSubject(ctx context.Context, s Subject) (Subject, error)
-	ReplaceSubject(ctx context.Context, s Subject, version int64) (Subject, error)
-	DeleteSubject(ctx context.Context, id string, version int64) error
+	Subject(ctx context.Context, id string) (Subject, error)          // with its overrides
 
-	Overrides(ctx context.Context, subject string) ([]Override, error) // by limit
-	Override(ctx context.Context, subject, limit string) (Override, error)
-	CreateOverride(ctx context.Context, subject string, o Override) (Override, error)
-	ReplaceOverride(ctx context.Context, subject string, o Override, version int64) (Override, error)
-	DeleteOverride(ctx context.Context, subject, limit string, version int64) error
-}
-
-// A CredentialCatalogue holds keys and tokens, which are kinds of one thing: a
-// key is not found where a token is asked for. Their ids are unique among both,
-// their names among tokens.
-type CredentialCatalogue interface {
+	// Keys and tokens are kinds of one thing: a key is not found where a token is asked for.
 	Credentials(ctx context.Context, f CredentialFilter) ([]access.Credential, error) // ascending by id
 	Credential(ctx context.Context, kind access.Kind, id string) (access.Credential, error)
-	CreateCredential(ctx context.Context, c access.Credential) (access.Credential, error)
-	// ReplaceCredential changes the name, the role and when it expires: a key
-	// stays its subject's.
-	ReplaceCredential(ctx context.Context, c access.Credential, version int64) (access.Credential, error)
-	DeleteCredential(ctx context.Context, kind access.Kind, id string, version int64) error
+
+	LoadControl(ctx context.Context) (LoadControl, error)
+
+	Events(ctx context.Context, f EventFilter) ([]Event, error) // the newest first
+	// Record writes the event of something that is done elsewhere, and does it: if the event
+	// cannot be written nothing is done, and what fails leaves no event.
+	Record(ctx context.Context, e Event, do func(context.Context) error) error
 }
 
 // A SubjectFilter chooses subjects. Its zero value chooses all, and none of them

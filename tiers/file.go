@@ -58,10 +58,10 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 	for id, subject := range s.Subjects {
 		subject.Overrides = s.Overrides[id]
 		subject = subject.clone()
-		if subject.ID != id || subject.Validate() != nil || m.tiersOf(&subject) != nil || subject.Overrides.validate() != nil {
+		if subject.ID != id || subject.Validate() != nil || !m.has(&subject) || subject.Overrides.validate() != nil {
 			return nil, fmt.Errorf("read %s: subject %q is not valid, or on a tier that is not there", file, id)
 		}
-		m.subjects[id] = &resident{Subject: subject}
+		m.subjects[id] = newResident(subject)
 	}
 	if err := m.control.Validate(); err != nil {
 		return nil, fmt.Errorf("read %s: load: %w", file, err)
@@ -75,6 +75,16 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 		m.credentials[id] = c
 	}
 	return m, nil
+}
+
+// has reports whether the tiers that s names are there.
+func (m *Memory) has(s *Subject) bool {
+	for _, key := range s.Tiers() {
+		if !m.set.has(key) {
+			return false
+		}
+	}
+	return true
 }
 
 // save replaces the file by renaming a complete one over it, so that a crash
@@ -91,9 +101,10 @@ func (m *Memory) save() error {
 		s.Credentials[id] = credentialState{Kind: c.Kind, Hash: c.Hash[:], Of: c.Credential}
 	}
 	for id, r := range m.subjects {
-		s.Subjects[id] = r.Subject
-		if len(r.Overrides) > 0 {
-			s.Overrides[id] = r.Overrides
+		subject := r.subject()
+		s.Subjects[id] = subject
+		if len(subject.Overrides) > 0 {
+			s.Overrides[id] = subject.Overrides
 		}
 	}
 	data, err := json.MarshalIndent(s, "", "  ")

@@ -2,6 +2,7 @@ package tiers
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 )
@@ -10,19 +11,24 @@ import (
 
 // follow asks the source when woken and at every poll.
 func (c *Cache) follow(ctx context.Context) {
-	tick := time.NewTicker(c.cfg.Poll)
-	defer tick.Stop()
 	var failing error
 	for {
+		timer := time.NewTimer(c.pollIn())
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return
-		case <-tick.C:
+		case <-timer.C:
 		case <-c.stale:
 		}
+		timer.Stop()
+		asked := time.Now()
 		err := c.refresh(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if err == nil {
+			c.asOf.Store(asked.UnixNano())
 		}
 		c.report(err, failing)
 		failing = err
@@ -34,6 +40,17 @@ func (c *Cache) follow(ctx context.Context) {
 	}
 }
 
+// pollUnheard is how often the source is asked where its notifications are not heard.
+const pollUnheard = time.Second
+
+// pollIn returns how long to wait for a notification before the source is asked.
+func (c *Cache) pollIn() time.Duration {
+	if c.unheard.Load() {
+		return min(c.cfg.Poll, pollUnheard)
+	}
+	return c.cfg.Poll
+}
+
 // refreshPause lets the changes of a bulk load come together.
 const refreshPause = 20 * time.Millisecond
 
@@ -41,7 +58,7 @@ const refreshPause = 20 * time.Millisecond
 func (c *Cache) report(err, before error) {
 	switch {
 	case err != nil && before == nil:
-		c.cfg.Logger.Warn("tiers: cannot follow the catalogue, answering from memory", "error", err)
+		c.cfg.Logger.Warn("tiers: cannot follow the catalogue, answering from memory", "age", c.Age().Round(time.Millisecond).String(), "error", err)
 	case err == nil && before != nil:
 		c.cfg.Logger.Info("tiers: following the catalogue again", "version", c.Version())
 	}
@@ -50,10 +67,10 @@ func (c *Cache) report(err, before error) {
 // listen keeps a Listen going, with a pause after each loss. What was missed
 // meanwhile the poll finds.
 func (c *Cache) listen(ctx context.Context) {
-	const pause = 500 * time.Millisecond
 	var lost atomic.Bool // a source may wake from any goroutine
 	for {
 		err := c.source.Listen(ctx, func() {
+			c.unheard.Store(false)
 			if lost.CompareAndSwap(true, false) {
 				c.cfg.Logger.Info("tiers: notified again")
 			}
@@ -62,15 +79,26 @@ func (c *Cache) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		c.unheard.Store(errors.Is(err, ErrNotHeard))
 		if lost.CompareAndSwap(false, true) {
-			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.cfg.Poll.String(), "error", err)
+			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.pollIn().String(), "error", err)
+			c.wake()
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(c.listenPause()):
 		}
 	}
+}
+
+// listenPause is between two attempts to listen. Where notifications are not heard another
+// attempt costs a connection, and is in no hurry.
+func (c *Cache) listenPause() time.Duration {
+	if c.unheard.Load() {
+		return time.Minute
+	}
+	return 500 * time.Millisecond
 }
 
 func (c *Cache) wake() {
@@ -101,10 +129,76 @@ func (c *Cache) refresh(ctx context.Context) error {
 		changes.Forget = changes.Forget || since == 0
 		c.apply(changes)
 		if !changes.More {
-			return nil
+			break
 		}
 		since = changes.Version
 	}
+	if c.isPartial() && c.set.Load() != nil {
+		return c.loadAll(ctx)
+	}
+	return nil
+}
+
+// loadPage is how many subjects are loaded at a time.
+const loadPage = 10_000
+
+// loadAll loads all subjects, keys and tokens there are, and puts them in place of those that
+// were held. Changes wait meanwhile: those that come are applied afterwards.
+func (c *Cache) loadAll(ctx context.Context) error {
+	subjects, err := load(ctx, c.cfg.Subjects, func(ctx context.Context, after string, most int) ([]*resident, error) {
+		list, err := c.source.AllSubjects(ctx, after, most)
+		residents := make([]*resident, len(list))
+		for i := range list {
+			residents[i] = newResident(list[i])
+		}
+		return residents, err
+	})
+	if err != nil {
+		return err
+	}
+	credentials, err := load(ctx, c.cfg.Subjects, func(ctx context.Context, after string, most int) ([]*credential, error) {
+		list, err := c.source.AllCredentials(ctx, after, most)
+		held := make([]*credential, len(list))
+		for i := range list {
+			held[i] = &credential{list[i]}
+		}
+		return held, err
+	})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.subjects.hold(subjects)
+	c.credentials.hold(credentials)
+	c.partial = false
+	return nil
+}
+
+// load reads pages until there are no more, or enough.
+func load[T item](ctx context.Context, most int, page func(ctx context.Context, after string, most int) ([]T, error)) (*recent[T], error) {
+	all := newRecent[T](most)
+	for after, n := "", 0; n < most; {
+		list, err := page(ctx, after, min(loadPage, most-n))
+		if err != nil {
+			return nil, err
+		}
+		for _, one := range list {
+			all.add(one.key(), one)
+		}
+		n += len(list)
+		if len(list) < loadPage {
+			break
+		}
+		after = list[len(list)-1].key()
+	}
+	return all, nil
+}
+
+func (c *Cache) isPartial() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.partial
 }
 
 // apply puts changes in force.
@@ -118,9 +212,10 @@ func (c *Cache) apply(ch Changes) {
 	if ch.Load != nil {
 		c.control.Store(ch.Load)
 	}
-	if ch.Forget {
-		c.subjects.purge()
-		c.credentials.purge()
+	if ch.Forget { // what is held stays until all was loaded anew
+		c.partial = true
+		c.subjects.nobody.purge()
+		c.credentials.nobody.purge()
 	}
 	for _, gone := range ch.Removed {
 		if gone.Kind == KindSubject {
@@ -130,7 +225,7 @@ func (c *Cache) apply(ch Changes) {
 		}
 	}
 	for _, s := range ch.Subjects {
-		c.subjects.replace(&resident{Subject: s})
+		c.subjects.replace(newResident(s))
 	}
 	for _, one := range ch.Credentials {
 		c.credentials.replace(&credential{Credential: one})

@@ -85,9 +85,10 @@ func TestAKnownKeyOutlivesAnOutageAndAnotherNamesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
 		c := newCache(t, f, tiers.CacheConfig{})
-		known, other := f.issue("acct_42", nil), f.issue("acct_43", nil)
+		known := f.issue("acct_42", nil)
 		wantSubject(t, c, known.Secret, "acct_42")
 		f.set(func() { f.err = errors.New("down") })
+		other := f.issue("acct_43", nil)
 		wantSubject(t, c, known.Secret, "acct_42")
 		wantSubject(t, c, other.Secret, "")
 		if _, err := c.Authenticate(t.Context(), other.Secret); !errors.Is(err, tiers.ErrUnavailable) {

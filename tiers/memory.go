@@ -2,16 +2,20 @@ package tiers
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
-// Memory is a catalogue and a resolver in one process. It is safe for
-// concurrent use, and a change acts on the next decision.
+// A Memory is a catalogue in this process, which also answers the engine. What it holds is
+// gone when the process ends, unless it is kept in a file: see [OpenMemory]. It is safe for
+// concurrent use.
 type Memory struct {
 	mu          sync.RWMutex
 	set         *set                   // guarded by mu
@@ -28,7 +32,8 @@ var (
 	_ tierlimit.Resolver = (*Memory)(nil)
 )
 
-// NewMemory returns a catalogue that begins with these tiers.
+// NewMemory returns a catalogue that begins with these tiers. An error is a
+// *tierlimit.FieldError, or says which tier is wrong.
 func NewMemory(list []Tier) (*Memory, error) {
 	m := newMemory()
 	list = slices.Clone(list)
@@ -56,7 +61,29 @@ func (m *Memory) Resolve(_ context.Context, subject string, _ time.Time) (*tierl
 	return m.set.plan(""), nil
 }
 
-// A delta is what one change puts in the place of what is there.
+// Do implements Writer.
+func (m *Memory) Do(_ context.Context, c Command) (Result, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.attempted(c.Attempt) {
+		return Result{}, ErrRepeated
+	}
+	r, err := Decide(memoryView{m}, &c, time.Now())
+	if err != nil || c.DryRun {
+		return r, err
+	}
+	d, err := m.deltaOf(&r)
+	if err != nil {
+		return Result{}, err
+	}
+	events, err := EventsOf(&c, &r)
+	if err != nil {
+		return Result{}, err
+	}
+	return r, m.commit(d, events)
+}
+
+// A delta is what changes in a Memory.
 type delta struct {
 	set         *set                   // nil: as it is
 	control     *LoadControl           // nil: as it is
@@ -65,29 +92,82 @@ type delta struct {
 	version     int64
 }
 
-// commit makes a change together with its event, or neither: where it is only to
-// be tried, where it was made before, or where it cannot be kept. It is called
-// with mu held.
-func (m *Memory) commit(ctx context.Context, d delta, e Event) error {
-	if m.attempted(&e) {
-		return ErrRepeated
+// deltaOf returns what the edits of a result change, and gives them versions. mu is held.
+func (m *Memory) deltaOf(r *Result) (delta, error) {
+	d := delta{version: m.version, subjects: make(map[string]*resident), credentials: make(map[string]*credential)}
+	list, changed := make(map[string]Tier), false
+	for _, t := range m.set.tiers {
+		list[t.Key] = t
 	}
-	if dry := DryRunOf(ctx); dry != nil {
-		*dry = e
-		return nil
+	for i := range r.Edits {
+		d.version++
+		e := &r.Edits[i]
+		e.Stamp(d.version)
+		changed = changed || e.Kind == KindTier
+		switch after := e.After.(type) {
+		case Tier:
+			list[e.Object] = after.clone()
+		case Subject:
+			d.subjects[e.Object] = newResident(after.clone())
+		case Override:
+			m.override(&d, e.Ref, &after)
+		case access.Credential:
+			d.credentials[e.Object] = &credential{after}
+		case LoadControl:
+			control := after.clone()
+			d.control = &control
+		default:
+			switch e.Kind {
+			case KindTier:
+				delete(list, e.Object)
+			case KindSubject:
+				d.subjects[e.Object] = nil
+			case KindOverride:
+				m.override(&d, e.Ref, nil)
+			default:
+				d.credentials[e.Object] = nil
+			}
+		}
 	}
-	events := m.events
+	if !changed {
+		return d, nil
+	}
+	var err error
+	d.set, err = newSet(slices.Collect(maps.Values(list)))
+	return d, err
+}
+
+// override puts an override into its subject in d, nil for none. mu is held.
+func (m *Memory) override(d *delta, ref Ref, o *Override) {
+	r, changed := d.subjects[ref.Object]
+	if !changed {
+		r = m.subjects[ref.Object]
+	}
+	s := r.subject().clone()
+	s.Version = d.version
+	delete(s.Overrides, ref.Limit)
+	if o != nil {
+		if s.Overrides == nil {
+			s.Overrides = make(Overrides)
+		}
+		s.Overrides[ref.Limit] = *o
+	}
+	d.subjects[ref.Object] = newResident(s)
+}
+
+// commit puts a delta in force and writes its events, or neither. mu is held.
+func (m *Memory) commit(d delta, events []Event) error {
+	before := m.events
 	was := m.put(d)
-	m.log(e)
+	m.log(events)
 	if err := m.save(); err != nil {
 		m.put(was)
-		m.events = events
+		m.events = before
 		return err
 	}
 	return nil
 }
 
-// put puts d in force and returns how to undo that.
 func (m *Memory) put(d delta) (was delta) {
 	was.version, m.version = m.version, d.version
 	if d.set != nil {
@@ -102,7 +182,7 @@ func (m *Memory) put(d delta) (was delta) {
 	return was
 }
 
-// swap puts what comes into all, and returns what was there.
+// swap puts what comes in place of what is there, and returns that.
 func swap[T any](all, comes map[string]*T) (old map[string]*T) {
 	old = make(map[string]*T, len(comes))
 	for id, one := range comes {
@@ -116,73 +196,124 @@ func swap[T any](all, comes map[string]*T) (old map[string]*T) {
 	return old
 }
 
-// maxEvents is how many events a catalogue in memory keeps.
+// maxEvents is how many events a Memory keeps.
 const maxEvents = 1000
 
-// log adds an event. It is called with mu held.
-func (m *Memory) log(e Event) {
-	e.ID, e.At = 1, timestamp.Round(time.Now())
+func (m *Memory) log(events []Event) {
+	next, now := int64(1), timestamp.Round(time.Now())
 	if n := len(m.events); n > 0 {
-		e.ID = m.events[n-1].ID + 1
+		next = m.events[n-1].ID + 1
 	}
-	kept := m.events[max(0, len(m.events)-maxEvents+1):]
-	m.events = append(slices.Clone(kept), e)
+	list := slices.Clone(m.events)
+	for _, e := range events {
+		e.ID, e.At = next, now
+		next++
+		list = append(list, e)
+	}
+	m.events = list[max(0, len(list)-maxEvents):]
 }
 
-// attempted reports whether there is an event of e's attempt.
-func (m *Memory) attempted(e *Event) bool {
-	return e.Attempt.Key != "" && slices.ContainsFunc(m.events, func(old Event) bool {
-		return old.Attempt.Key == e.Attempt.Key
-	})
-}
-
-// Events implements Catalogue. A catalogue in memory keeps the last thousand.
-func (m *Memory) Events(_ context.Context, f EventFilter) ([]Event, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	var list []Event
-	for i := len(m.events) - 1; i >= 0 && len(list) < f.Most; i-- {
-		if f.chooses(&m.events[i]) {
-			list = append(list, m.events[i])
-		}
-	}
-	return list, nil
+func (m *Memory) attempted(a Attempt) bool {
+	return a.Key != "" && slices.ContainsFunc(m.events, func(old Event) bool { return old.Attempt.Key == a.Key })
 }
 
 // Record implements Catalogue.
-func (m *Memory) Record(ctx context.Context, e Event) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e.Actor = ActorOf(ctx)
-	return m.commit(ctx, delta{version: m.version}, e)
-}
-
-// LoadControl implements Catalogue.
-func (m *Memory) LoadControl(context.Context) (LoadControl, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.control.clone(), nil
-}
-
-// SetLoadControl implements Catalogue.
-func (m *Memory) SetLoadControl(ctx context.Context, l LoadControl, version int64) (LoadControl, error) {
-	l = l.clone()
-	if err := l.Validate(); err != nil {
-		return LoadControl{}, err
+func (m *Memory) Record(ctx context.Context, e Event, do func(context.Context) error) error {
+	if err := do(ctx); err != nil { // without mu: it may take long
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	old := m.control.clone()
-	if old.Version != version {
-		return LoadControl{}, LoadControlError(ErrStale)
+	return m.commit(delta{version: m.version}, []Event{e})
+}
+
+// A memoryView is a Memory as the rules see it. mu is held.
+type memoryView struct{ *Memory }
+
+// Tiers implements View.
+func (v memoryView) Tiers() []Tier { return v.set.tiers }
+
+// Subject implements View.
+func (v memoryView) Subject(id string) (Subject, bool) {
+	r := v.subjects[id]
+	if r == nil {
+		return Subject{}, false
 	}
-	if err := l.KnownTo(func(key string) bool { _, was := old.Pins[key]; return was || m.set.has(key) }); err != nil {
-		return LoadControl{}, err
+	return r.subject().clone(), true
+}
+
+// Credential implements View.
+func (v memoryView) Credential(id string) (access.Credential, bool) {
+	c := v.credentials[id]
+	if c == nil {
+		return access.Credential{}, false
 	}
-	l.Version = m.version + 1
-	e, err := NewEvent(ctx, KindLoad, KindLoad, "", old, l)
-	if err != nil {
-		return LoadControl{}, err
+	return c.Credential, true
+}
+
+// KeysOf implements View.
+func (v memoryView) KeysOf(subject string) []access.Credential {
+	return v.chooseCredentials(CredentialFilter{Kind: access.Key, Subject: subject})
+}
+
+// TokenNamed implements View.
+func (v memoryView) TokenNamed(name string) (access.Credential, bool) {
+	for _, c := range v.credentials {
+		if c.Kind == access.Token && c.Name == name {
+			return c.Credential, true
+		}
 	}
-	return l.clone(), m.commit(ctx, delta{version: l.Version, control: &l}, e)
+	return access.Credential{}, false
+}
+
+// On implements View.
+func (v memoryView) On(tier string) (count int, first []string) {
+	list := v.choose(SubjectFilter{Tier: tier})
+	for _, r := range list[:min(InTheWay, len(list))] {
+		first = append(first, r.id)
+	}
+	return len(list), first
+}
+
+// Naming implements View.
+func (v memoryView) Naming(tier string) (list []Subject) {
+	now := time.Now()
+	for _, id := range slices.Sorted(maps.Keys(v.subjects)) {
+		if s := v.subjects[id].subject(); s.names(tier) && !s.on(tier, now) {
+			list = append(list, s.clone())
+		}
+	}
+	return list
+}
+
+// LoadControl implements View.
+func (v memoryView) LoadControl() LoadControl { return v.control.clone() }
+
+// chooses reports whether f wants s, as s stands now.
+func (f *SubjectFilter) chooses(s *Subject) bool {
+	return (f.Tier == "" || s.on(f.Tier, time.Now())) && (f.Status == "" || f.Status == s.Status) && strings.HasPrefix(s.ID, f.Prefix)
+}
+
+// choose returns the subjects that f wants, whatever After and Most, by id. mu is held.
+func (m *Memory) choose(f SubjectFilter) []*resident {
+	var list []*resident
+	for _, r := range m.subjects {
+		if s := r.subject(); f.chooses(&s) {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b *resident) int { return strings.Compare(a.id, b.id) })
+	return list
+}
+
+// chooseCredentials returns those that f wants, whatever Most, by id. mu is held.
+func (m *Memory) chooseCredentials(f CredentialFilter) []access.Credential {
+	var list []access.Credential
+	for id, c := range m.credentials {
+		if c.Kind == f.Kind && (f.Subject == "" || f.Subject == c.Subject) && id > f.After {
+			list = append(list, c.Credential)
+		}
+	}
+	slices.SortFunc(list, func(a, b access.Credential) int { return strings.Compare(a.ID, b.ID) })
+	return list
 }

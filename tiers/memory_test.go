@@ -16,6 +16,8 @@ import (
 	"github.com/tierlimit/tierlimit/tiers/tierstest"
 )
 
+func editor(c tiers.Catalogue) tiers.Editor { return tiers.Editor{Catalogue: c} }
+
 func TestMemory(t *testing.T) {
 	tierstest.Run(t, func(t *testing.T) tiers.Catalogue {
 		m, err := tiers.NewMemory(tiers.Builtin())
@@ -42,7 +44,7 @@ func TestAFileKeepsTheCatalogueAcrossRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	moved, err := m.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
+	moved, err := editor(m).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +68,7 @@ func TestResolution(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
+	if _, err := editor(m).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
 	static, err := tiers.Static(tiers.Builtin(), func(subject string) string {

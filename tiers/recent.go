@@ -121,6 +121,18 @@ func (r *recent[T]) add(id string, value T) {
 	}
 }
 
+// offer gives id a value if there is room for it.
+func (r *recent[T]) offer(id string, value T) {
+	s := r.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.entries[id] == nil && len(s.ring) < s.most {
+		e := &recentEntry[T]{id: id, value: value}
+		s.entries[id] = e
+		s.ring = append(s.ring, e)
+	}
+}
+
 func (r *recent[T]) remove(id string) {
 	s := r.shard(id)
 	s.mu.Lock()

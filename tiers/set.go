@@ -15,6 +15,8 @@ type set struct {
 	tiers   []Tier // by priority, then key
 	byKey   map[string]*plans
 	unknown *plans // of the default tier
+
+	fallback *standing // of who is on a tier that is not there yet
 }
 
 // plans are a tier's plan as seen by a subject on it, by one nobody knows, and
@@ -22,6 +24,7 @@ type set struct {
 type plans struct {
 	tier, unknown, fallback *tierlimit.Plan
 
+	standing *standing       // of who is on the tier, and nothing else
 	anchored map[string]bool // limits whose periods begin with their subject's billing
 }
 
@@ -49,6 +52,7 @@ func newSet(list []Tier) (*set, error) {
 		for name, limit := range t.Limits {
 			p.anchored[name] = limit.Anchored
 		}
+		p.standing = &standing{set: s, plan: p.tier}
 		s.byKey[t.Key] = p
 		s.tiers = append(s.tiers, t)
 		if t.Default && s.unknown != nil {
@@ -61,6 +65,7 @@ func newSet(list []Tier) (*set, error) {
 	if s.unknown == nil {
 		return nil, errors.New("no tier is the default")
 	}
+	s.fallback = &standing{set: s, plan: s.unknown.fallback}
 	slices.SortFunc(s.tiers, func(a, b Tier) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Key, b.Key))
 	})

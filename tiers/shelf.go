@@ -1,11 +1,15 @@
 package tiers
 
-import "context"
+import (
+	"context"
+	"sync/atomic"
+)
 
-// A shelf is what a Cache holds of one kind of thing: what was requested lately, and
-// the ids that turned out to be nobody's. Reads need no lock; the Cache guards changes.
+// A shelf is what a Cache holds of one kind of thing: all there are, or those that were
+// requested last, and the ids that turned out to be nobody's. Reads need no lock; the Cache
+// guards changes.
 type shelf[T item] struct {
-	known  *recent[T]
+	known  atomic.Pointer[recent[T]]
 	nobody *recent[int64] // and as of which version; apart, so that made-up ids evict nothing real
 	lookups[T]
 }
@@ -18,13 +22,24 @@ type item interface {
 }
 
 func newShelf[T item](size int) *shelf[T] {
-	return &shelf[T]{known: newRecent[T](size), nobody: newRecent[int64](size)}
+	s := &shelf[T]{nobody: newRecent[int64](min(size, maxNobody))}
+	s.known.Store(newRecent[T](size))
+	return s
+}
+
+// maxNobody is how many ids are known to be nobody's.
+const maxNobody = 100_000
+
+// hold puts what was loaded in place of what was held.
+func (s *shelf[T]) hold(all *recent[T]) {
+	s.known.Store(all)
+	s.nobody.purge()
 }
 
 // get returns the item of id, and whether the shelf knows id. The item is the zero T if the
 // shelf knows that id belongs to nobody.
 func (s *shelf[T]) get(id string) (one T, ok bool) {
-	if one, ok = s.known.get(id); ok {
+	if one, ok = s.known.Load().get(id); ok {
 		return one, true
 	}
 	_, ok = s.nobody.get(id)
@@ -35,38 +50,39 @@ func (s *shelf[T]) get(id string) (one T, ok bool) {
 func (s *shelf[T]) keep(ids []string, found map[string]T, version int64) {
 	for _, id := range ids {
 		if one, ok := found[id]; ok {
-			s.known.add(id, one)
+			s.known.Load().add(id, one)
 			s.nobody.remove(id)
 		} else {
 			s.nobody.add(id, version)
-			s.known.remove(id)
+			s.known.Load().remove(id)
 		}
 	}
 }
 
-// replace takes a newer value. Ids that were never requested are not held.
+// replace takes a newer value. Where there is no room, an id that was never requested is not
+// held.
 func (s *shelf[T]) replace(one T) {
 	if gone, ok := s.nobody.peek(one.key()); ok {
 		if gone < one.version() { // else it is from before it went
 			s.nobody.remove(one.key())
-			s.known.add(one.key(), one)
+			s.known.Load().add(one.key(), one)
 		}
-	} else if old, ok := s.known.peek(one.key()); ok && old.version() < one.version() {
-		s.known.add(one.key(), one)
+		return
+	}
+	known := s.known.Load()
+	if old, ok := known.peek(one.key()); !ok {
+		known.offer(one.key(), one)
+	} else if old.version() < one.version() {
+		known.add(one.key(), one)
 	}
 }
 
 // remove notes that id was nobody's at version.
 func (s *shelf[T]) remove(id string, version int64) {
-	if old, ok := s.known.peek(id); ok && old.version() < version {
-		s.known.remove(id)
+	if old, ok := s.known.Load().peek(id); ok && old.version() < version {
+		s.known.Load().remove(id)
 		s.nobody.add(id, version)
 	}
-}
-
-func (s *shelf[T]) purge() {
-	s.known.purge()
-	s.nobody.purge()
 }
 
 // begin starts answering what is not held, by query, until ctx ends. The answers

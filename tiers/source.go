@@ -15,6 +15,10 @@ type Source interface {
 	// tiers and what load does, and need not name anything else.
 	// A version below since says that the source went back in time.
 	Changes(ctx context.Context, since int64) (Changes, error)
+	// AllSubjects returns the first of the subjects behind an id, ascending by id.
+	AllSubjects(ctx context.Context, after string, most int) ([]Subject, error)
+	// AllCredentials does so for keys and tokens.
+	AllCredentials(ctx context.Context, after string, most int) ([]access.Credential, error)
 	// LookupSubjects returns those of the subjects that are known, and the version
 	// they were read at.
 	LookupSubjects(ctx context.Context, ids []string) (found []Subject, version int64, err error)

@@ -5,20 +5,41 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/tierlimit/tierlimit"
 )
 
-// A resident is a subject held in memory, and where it stands: worked out when
-// somebody asks, and again when the tiers or the time have changed. It is safe
-// for concurrent use; the subject is not changed.
+// A resident is a subject held in memory, and where it stands: worked out when somebody
+// asks, and again when the tiers or the time have changed. It is safe for concurrent use; the
+// subject is not changed. It is small: there may be a million.
 type resident struct {
-	Subject
-	at atomic.Pointer[standing]
+	id   string
+	tier string // one string for all who are on it
+	at   atomic.Pointer[standing]
+	seen int64    // the subject's version
+	more *Subject // all of it; nil for one that is active on its tier, and nothing else
 }
 
-func (r *resident) key() string    { return r.ID }
-func (r *resident) version() int64 { return r.Version }
+func newResident(s Subject) *resident {
+	r := &resident{id: s.ID, tier: unique.Make(s.Tier).Value(), seen: s.Version}
+	if s.Trial != nil || s.Next != nil || s.BillingAnchor != nil || s.GraceUntil != nil || s.BlockedUntil != nil ||
+		s.Status != Active && s.Status != "" || len(s.Overrides) > 0 {
+		r.more = &s
+	}
+	return r
+}
+
+// subject returns what r holds; nobody may change what it points to.
+func (r *resident) subject() Subject {
+	if r.more != nil {
+		return *r.more
+	}
+	return Subject{ID: r.id, Tier: r.tier, Status: Active, Version: r.seen}
+}
+
+func (r *resident) key() string    { return r.id }
+func (r *resident) version() int64 { return r.seen }
 
 // A standing is a plan, and for how long it holds.
 type standing struct {
@@ -31,10 +52,22 @@ type standing struct {
 func (r *resident) plan(current *set) (*tierlimit.Plan, error) {
 	at := r.at.Load()
 	if at == nil || at.set != current || !at.until.IsZero() && !time.Now().Before(at.until) {
-		at = current.stand(&r.Subject, time.Now())
+		if r.more == nil {
+			at = current.standingOn(r.tier)
+		} else {
+			at = current.stand(r.more, time.Now())
+		}
 		r.at.Store(at)
 	}
 	return at.plan, at.err
+}
+
+// standingOn is the one standing of all who are on a tier, and nothing else.
+func (s *set) standingOn(tier string) *standing {
+	if p := s.byKey[tier]; p != nil {
+		return p.standing
+	}
+	return s.fallback
 }
 
 // stand works out what holds for a subject at now. The order is that of the

@@ -55,12 +55,12 @@ func withSubject(t *testing.T, s tiers.Subject, overrides ...tiers.Override) *ti
 		t.Fatal(err)
 	}
 	s.ID = "acct_42"
-	if _, err := m.CreateSubject(t.Context(), s); err != nil {
+	if _, err := editor(m).CreateSubject(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range overrides {
 		o.Reason = "a test"
-		if _, err := m.CreateOverride(t.Context(), "acct_42", o); err != nil {
+		if _, err := editor(m).CreateOverride(t.Context(), "acct_42", o); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -126,9 +126,11 @@ func TestTimePassesByItself(t *testing.T) {
 			}, override(tierlimit.Unlimited), free,
 		},
 		"an override of a limit that is not there does nothing": {
-			func() tiers.Subject { return tiers.Subject{Tier: "free"} },
+			func() tiers.Subject {
+				return tiers.Subject{Tier: "free", Next: &tiers.Change{Tier: "pro", At: *after(3 * time.Hour)}}
+			},
 			func() []tiers.Override {
-				return []tiers.Override{{Limit: "exports", Max: 500, StartsAt: *after(-time.Hour), ExpiresAt: *after(time.Hour)}}
+				return []tiers.Override{{Limit: "per_month", Max: 500, StartsAt: *after(-time.Hour), ExpiresAt: *after(time.Hour)}}
 			}, free, free,
 		},
 		"an override stands above a trial": {
@@ -178,7 +180,7 @@ func TestAPlanIsTheSameUntilSomethingChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.BillingAnchor = nil
-	if _, err := m.ReplaceSubject(t.Context(), s, s.Version); err != nil {
+	if _, err := editor(m).ReplaceSubject(t.Context(), s, s.Version); err != nil {
 		t.Fatal(err)
 	}
 	if resolutionOf(t, m).anchored {
@@ -196,7 +198,7 @@ func TestAChangedTierReachesSubjectsWithPlansOfTheirOwn(t *testing.T) {
 	limit := pro.Limits["per_minute"]
 	limit.Max = 321
 	pro.Limits["per_minute"] = limit
-	if _, err := m.ReplaceTier(t.Context(), pro, pro.Version); err != nil {
+	if _, err := editor(m).ReplaceTier(t.Context(), pro, pro.Version); err != nil {
 		t.Fatal(err)
 	}
 	if got := resolutionOf(t, m); got.max != 321 || got.from != "trial" {

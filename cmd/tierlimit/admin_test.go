@@ -156,7 +156,52 @@ func TestASubjectIsSetAndShown(t *testing.T) {
 	sh.refuses(exitUsage, []string{"told what to change"}, "subjects", "set", "acct_42")
 	sh.refuses(exitUsage, []string{"--trial", `"pro"`, "@"}, "subjects", "set", "acct_42", "--trial", "pro")
 	sh.refuses(exitFailed, []string{"400", "status", "late", "tier", "Gold!"}, "subjects", "set", "acct_42", "--status", "late", "--tier", "Gold!")
-	sh.refuses(exitFailed, []string{"404"}, "subjects", "get", "nobody")
+	sh.does("take", "nobody")
+	if out := sh.does("subjects", "get", "nobody"); !strings.Contains(out, "nobody, which nobody created") || !strings.Contains(out, "free, the default") || !strings.Contains(out, "used 1 of 5") {
+		t.Errorf("a customer nobody created: %s", out)
+	}
+	sh.does("subjects", "delete", "acct_42")
+	sh.refuses(exitFailed, []string{"404"}, "subjects", "delete", "acct_42")
+}
+
+func TestManySubjectsAreImportedExportedAndMoved(t *testing.T) {
+	sh := administrator(t)
+	file := filepath.Join(t.TempDir(), "subjects.ndjson")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`{"id":"a","tier":"free"}
+{"id":"b","tier":"pro","overrides":{"per_minute":{"max":9,"starts_at":"2026-01-01T00:00:00Z","expires_at":"2926-01-01T00:00:00Z","reason":"x"}}}
+`)
+	if out := sh.does("subjects", "import", file, "--dry-run"); out != "would be: 2 created, 0 replaced, 0 unchanged; nothing was changed\n" {
+		t.Errorf("tried: %s", out)
+	}
+	if out := sh.does("subjects", "import", file); out != "2 created, 0 replaced, 0 unchanged\n" {
+		t.Errorf("imported: %s", out)
+	}
+	exported := sh.does("subjects", "export")
+	if strings.Count(exported, "\n") != 2 || !strings.Contains(exported, `"overrides":{"per_minute":{`) {
+		t.Errorf("exported: %s", exported)
+	}
+	write(exported)
+	if out := sh.does("subjects", "import", file, "--atomic"); out != "0 created, 0 replaced, 2 unchanged\n" {
+		t.Errorf("imported again: %s", out)
+	}
+	if out := sh.does("subjects", "move", "--tier", "free", "--to", "pro"); out != "0 created, 1 replaced, 0 unchanged\n" {
+		t.Errorf("moved: %s", out)
+	}
+	if out := sh.does("subjects", "list", "--tier", "pro"); !strings.Contains(out, "a ") || !strings.Contains(out, "b ") {
+		t.Errorf("moved: %s", out)
+	}
+	write(`{"id":"c","tier":"free"}` + "\n" + `{"id":"d","tier":"gold"}` + "\n")
+	sh.refuses(exitFailed, []string{"line 2", `"d"`, "gold", "before it: 1 created"}, "subjects", "import", file)
+	sh.refuses(exitUsage, []string{"--everybody"}, "subjects", "move", "--to", "pro")
+	sh.refuses(exitUsage, []string{"--to"}, "subjects", "move", "--tier", "pro")
+	sh.refuses(exitFailed, []string{"404", "gold"}, "subjects", "move", "--to", "gold", "--everybody")
+	sh.refuses(exitUsage, []string{"no such file"}, "subjects", "import", filepath.Join(t.TempDir(), "none"))
 }
 
 func TestKeysAndTokensAreShownOnceAndRevoked(t *testing.T) {

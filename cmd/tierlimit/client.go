@@ -23,12 +23,12 @@ type client struct {
 	base, token string
 	json        bool // print what the server answers
 	in          io.Reader
-	out         io.Writer
+	out, errs   io.Writer
 }
 
 // adminCommand is a command that runs with a client.
 func adminCommand(s streams, use, short string, args cobra.PositionalArgs, run func(context.Context, *client, []string) error) *cobra.Command {
-	c := &client{in: s.in, out: s.out}
+	c := &client{in: s.in, out: s.out, errs: s.err}
 	opts := options{
 		{
 			name: "admin-url", usage: "the server's admin listener", fallback: "http://127.0.0.1:8081",

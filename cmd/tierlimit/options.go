@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"strings"
@@ -28,6 +29,7 @@ type option struct {
 
 	value  string // as given, once resolved
 	source string // where from: "--redis-url", "TIERLIMIT_REDIS_URL", "default"
+	file   string // that the value was read from; "" for none
 }
 
 type options []*option
@@ -112,15 +114,39 @@ func (o *option) find(given bool, env func(string) (string, bool)) error {
 		return nil
 	}
 	if file, ok := env(o.env() + "_FILE"); ok && o.secret {
-		data, err := os.ReadFile(file)
+		value, err := readSecret(file)
 		if err != nil {
-			return &tierlimit.FieldError{Field: o.env() + "_FILE", Value: file, Want: "a file that can be read"}
+			return &tierlimit.FieldError{Field: o.env() + "_FILE", Value: file, Want: "a file that can be read, of at most 64 KiB"}
 		}
-		o.value, o.source = strings.TrimSpace(string(data)), o.env()+"_FILE"
+		o.value, o.source, o.file = value, o.env()+"_FILE", file
 		return nil
 	}
 	o.value, o.source = o.fallback, "default"
 	return nil
+}
+
+// maxSecret bounds what is read of a file: a name by mistake must not fill memory.
+const maxSecret = 64 << 10
+
+func readSecret(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err == nil && len(data) > maxSecret {
+		err = errors.New("larger than 64 KiB")
+	}
+	return strings.TrimSpace(string(data)), err
+}
+
+// renew returns a function that reads the value again, nil if it cannot change.
+func (o *option) renew() func() (string, error) {
+	if o.file == "" {
+		return nil
+	}
+	return func() (string, error) { return readSecret(o.file) }
 }
 
 const hidden = "(hidden)"

@@ -88,7 +88,10 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Keyring: cache, Load: cpu,
-		Health: api.Health{Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping}},
+		Health: api.Health{
+			Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping},
+			Notes:  map[string]func() string{"catalogue": cache.Following},
+		},
 
 		AdminToken: set.adminToken, ServiceToken: set.serviceToken,
 		TrustedProxies: set.trustedProxies, Logger: log,
@@ -109,7 +112,7 @@ func writeUsage(store *durable.Store, log *slog.Logger) {
 func awaitCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtiers.Catalogue, error) {
 	over := time.After(set.startTimeout)
 	for told := false; ; told = true {
-		catalogue, err := pgtiers.Open(ctx, set.databaseURL)
+		catalogue, err := pgtiers.OpenWith(ctx, pgtiers.Config{URL: set.databaseURL, Renew: set.databaseOption.renew()})
 		if !errors.Is(err, tiers.ErrUnavailable) {
 			return catalogue, err
 		}
@@ -126,21 +129,37 @@ func awaitCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgti
 	}
 }
 
-// openCatalogue opens the database, once it answers, and brings it to the schema.
+// openCatalogue opens the database, once it answers, and sees to its schema.
 func openCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtiers.Catalogue, error) {
 	catalogue, err := awaitCatalogue(ctx, set, log)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
-	defer cancel()
-	steps, err := migrations.Up(ctx, set.databaseURL)
-	if err != nil {
+	if err := migrate(ctx, set, log); err != nil {
 		catalogue.Close()
 		return nil, err
 	}
+	return catalogue, nil
+}
+
+// migrate brings the database to the schema, or sees whether it is there. A database of a
+// later release is served: while replicas are replaced, old ones start beside new ones.
+func migrate(ctx context.Context, set *settings, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
+	defer cancel()
+	switch set.migrate {
+	case migrateOff:
+		return nil
+	case migrateCheck:
+		return migrations.Check(ctx, set.databaseURL)
+	}
+	steps, err := migrations.Up(ctx, set.databaseURL)
 	for _, step := range steps {
 		log.Info("migrated the database", "migration", step.Name)
 	}
-	return catalogue, nil
+	if errors.Is(err, migrations.ErrNewer) {
+		log.Warn("the database is of a later release: it is served as far as this release knows it", "error", err)
+		return nil
+	}
+	return err
 }

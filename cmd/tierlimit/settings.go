@@ -22,6 +22,8 @@ type settings struct {
 	redisCA                  string
 	redisCert, redisKey      string
 	databaseURL              string
+	databaseOption           option
+	migrate                  string
 	adminToken, serviceToken string
 	dataFile                 string
 	trustedProxies           []netip.Prefix
@@ -107,6 +109,10 @@ func (s *settings) serve() options {
 			want: "a duration from 0s to 60s", parse: duration(&s.drain, 0, time.Minute),
 		},
 		{
+			name: "migrate", usage: "what to do about a database that is not of this release: bring it there, refuse to start, or nothing", fallback: migrateAuto,
+			want: "auto, check or off", parse: s.parseMigrate,
+		},
+		{
 			name: "start-timeout", usage: "how long a Postgres that is not there yet is waited for", fallback: "30s",
 			want: "a duration from 0s to 10m", parse: duration(&s.startTimeout, 0, 10*time.Minute),
 		},
@@ -114,10 +120,11 @@ func (s *settings) serve() options {
 }
 
 func (s *settings) database() *option {
-	return &option{
+	s.databaseOption = option{
 		name: "database-url", usage: "the Postgres that holds tiers and subjects", secret: true, required: true,
 		want: "postgres:// and an address, such as postgres://user:password@host:5432/tierlimit", parse: s.parseDatabaseURL,
 	}
+	return &s.databaseOption
 }
 
 func (s *settings) dev() options {
@@ -253,6 +260,18 @@ func (s *settings) parseRedisURL(v string) error {
 func (s *settings) parseRedisMode(v string) error {
 	s.redisMode = v
 	return oneOf(redisSingle, redisSentinel, redisCluster)(v)
+}
+
+// What serve does about the schema of its database.
+const (
+	migrateAuto  = "auto"
+	migrateCheck = "check"
+	migrateOff   = "off"
+)
+
+func (s *settings) parseMigrate(v string) error {
+	s.migrate = v
+	return oneOf(migrateAuto, migrateCheck, migrateOff)(v)
 }
 
 func (s *settings) parseDatabaseURL(v string) error {

@@ -20,20 +20,14 @@ func subjectsCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "subjects", Short: "See and change subjects", Args: cobra.NoArgs, RunE: help}
 	cmd.AddCommand(listSubjectsCommand(s),
 		adminCommand(s, "get ID", "Show a subject and what it has used", cobra.ExactArgs(1), getSubject),
-		setSubjectCommand(s))
+		setSubjectCommand(s), deleteSubjectCommand(s), importSubjectsCommand(s), exportSubjectsCommand(s), moveSubjectsCommand(s))
 	return cmd
 }
 
 func listSubjectsCommand(s streams) *cobra.Command {
-	filters := make(map[string]*string)
+	var filters func() url.Values
 	cmd := adminCommand(s, "list", "List subjects", cobra.NoArgs, func(ctx context.Context, c *client, _ []string) error {
-		query := make(url.Values)
-		for name, value := range filters {
-			if *value != "" {
-				query.Set(name, *value)
-			}
-		}
-		list, err := all[tiers.Subject](ctx, c, "/subjects", query)
+		list, err := all[tiers.Subject](ctx, c, "/subjects", filters())
 		if err != nil {
 			return err
 		}
@@ -51,30 +45,37 @@ func listSubjectsCommand(s streams) *cobra.Command {
 			}
 		})
 	})
-	for name, text := range map[string]string{
-		"tier": "only those who are on this tier, try it or will be on it", "status": "only those of this status", "prefix": "only those whose id begins so",
-	} {
-		filters[name] = cmd.Flags().String(name, "", text)
-	}
+	filters = subjectFilters(cmd)
 	return cmd
 }
 
+// getSubject shows a subject and what it has used. One that nobody created is on the default
+// tier, and may have used something all the same.
 func getSubject(ctx context.Context, c *client, args []string) error {
 	path := "/subjects/" + url.PathEscape(args[0])
 	a, err := c.get(ctx, path, nil)
-	if err != nil {
+	unknown := isStatus(err, http.StatusNotFound)
+	if err != nil && !unknown {
 		return err
 	}
 	u, err := c.get(ctx, path+"/usage", nil)
 	if err != nil {
 		return err
 	}
-	var s tiers.Subject
 	var used tierlimit.Usage
-	if err := json.Unmarshal(a.body, &s); err != nil {
+	if err := json.Unmarshal(u.body, &used); err != nil {
 		return err
 	}
-	if err := json.Unmarshal(u.body, &used); err != nil {
+	if unknown {
+		return c.show(struct {
+			Usage json.RawMessage `json:"usage"`
+		}{u.body}, func(w io.Writer) {
+			fmt.Fprintf(w, "subject\t%s, which nobody created\ntier\t%s, the default\n", args[0], used.Tier)
+			printUsage(w, &used)
+		})
+	}
+	var s tiers.Subject
+	if err := json.Unmarshal(a.body, &s); err != nil {
 		return err
 	}
 	return c.show(struct {
@@ -100,6 +101,10 @@ func printSubject(w io.Writer, s *tiers.Subject, used *tierlimit.Usage) {
 	if s.BlockedUntil != nil {
 		fmt.Fprintf(w, "blocked until\t%s\n", instantOrDash(s.BlockedUntil))
 	}
+	printUsage(w, used)
+}
+
+func printUsage(w io.Writer, used *tierlimit.Usage) {
 	for _, x := range used.Windows {
 		used, window, reset := usedOf(&x, count(x.Max))
 		fmt.Fprintf(w, "%s\t%s %s, from %s, %s\n", x.Limit, used, window, x.From, reset)

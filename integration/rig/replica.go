@@ -100,6 +100,15 @@ func (r *Replica) Settle(id string, cost int64) (found bool, err error) {
 	return said.Settled, err
 }
 
+// Status asks the admin listener, and returns the status of the answer; 0 for none.
+func (r *Replica) Status(method, path, body string) int {
+	status, _, err := r.ask(method, r.Admin+path, body)
+	if err != nil {
+		return 0
+	}
+	return status
+}
+
 // post asks under /v1, and reads the answer into answer.
 func (r *Replica) post(verb, body string, answer any) error {
 	status, text, err := r.ask("POST", r.Public+"/v1/"+verb, body)

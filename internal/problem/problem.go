@@ -34,8 +34,8 @@ type Appender interface{ AppendJSON(b []byte) []byte }
 
 // A Field is one input that was wrong.
 type Field struct {
-	Field  string
-	Detail string
+	Field  string `json:"field"`
+	Detail string `json:"detail"`
 }
 
 // Write answers with p. Nothing may store an error of this moment.

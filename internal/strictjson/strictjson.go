@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -18,6 +19,9 @@ import (
 
 // NoSuchField is what is wanted of a field that is not known, as an error says it.
 const NoSuchField = "left out: there is no such field"
+
+// Once is what is wanted of a field that stands twice, as an error says it.
+const Once = "given once"
 
 // ErrTrailing says that something stands behind the one JSON value.
 var ErrTrailing = errors.New("something stands behind the JSON value")
@@ -94,12 +98,18 @@ func typeName(kind string) string {
 	}
 }
 
+// maxNamed bounds an object of things by name: each that is wrong is told of.
+const maxNamed = 256
+
 // Named reads an object of things by name, and reports everything that is wrong in
 // them, each under parent and its name.
 func Named[T any](parent string, data []byte) (map[string]T, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(data, &raw); err != nil {
 		return nil, &tierlimit.FieldError{Field: parent, Value: string(data[:min(len(data), 64)]), Want: "an object"}
+	}
+	if len(raw) > maxNamed {
+		return nil, &tierlimit.FieldError{Field: parent, Value: strconv.Itoa(len(raw)) + " names", Want: "at most " + strconv.Itoa(maxNamed)}
 	}
 	var errs []error
 	all := make(map[string]T, len(raw))

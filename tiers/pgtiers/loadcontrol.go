@@ -3,7 +3,6 @@ package pgtiers
 import (
 	"context"
 	"encoding/json"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,16 +11,19 @@ import (
 
 // LoadControl implements tiers.Catalogue.
 func (c *Catalogue) LoadControl(ctx context.Context) (l tiers.LoadControl, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	l, err = selectLoadControl(ctx, c.pool)
-	return l, unavailable(err)
+	err = c.query(ctx, c.admin, func(rows pgx.Rows) error { return readLoadControl(rows, &l) }, loadControlColumns)
+	return l, err
 }
 
-func selectLoadControl(ctx context.Context, q querier) (l tiers.LoadControl, err error) {
-	rows, _ := q.Query(ctx, `SELECT mode, pins, version FROM tierlimit.load_control`)
+const loadControlColumns = `SELECT mode, pins, version FROM tierlimit.load_control`
+
+func queueLoadControl(batch *pgx.Batch, l *tiers.LoadControl) {
+	batch.Queue(loadControlColumns).Query(func(rows pgx.Rows) error { return readLoadControl(rows, l) })
+}
+
+func readLoadControl(rows pgx.Rows, l *tiers.LoadControl) error {
 	var pins map[string]json.RawMessage
-	_, err = pgx.ForEachRow(rows, []any{&l.Mode, &pins, &l.Version}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&l.Mode, &pins, &l.Version}, func() error {
 		l.Pins = make(tiers.Pins)
 		for tier, text := range pins {
 			var p tiers.Pin
@@ -32,39 +34,5 @@ func selectLoadControl(ctx context.Context, q querier) (l tiers.LoadControl, err
 		return nil
 	})
 	l.Normalize()
-	return l, err
-}
-
-// SetLoadControl implements tiers.Catalogue.
-func (c *Catalogue) SetLoadControl(ctx context.Context, l tiers.LoadControl, version int64) (written tiers.LoadControl, err error) {
-	l.Normalize()
-	if err := l.Validate(); err != nil {
-		return tiers.LoadControl{}, err
-	}
-	err = c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		old, err := selectLoadControl(ctx, tx)
-		if err != nil {
-			return err
-		}
-		if old.Version != version {
-			return tiers.LoadControlError(tiers.ErrStale)
-		}
-		rows, _ := tx.Query(ctx, `SELECT key FROM tierlimit.tiers`)
-		keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return err
-		}
-		if err := l.KnownTo(func(key string) bool { _, was := old.Pins[key]; return was || slices.Contains(keys, key) }); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `
-			INSERT INTO tierlimit.load_control (mode, pins) VALUES ($1, $2) ON CONFLICT (only_row) DO UPDATE SET mode = $1, pins = $2`, l.Mode, l.Pins); err != nil {
-			return err
-		}
-		if written, err = selectLoadControl(ctx, tx); err != nil {
-			return err
-		}
-		return audit(ctx, tx, tiers.KindLoad, tiers.KindLoad, "", old, written)
-	})
-	return written, err
+	return err
 }

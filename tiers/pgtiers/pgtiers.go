@@ -1,33 +1,39 @@
 // Package pgtiers keeps the catalogue of tiers and subjects in Postgres.
 //
-// It holds the only SQL of the project beside the migrations, which must have
-// been applied. A [Catalogue] is what an administrator changes and what a
-// tiers.Cache follows; it does not answer decisions itself.
+// It holds the only SQL of the project beside the migrations, which must have been applied.
+// A [Catalogue] is what an administrator changes and what a tiers.Cache follows; it does not
+// answer decisions itself.
 package pgtiers
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// queryTimeout bounds every statement and connection, whatever the caller's
-// deadline: pgx has no bound of its own.
+// queryTimeout bounds every transaction and connection, whatever the caller's deadline: pgx
+// has no bound of its own.
 const queryTimeout = 5 * time.Second
 
 // A Catalogue is tiers and subjects in Postgres. It is safe for concurrent use.
+//
+// Look-ups, administration and what runs in the background have connections of their own:
+// however many administrators wait, a customer whom a replica has not met is looked up.
 type Catalogue struct {
-	pool *pgxpool.Pool
+	cfg        Config
+	lookups    *pgxpool.Pool // LookupSubjects, LookupCredentials and Changes
+	admin      *pgxpool.Pool // what administrators read and write
+	background *pgxpool.Pool // the ledger of usage, replicas, uses of credentials
+
+	// Writers queue here, one at a time: the database would let no more than one write, and
+	// those that wait there would each occupy a connection.
+	writing chan struct{}
 }
 
 var (
@@ -35,26 +41,48 @@ var (
 	_ tiers.Source    = (*Catalogue)(nil)
 )
 
-// Open returns the catalogue in the database at url, once that answers. Close
-// it when done.
+// The most connections of each pool. One more listens.
+const (
+	lookupConns     = 3
+	adminConns      = 4 // unless the URL says pool_max_conns
+	backgroundConns = 2
+)
+
+// Config says where the database is.
+type Config struct {
+	URL string // required: postgres://…
+	// Renew returns the URL anew for each connection, so that a password that was changed is
+	// used from the next connection on. nil: the URL does not change.
+	Renew func() (string, error)
+}
+
+// Open returns the catalogue in the database at url, once that answers. Close it when done.
 func Open(ctx context.Context, url string) (*Catalogue, error) {
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
+	return OpenWith(ctx, Config{URL: url})
+}
+
+// OpenWith is Open with a Config. An error wraps tiers.ErrUnavailable if the database may
+// answer later, and does not if it refuses the user, the password or the database's name.
+func OpenWith(ctx context.Context, cfg Config) (*Catalogue, error) {
+	c := &Catalogue{cfg: cfg, writing: make(chan struct{}, 1)}
+	for _, pool := range []struct {
+		at   **pgxpool.Pool
+		most int32
+	}{{&c.lookups, lookupConns}, {&c.admin, adminConns}, {&c.background, backgroundConns}} {
+		poolConfig, err := cfg.pool(pool.most, pool.at == &c.admin)
+		if err == nil {
+			*pool.at, err = pgxpool.NewWithConfig(ctx, poolConfig)
+		}
+		if err != nil {
+			c.Close()
+			return nil, fmt.Errorf("database URL: %w", err)
+		}
 	}
-	cfg.ConnConfig.ConnectTimeout = queryTimeout
-	cfg.PingTimeout = queryTimeout
-	cfg.MaxConnLifetime = time.Hour
-	cfg.MaxConnLifetimeJitter = 10 * time.Minute
-	cfg.ConnConfig.RuntimeParams["application_name"] = "tierlimit"
-	cfg.ConnConfig.RuntimeParams["statement_timeout"] = strconv.FormatInt(queryTimeout.Milliseconds(), 10)
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	c := &Catalogue{pool: pool}
 	if err := c.Ping(ctx); err != nil {
-		pool.Close()
+		c.Close()
+		if isRefusal(err) {
+			return nil, fmt.Errorf("the database refuses: %v", err) //nolint:errorlint // to wait does not help
+		}
 		return nil, err
 	}
 	return c, nil
@@ -64,61 +92,115 @@ func Open(ctx context.Context, url string) (*Catalogue, error) {
 func (c *Catalogue) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	if err := c.pool.Ping(ctx); err != nil {
+	if err := c.background.Ping(ctx); err != nil {
 		return fmt.Errorf("reach database: %w", unavailable(err))
 	}
 	return nil
 }
 
-// Close closes the connections. A Listen must have ended.
-func (c *Catalogue) Close() { c.pool.Close() }
-
-// read runs do in one snapshot of the database.
-func (c *Catalogue) read(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return unavailable(pgx.BeginTxFunc(ctx, c.pool, opts, func(tx pgx.Tx) error { return do(ctx, tx) }))
+func (c *Catalogue) pools() []*pgxpool.Pool {
+	return []*pgxpool.Pool{c.lookups, c.admin, c.background}
 }
 
-// write runs do in a transaction that holds the version row from the start:
-// writers queue there instead of meeting in a deadlock further on.
-func (c *Catalogue) write(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT FROM tierlimit.catalogue FOR UPDATE`); err != nil {
-			return err
+// Close closes the connections. A Listen must have ended.
+func (c *Catalogue) Close() {
+	for _, pool := range c.pools() {
+		if pool != nil {
+			pool.Close()
 		}
-		if err := attempted(ctx, tx); err != nil {
+	}
+}
+
+// redial has every connection that is not in use closed, and every other closed once it is
+// given back.
+func (c *Catalogue) redial() {
+	for _, pool := range c.pools() {
+		pool.Reset()
+	}
+}
+
+// in runs do in a transaction on a connection of pool. The transaction does not depend on
+// what the role, the database or a pooler have a session begin with.
+func (c *Catalogue) in(ctx context.Context, pool *pgxpool.Pool, opts pgx.TxOptions, within time.Duration, do func(context.Context, pgx.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	err := pgx.BeginTxFunc(ctx, pool, opts, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, session, within.Milliseconds()); err != nil {
 			return err
 		}
 		return do(ctx, tx)
 	})
-	if errors.Is(err, errDryRun) {
-		return nil
+	if isReadOnly(err) {
+		c.redial() // the server that writes is another one by now
 	}
 	return unavailable(err)
 }
 
-// unavailable wraps tiers.ErrUnavailable around what says that the database is
-// not there now: no connection, no answer in time, a server that stops or
-// starts. What it refuses, and what this package refuses, is passed on.
-func unavailable(err error) error {
-	var refused *pgconn.PgError
-	var connect *pgconn.ConnectError
-	var network net.Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &refused):
-		class := refused.Code[:min(2, len(refused.Code))]
-		const connection, resources, intervention = "08", "53", "57"
-		if class != connection && class != resources && class != intervention {
+// read runs do in one snapshot of the database.
+func (c *Catalogue) read(ctx context.Context, do func(context.Context, pgx.Tx) error) error {
+	return c.in(ctx, c.admin, snapshot, queryTimeout, do)
+}
+
+var (
+	snapshot = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	latest   = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+)
+
+// query runs one statement in a transaction, and hands its rows to collect.
+func (c *Catalogue) query(ctx context.Context, pool *pgxpool.Pool, collect func(pgx.Rows) error, sql string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	batch := &pgx.Batch{} // which is a transaction, in one round trip
+	batch.Queue(session, queryTimeout.Milliseconds())
+	batch.Queue(sql, args...).Query(collect)
+	return unavailable(pool.SendBatch(ctx, batch).Close())
+}
+
+// exec runs statements in the background, in one transaction and one round trip.
+func (c *Catalogue) exec(ctx context.Context, batch *pgx.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	all := &pgx.Batch{}
+	all.Queue(session, queryTimeout.Milliseconds())
+	all.QueuedQueries = append(all.QueuedQueries, batch.QueuedQueries...)
+	err := c.background.SendBatch(ctx, all).Close()
+	if isReadOnly(err) {
+		c.redial()
+	}
+	return unavailable(err)
+}
+
+// one returns a batch of one statement.
+func one(sql string, args ...any) *pgx.Batch {
+	batch := &pgx.Batch{}
+	batch.Queue(sql, args...)
+	return batch
+}
+
+// write runs do in a transaction that holds the version row from the start: writers of
+// several replicas queue there instead of meeting in a deadlock further on.
+func (c *Catalogue) write(ctx context.Context, within time.Duration, do func(context.Context, pgx.Tx) error) error {
+	queue, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	select {
+	case c.writing <- struct{}{}:
+		defer func() { <-c.writing }()
+	case <-queue.Done():
+		return fmt.Errorf("%w: other changes are made: %w", tiers.ErrUnavailable, queue.Err())
+	}
+	const tries = 3
+	for try := 1; ; try++ {
+		err := c.in(ctx, c.admin, latest, within, func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `SELECT FROM tierlimit.catalogue FOR UPDATE`); err != nil {
+				return err
+			}
+			return do(ctx, tx)
+		})
+		if try == tries || !isConflict(err) {
 			return err
 		}
-	case !errors.As(err, &connect) && !errors.As(err, &network) && !pgconn.Timeout(err) && !errors.Is(err, io.ErrUnexpectedEOF):
-		return err
 	}
-	return fmt.Errorf("%w: %w", tiers.ErrUnavailable, err)
 }
+
+// errReadOnly is returned by a server that does not write.
+var errReadOnly = errors.New("the server is read-only: another one has taken over, or it was set so")

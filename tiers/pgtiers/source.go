@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -17,7 +18,7 @@ const changesPage = 10_000
 
 // Changes implements tiers.Source.
 func (c *Catalogue) Changes(ctx context.Context, since int64) (ch tiers.Changes, err error) {
-	err = c.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err = c.in(ctx, c.lookups, snapshot, queryTimeout, func(ctx context.Context, tx pgx.Tx) error {
 		ch, err = selectChanges(ctx, tx, since)
 		return err
 	})
@@ -29,8 +30,12 @@ func (c *Catalogue) Changes(ctx context.Context, since int64) (ch tiers.Changes,
 
 func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Changes, err error) {
 	var tiersVersion, forgotten int64
-	err = tx.QueryRow(ctx, `SELECT version, tiers_version, forgotten FROM tierlimit.catalogue`).
-		Scan(&ch.Version, &tiersVersion, &forgotten)
+	var readOnly bool
+	err = tx.QueryRow(ctx, `SELECT version, tiers_version, forgotten, `+serverIsReadOnly+` FROM tierlimit.catalogue`).
+		Scan(&ch.Version, &tiersVersion, &forgotten, &readOnly)
+	if err == nil && readOnly {
+		err = errReadOnly
+	}
 	if err != nil || ch.Version == since {
 		return ch, err
 	}
@@ -39,53 +44,77 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 			return ch, err
 		}
 	}
-	control, err := selectLoadControl(ctx, tx)
-	if err != nil {
+	rows, _ := tx.Query(ctx, loadControlColumns)
+	ch.Load = new(tiers.LoadControl)
+	if err := readLoadControl(rows, ch.Load); err != nil {
 		return ch, err
 	}
-	ch.Load = &control // whatever changed: a row, and one that was deleted draws no version of its own
+	// whatever changed: a row, and one that was deleted draws no version of its own
 	if since == 0 || since < forgotten {
 		ch.Forget = true
 		return ch, nil
 	}
-	ch.Subjects, err = subjectsOf(tx.Query(ctx, `
-		SELECT `+subjectColumns+` FROM tierlimit.subjects s WHERE s.version > $1 ORDER BY s.version LIMIT $2`, since, changesPage))
-	if err != nil {
+	rows, _ = tx.Query(ctx, `
+		SELECT `+subjectColumns+` FROM tierlimit.subjects s WHERE s.version > $1 ORDER BY s.version LIMIT $2`, since, changesPage)
+	if ch.Subjects, err = subjectsOf(rows); err != nil {
 		return ch, err
 	}
 	if len(ch.Subjects) == changesPage {
 		ch.Version, ch.More = ch.Subjects[changesPage-1].Version, true
 	}
-	ch.Credentials, err = credentialsOf(tx.Query(ctx, `
+	rows, _ = tx.Query(ctx, `
 		SELECT `+credentialColumns+` FROM tierlimit.credentials k
-		WHERE k.version > $1 AND k.version <= $2 ORDER BY k.version LIMIT $3`, since, ch.Version, changesPage))
-	if err != nil {
+		WHERE k.version > $1 AND k.version <= $2 ORDER BY k.version LIMIT $3`, since, ch.Version, changesPage)
+	if ch.Credentials, err = credentialsOf(rows); err != nil {
 		return ch, err
 	}
 	if len(ch.Credentials) == changesPage { // subjects behind it come again, and are known to be no news
 		ch.Version, ch.More = ch.Credentials[changesPage-1].Version, true
 	}
-	rows, _ := tx.Query(ctx, `
+	rows, _ = tx.Query(ctx, `
 		SELECT kind, subject AS id, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
 	ch.Removed, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Removal])
 	return ch, err
 }
 
+// AllSubjects implements tiers.Source.
+func (c *Catalogue) AllSubjects(ctx context.Context, after string, most int) ([]tiers.Subject, error) {
+	list, err := c.subjects(ctx, c.lookups, ` FROM tierlimit.subjects s WHERE s.id > $1 ORDER BY s.id LIMIT $2`, after, most)
+	if err != nil {
+		return nil, fmt.Errorf("read subjects: %w", err)
+	}
+	return list, nil
+}
+
+// AllCredentials implements tiers.Source.
+func (c *Catalogue) AllCredentials(ctx context.Context, after string, most int) ([]access.Credential, error) {
+	list, err := c.credentials(ctx, c.lookups, `WHERE k.id > $1 ORDER BY k.id LIMIT $2`, after, most)
+	if err != nil {
+		return nil, fmt.Errorf("read credentials: %w", err)
+	}
+	return list, nil
+}
+
+// serverIsReadOnly says that the server does not write: it is a standby, or was set so when
+// another took over. What is read there is no news.
+const serverIsReadOnly = `(pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean)`
+
 // LookupSubjects implements tiers.Source. One statement sees one snapshot, so the
 // version and the subjects belong together.
 func (c *Catalogue) LookupSubjects(ctx context.Context, ids []string) (found []tiers.Subject, version int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	rows, _ := c.pool.Query(ctx, `
-		SELECT c.version AS read_at, `+subjectColumns+`
-		FROM tierlimit.catalogue c LEFT JOIN tierlimit.subjects s ON s.id = ANY ($1)`, ids)
 	type foundRow struct {
 		subjectRow
 		ReadAt int64
 	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByName[foundRow])
+	var list []foundRow
+	err = c.query(ctx, c.lookups, func(rows pgx.Rows) (err error) {
+		list, err = pgx.CollectRows(rows, pgx.RowToStructByName[foundRow])
+		return err
+	}, `
+		SELECT c.version AS read_at, `+subjectColumns+`
+		FROM tierlimit.catalogue c LEFT JOIN tierlimit.subjects s ON s.id = ANY ($1)`, ids)
 	if err != nil {
-		return nil, 0, fmt.Errorf("look up %d subjects: %w", len(ids), unavailable(err))
+		return nil, 0, fmt.Errorf("look up %d subjects: %w", len(ids), err)
 	}
 	for i := range list {
 		version = list[i].ReadAt
@@ -96,12 +125,16 @@ func (c *Catalogue) LookupSubjects(ctx context.Context, ids []string) (found []t
 	return found, version, nil
 }
 
-// pingEvery is how often a quiet LISTEN connection is tried: a half-open one
-// shows no error by itself.
-const pingEvery = 2 * time.Second
+const (
+	// pingEvery is how often a quiet LISTEN connection is tried: a half-open one shows no
+	// error by itself.
+	pingEvery = 2 * time.Second
+	// heardWithin is how long a notification of our own may take to be heard.
+	heardWithin = 2 * time.Second
+)
 
-// Listen implements tiers.Source. It uses a connection of its own: LISTEN does
-// not survive a pool, nor PgBouncer in transaction mode.
+// Listen implements tiers.Source. It uses a connection of its own, and makes sure that
+// notifications are heard there: behind a pooler in transaction mode they are not.
 func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
 	conn, err := c.startListening(ctx)
 	if err != nil {
@@ -112,12 +145,15 @@ func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
 		defer cancel()
 		_ = conn.Close(ctx) // the connection is given up either way
 	}()
+	if err := c.hears(ctx, conn); err != nil {
+		return fmt.Errorf("listen for changes: %w", err)
+	}
 	// What was notified while nobody listened is lost: look once now.
 	wake()
 	for {
 		heard, err := c.waitForNotification(ctx, conn)
 		if err != nil {
-			return fmt.Errorf("listen for changes: %w", err)
+			return fmt.Errorf("listen for changes: %w", unavailable(err))
 		}
 		if heard {
 			wake()
@@ -128,7 +164,15 @@ func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
 func (c *Catalogue) startListening(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, c.pool.Config().ConnConfig)
+	cfg, err := pgx.ParseConfig(c.cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	c.cfg.connection(cfg)
+	if err := c.cfg.renew(ctx, cfg); err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -138,7 +182,24 @@ func (c *Catalogue) startListening(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// waitForNotification returns whether one came before it was time to ping.
+// hears notifies, and returns tiers.ErrNotHeard unless conn hears it.
+func (c *Catalogue) hears(ctx context.Context, conn *pgx.Conn) error {
+	if err := c.exec(ctx, one(`SELECT pg_notify('tierlimit', '')`)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, heardWithin)
+	defer cancel()
+	if _, err := conn.WaitForNotification(ctx); err != nil {
+		if pgconn.Timeout(err) {
+			return tiers.ErrNotHeard
+		}
+		return unavailable(err)
+	}
+	return nil
+}
+
+// waitForNotification returns whether one came before it was time to ask whether the server
+// is still there, and still the one that writes.
 func (c *Catalogue) waitForNotification(ctx context.Context, conn *pgx.Conn) (heard bool, err error) {
 	wait, cancel := context.WithTimeout(ctx, pingEvery)
 	defer cancel()
@@ -151,5 +212,12 @@ func (c *Catalogue) waitForNotification(ctx context.Context, conn *pgx.Conn) (he
 	}
 	ping, cancel := context.WithTimeout(ctx, pingEvery)
 	defer cancel()
-	return false, conn.Ping(ping)
+	var readOnly bool
+	if err := conn.QueryRow(ping, `SELECT `+serverIsReadOnly).Scan(&readOnly); err != nil {
+		return false, err
+	}
+	if readOnly {
+		return false, errReadOnly
+	}
+	return false, nil
 }

@@ -1,12 +1,8 @@
 package pgtiers
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,136 +29,6 @@ func (c *Catalogue) Tier(ctx context.Context, key string) (t tiers.Tier, err err
 	return t, err
 }
 
-// CreateTier implements tiers.Catalogue.
-func (c *Catalogue) CreateTier(ctx context.Context, t tiers.Tier) (tiers.Tier, error) {
-	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) (any, error) {
-		_, err := selectTier(ctx, tx, t.Key)
-		if err == nil {
-			return nil, tiers.TierError(t.Key, tiers.ErrExists)
-		}
-		if errors.Is(err, tiers.ErrNotFound) {
-			return nil, nil
-		}
-		return nil, err
-	})
-}
-
-// ReplaceTier implements tiers.Catalogue.
-func (c *Catalogue) ReplaceTier(ctx context.Context, t tiers.Tier, version int64) (tiers.Tier, error) {
-	return c.putTier(ctx, t, func(ctx context.Context, tx pgx.Tx) (any, error) {
-		old, err := selectTierAt(ctx, tx, t.Key, version)
-		if err == nil && old.Default && !t.Default {
-			err = tiers.StillDefaultError(t.Key)
-		}
-		return old, err
-	})
-}
-
-// DeleteTier implements tiers.Catalogue.
-func (c *Catalogue) DeleteTier(ctx context.Context, key string, version int64) error {
-	return c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		old, err := selectTierAt(ctx, tx, key, version)
-		if err != nil {
-			return err
-		}
-		if old.Default {
-			return tiers.StillDefaultError(key)
-		}
-		if err := carryOut(ctx, tx, key); err != nil {
-			return err
-		}
-		if err := inUse(ctx, tx, key); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `DELETE FROM tierlimit.tiers WHERE key = $1`, key); err != nil {
-			return err
-		}
-		return audit(ctx, tx, tiers.KindTier, key, "", old, nil)
-	})
-}
-
-// inUse says which subjects are in the way of deleting a tier.
-func inUse(ctx context.Context, tx pgx.Tx, key string) error {
-	e := &tiers.InUseError{Tier: key}
-	f := tiers.SubjectFilter{Tier: key, Most: tiers.InTheWay}
-	var err error
-	if e.Count, err = countSubjects(ctx, tx, f); err != nil || e.Count == 0 {
-		return err
-	}
-	first, err := selectSubjects(ctx, tx, f)
-	if err != nil {
-		return err
-	}
-	for _, s := range first {
-		e.Subjects = append(e.Subjects, s.ID)
-	}
-	return e
-}
-
-// carryOut writes what has come by itself into the subjects that still name a
-// tier for it: they do not hold on to it any more.
-func carryOut(ctx context.Context, tx pgx.Tx, key string) error {
-	_, err := tx.Exec(ctx, `
-		UPDATE tierlimit.subjects SET
-			tier = CASE WHEN next_at <= now() THEN next_tier ELSE tier END,
-			next_tier = CASE WHEN next_at <= now() THEN NULL ELSE next_tier END,
-			next_at = CASE WHEN next_at <= now() THEN NULL ELSE next_at END,
-			trial_tier = CASE WHEN trial_ends_at <= now() THEN NULL ELSE trial_tier END,
-			trial_ends_at = CASE WHEN trial_ends_at <= now() THEN NULL ELSE trial_ends_at END
-		WHERE (tier = $1 AND next_at <= now()) OR (trial_tier = $1 AND trial_ends_at <= now())`, key)
-	return err
-}
-
-// putTier writes t once check has agreed and said what was there before, in one
-// transaction.
-func (c *Catalogue) putTier(ctx context.Context, t tiers.Tier, check func(context.Context, pgx.Tx) (any, error)) (written tiers.Tier, err error) {
-	t.Normalize()
-	if err := t.Validate(); err != nil {
-		return tiers.Tier{}, err
-	}
-	err = c.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-		before, err := check(ctx, tx)
-		if err != nil {
-			return err
-		}
-		batch := &pgx.Batch{}
-		queueTier(batch, t)
-		if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-			return err
-		}
-		if written, err = selectTier(ctx, tx, t.Key); err != nil {
-			return err
-		}
-		return audit(ctx, tx, tiers.KindTier, t.Key, "", before, written)
-	})
-	return written, err
-}
-
-func queueTier(batch *pgx.Batch, t tiers.Tier) {
-	if t.Default {
-		batch.Queue(`UPDATE tierlimit.tiers SET is_default = false WHERE is_default AND key <> $1`, t.Key)
-	}
-	var start, full, floor *float64
-	if t.Load != nil {
-		start, full, floor = &t.Load.Start, &t.Load.Full, &t.Load.Floor
-	}
-	batch.Queue(`
-		INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-		ON CONFLICT (key) DO UPDATE SET name = $2, is_default = $3, priority = $4, on_store_error = $5,
-			load_start = $6, load_full = $7, load_floor = $8`,
-		t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor)
-	batch.Queue(`DELETE FROM tierlimit.limits WHERE tier = $1`, t.Key)
-	for _, name := range slices.Sorted(maps.Keys(t.Limits)) {
-		l := t.Limits[name]
-		batch.Queue(`
-			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry)
-			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11)`,
-			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Shadow,
-			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)))
-	}
-}
-
 func anchorText(anchored bool) string {
 	if anchored {
 		return billing
@@ -171,14 +37,6 @@ func anchorText(anchored bool) string {
 }
 
 const billing = "billing" // of limits.anchor
-
-func selectTierAt(ctx context.Context, tx pgx.Tx, key string, version int64) (tiers.Tier, error) {
-	t, err := selectTier(ctx, tx, key)
-	if err == nil && t.Version != version {
-		err = tiers.TierError(key, tiers.ErrStale)
-	}
-	return t, err
-}
 
 func selectTier(ctx context.Context, tx pgx.Tx, key string) (tiers.Tier, error) {
 	if !tierlimit.ValidName(key) {
@@ -223,19 +81,35 @@ type limitRow struct {
 
 // selectTiers reads the tier key, or all when key is empty.
 func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, error) {
-	rows, _ := tx.Query(ctx, `
-		SELECT key, name, is_default, priority, on_store_error, load_start, load_full, load_floor, version
-		FROM tierlimit.tiers WHERE $1 IN ('', key) ORDER BY priority, key`, key)
-	tierRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[tierRow])
-	if err != nil {
+	batch := &pgx.Batch{}
+	list := queueTiers(batch, key)
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, fmt.Errorf("read tiers: %w", err)
 	}
-	rows, _ = tx.Query(ctx, `
-		SELECT tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry FROM tierlimit.limits WHERE $1 IN ('', tier)`, key)
-	limitRows, err := pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
-	if err != nil {
-		return nil, fmt.Errorf("read limits: %w", err)
-	}
+	return list(), nil
+}
+
+// queueTiers asks for the tier key, or for all when key is empty. list returns them once the
+// batch was sent.
+func queueTiers(batch *pgx.Batch, key string) (list func() []tiers.Tier) {
+	var tierRows []tierRow
+	var limitRows []limitRow
+	batch.Queue(`
+		SELECT key, name, is_default, priority, on_store_error, load_start, load_full, load_floor, version
+		FROM tierlimit.tiers WHERE $1 IN ('', key) ORDER BY priority, key`, key).Query(func(rows pgx.Rows) (err error) {
+		tierRows, err = pgx.CollectRows(rows, pgx.RowToStructByName[tierRow])
+		return err
+	})
+	batch.Queue(`
+		SELECT tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry
+		FROM tierlimit.limits WHERE $1 IN ('', tier)`, key).Query(func(rows pgx.Rows) (err error) {
+		limitRows, err = pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
+		return err
+	})
+	return func() []tiers.Tier { return tiersOf(tierRows, limitRows) }
+}
+
+func tiersOf(tierRows []tierRow, limitRows []limitRow) []tiers.Tier {
 	limits := make(map[string]map[string]tiers.Limit)
 	for _, r := range limitRows {
 		if limits[r.Tier] == nil {
@@ -247,7 +121,7 @@ func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, erro
 	for i, r := range tierRows {
 		list[i] = r.tier(limits[r.Key])
 	}
-	return list, nil
+	return list
 }
 
 func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {

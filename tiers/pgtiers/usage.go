@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tierlimit/tierlimit/store/durable"
 )
@@ -16,15 +17,13 @@ var _ durable.Ledger = (*Catalogue)(nil)
 // NoteWindows implements durable.Ledger. Rows are locked in one order, so that
 // replicas never wait for each other in a circle.
 func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
 	n := len(list)
 	subjects, limits := make([]string, n), make([]string, n)
 	used, ends, at, corrected, given := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
 	for i, w := range list {
 		subjects[i], limits[i], used[i], ends[i], at[i], corrected[i], given[i] = w.Subject, w.Limit, w.Used, w.End, w.At, w.Corrected, w.Given
 	}
-	_, err := c.pool.Exec(ctx, `
+	err := c.exec(ctx, one(`
 		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at, corrected_at)
 		SELECT n.subject, n.limit_name, greatest(n.used, kept.used), n.ends_at,
 			CASE WHEN kept.used > n.used THEN r.at ELSE n.at END, -- what was seen then, and not what a store has that lost it
@@ -43,9 +42,9 @@ func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) erro
 					excluded.corrected_at > u.corrected_at AND excluded.at >= u.at
 					OR excluded.at > u.corrected_at AND excluded.used >= u.used))
 			AND (excluded.used, excluded.ends_at, greatest(u.corrected_at, excluded.corrected_at)) IS DISTINCT FROM (u.used, u.ends_at, u.corrected_at)`,
-		subjects, limits, used, ends, at, corrected, given)
+		subjects, limits, used, ends, at, corrected, given))
 	if err != nil {
-		return fmt.Errorf("note %d windows: %w", n, unavailable(err))
+		return fmt.Errorf("note %d windows: %w", n, err)
 	}
 	return nil
 }
@@ -73,31 +72,26 @@ func (c *Catalogue) NoteResets(ctx context.Context, list []durable.Reset) error 
 				used = CASE WHEN u.at <= $3 THEN 0 ELSE u.used END, ends_at = CASE WHEN u.at <= $3 THEN $3 ELSE u.ends_at END,
 				reset_at = greatest(u.reset_at, $3)`, r.Subject, names, r.At)
 	}
-	return c.note(ctx, batch)
-}
-
-// note makes a batch's statements in one transaction.
-func (c *Catalogue) note(ctx context.Context, batch *pgx.Batch) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	if err := c.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("note %d changes of usage: %w", batch.Len(), unavailable(err))
+	if err := c.exec(ctx, batch); err != nil {
+		return fmt.Errorf("note %d changes of usage: %w", batch.Len(), err)
 	}
 	return nil
 }
 
 // RunningWindows implements durable.Ledger.
 func (c *Catalogue) RunningWindows(ctx context.Context, subjects []string, now int64) ([]durable.Window, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	rows, _ := c.pool.Query(ctx, `
+	var list []durable.Window
+	err := c.query(ctx, c.background, func(rows pgx.Rows) (err error) {
+		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w durable.Window, err error) {
+			err = row.Scan(&w.Subject, &w.Limit, &w.Used, &w.End, &w.At)
+			return w, err
+		})
+		return err
+	}, `
 		SELECT subject, limit_name, used, ends_at, at FROM tierlimit.usage
 		WHERE subject = ANY ($1) AND used > 0 AND ends_at > $2`, subjects, now)
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w durable.Window, err error) {
-		return w, row.Scan(&w.Subject, &w.Limit, &w.Used, &w.End, &w.At)
-	})
 	if err != nil {
-		return nil, fmt.Errorf("read usage of %d subjects: %w", len(subjects), unavailable(err))
+		return nil, fmt.Errorf("read usage of %d subjects: %w", len(subjects), err)
 	}
 	return list, nil
 }
@@ -114,14 +108,16 @@ func (c *Catalogue) ForgetEnded(ctx context.Context, before int64) error {
 	return nil
 }
 
-func (c *Catalogue) forgetSome(ctx context.Context, before int64, most int64) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	done, err := c.pool.Exec(ctx, `
+func (c *Catalogue) forgetSome(ctx context.Context, before int64, most int64) (done int64, err error) {
+	batch := &pgx.Batch{}
+	batch.Queue(`
 		DELETE FROM tierlimit.usage WHERE (subject, limit_name) IN (
-			SELECT subject, limit_name FROM tierlimit.usage WHERE ends_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`, before, most)
-	if err != nil {
-		return 0, fmt.Errorf("forget usage that has ended: %w", unavailable(err))
+			SELECT subject, limit_name FROM tierlimit.usage WHERE ends_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`, before, most).Exec(func(tag pgconn.CommandTag) error {
+		done = tag.RowsAffected()
+		return nil
+	})
+	if err := c.exec(ctx, batch); err != nil {
+		return 0, fmt.Errorf("forget usage that has ended: %w", err)
 	}
-	return done.RowsAffected(), nil
+	return done, nil
 }

@@ -3,6 +3,7 @@ package tierstest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -15,27 +16,32 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-func auditTellsTheStory(t *testing.T, c tiers.Catalogue) {
-	ctx := tiers.WithActor(t.Context(), "alice")
-	g := must(c.CreateTier(ctx, gold()))(t)
+func auditTellsTheStory(t *testing.T, c tiers.Editor) {
+	ctx := t.Context()
+	alice, bob := c, c
+	alice.Actor, bob.Actor = tiers.Actor{ID: "a", Name: "alice"}, tiers.Actor{ID: "b", Name: "bob"}
+	g := must(alice.CreateTier(ctx, gold()))(t)
 	g.Name = "Golden"
-	g = must(c.ReplaceTier(ctx, g, g.Version))(t)
-	_, err := c.ReplaceTier(ctx, g, g.Version-1)
+	g = must(alice.ReplaceTier(ctx, g, g.Version))(t)
+	_, err := alice.ReplaceTier(ctx, g, g.Version-1)
 	wantErr(t, err, tiers.ErrStale) // what is refused leaves no event
-	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
-	bob := tiers.WithActor(t.Context(), "bob")
-	must(c.ReplaceSubject(bob, tiers.Subject{ID: "acct_1", Tier: "gold"}, s.Version))(t)
-	o := must(c.CreateOverride(bob, "acct_1", tiers.Override{
+	s := must(alice.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+	must(bob.ReplaceSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "gold"}, s.Version))(t)
+	o := must(bob.CreateOverride(ctx, "acct_1", tiers.Override{
 		Limit: "burst", Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x",
 	}))(t)
-	if err := c.DeleteOverride(bob, "acct_1", "burst", o.Version); err != nil {
+	if err := bob.DeleteOverride(ctx, "acct_1", "burst", o.Version); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Record(bob, tiers.Event{Action: "usage.reset", Kind: tiers.KindUsage, Object: "acct_1", Detail: "burst"}); err != nil {
-		t.Fatal(err)
+	reset := tiers.Event{Actor: "bob", ActorID: "b", Action: "usage.reset", Kind: tiers.KindUsage, Object: "acct_1", Detail: "burst"}
+	done := 0
+	if err := c.Record(ctx, reset, func(context.Context) error { done++; return nil }); err != nil || done != 1 {
+		t.Fatal(err, done)
 	}
+	failed := errors.New("it cannot be done")
+	wantErr(t, c.Record(ctx, reset, func(context.Context) error { return failed }), failed) // and leaves no event
 	s = must(c.Subject(ctx, "acct_1"))(t)
-	if err := c.DeleteSubject(t.Context(), "acct_1", s.Version); err != nil {
+	if err := c.DeleteSubject(ctx, "acct_1", s.Version); err != nil {
 		t.Fatal(err)
 	}
 
@@ -58,6 +64,9 @@ func auditTellsTheStory(t *testing.T, c tiers.Catalogue) {
 	if got := told(tiers.EventFilter{}); !slices.Equal(got, all) {
 		t.Errorf("the log tells %q, want %q", got, all)
 	}
+	if e := must(c.Events(ctx, tiers.EventFilter{Actor: "bob", Most: 1}))(t); len(e) != 1 || e[0].ActorID != "b" {
+		t.Errorf("bob's last event is %+v", e)
+	}
 	if got := told(tiers.EventFilter{Object: "acct_1", Actor: "bob", Kind: tiers.KindOverride}); !slices.Equal(got, all[4:6]) {
 		t.Errorf("filtered: %q", got)
 	}
@@ -74,40 +83,36 @@ func auditTellsTheStory(t *testing.T, c tiers.Catalogue) {
 }
 
 // dryRun changes nothing, and says what it would have changed.
-func dryRun(t *testing.T, c tiers.Catalogue) {
+func dryRun(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
 	free := must(c.Tier(ctx, "free"))(t)
-	for name, change := range map[string]func(context.Context) error{
-		"tier.create":  func(ctx context.Context) error { _, err := c.CreateTier(ctx, gold()); return err },
-		"tier.replace": func(ctx context.Context) error { _, err := c.ReplaceTier(ctx, free, free.Version); return err },
-		"subject.create": func(ctx context.Context) error {
-			_, err := c.CreateSubject(ctx, fullSubjectNamed("acct_2"))
-			return err
-		},
-		"subject.delete": func(ctx context.Context) error { return c.DeleteSubject(ctx, "acct_1", s.Version) },
-		"override.create": func(ctx context.Context) error {
-			_, err := c.CreateOverride(ctx, "acct_1", tiers.Override{
-				Limit: "burst", Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x",
-			})
-			return err
-		},
-		"token.create": func(ctx context.Context) error {
-			_, err := c.CreateCredential(ctx, token("ci", access.Viewer))
-			return err
-		},
-		"load.replace": func(ctx context.Context) error {
-			_, err := c.SetLoadControl(ctx, tiers.LoadControl{Mode: "off"}, 0)
-			return err
-		},
+	launch := tiers.Override{
+		Limit: "per_day", Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x",
+	}
+	ci := token("ci", access.Viewer)
+	for name, change := range map[string]tiers.Operation{
+		"tier.create":     {Ref: tiers.TierRef("gold"), Put: gold()},
+		"tier.replace":    {Ref: tiers.TierRef("free"), Put: free, Expect: tiers.Version(free.Version)},
+		"subject.create":  {Ref: tiers.SubjectRef("acct_2"), Put: fullSubjectNamed("acct_2")},
+		"subject.delete":  {Ref: tiers.SubjectRef("acct_1"), Expect: tiers.Version(s.Version)},
+		"override.create": {Ref: tiers.OverrideRef("acct_1", "per_day"), Put: launch},
+		"token.create":    {Ref: tiers.CredentialRef(access.Token, ci.ID), Put: ci},
+		"load.replace":    {Ref: tiers.LoadRef(), Put: tiers.LoadControl{Mode: "off"}, Expect: tiers.Version(0)},
 	} {
-		var e tiers.Event
-		if err := change(tiers.WithDryRun(ctx, &e)); err != nil || e.Action != name {
-			t.Errorf("%s: %v, %+v", name, err, e)
+		command := tiers.Command{DryRun: true, Operations: []tiers.Operation{change}}
+		r, err := c.Do(ctx, command)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if e := must(tiers.EventsOf(&command, &r))(t); len(e) != 1 || e[0].Action != name {
+			t.Errorf("%s: %+v", name, e)
 		}
 	}
-	var e tiers.Event
-	_, err := c.ReplaceSubject(tiers.WithDryRun(ctx, &e), tiers.Subject{ID: "acct_1", Tier: "nowhere"}, s.Version)
+	_, err := c.Do(ctx, tiers.Command{DryRun: true, Operations: []tiers.Operation{{
+		Ref: tiers.SubjectRef("acct_1"), Put: tiers.Subject{Tier: "nowhere"}, Expect: tiers.Version(s.Version),
+	}}})
 	if err == nil {
 		t.Error("a change that is not valid is tried as if it were")
 	}
@@ -126,13 +131,21 @@ func dryRun(t *testing.T, c tiers.Catalogue) {
 }
 
 // attempts are made once, however many ask at a time.
-func attempts(t *testing.T, c tiers.Catalogue) {
-	ctx := tiers.WithAttempt(tiers.WithActor(t.Context(), "alice"), tiers.Attempt{Key: "k1", Fingerprint: "f1"})
+func attempts(t *testing.T, c tiers.Editor) {
+	ctx := t.Context()
+	create := func(actor, name string, attempt tiers.Attempt) error {
+		one := token(name, access.Viewer)
+		_, err := c.Do(ctx, tiers.Command{
+			Actor: tiers.Actor{Name: actor}, Attempt: attempt,
+			Operations: []tiers.Operation{{Ref: tiers.CredentialRef(access.Token, one.ID), Put: one}},
+		})
+		return err
+	}
 	const callers = 8
 	errs := make([]error, callers)
 	var wg sync.WaitGroup
 	for i := range callers {
-		wg.Go(func() { _, errs[i] = c.CreateCredential(ctx, token(fmt.Sprint("ci ", i), access.Viewer)) })
+		wg.Go(func() { errs[i] = create("alice", fmt.Sprint("ci ", i), tiers.Attempt{Key: "k1", Fingerprint: "f1"}) })
 	}
 	wg.Wait()
 	made := 0
@@ -146,16 +159,14 @@ func attempts(t *testing.T, c tiers.Catalogue) {
 	if made != 1 {
 		t.Errorf("%d were made", made)
 	}
-	e := must(c.Events(t.Context(), tiers.EventFilter{Actor: "alice", Attempt: "k1", Most: 10}))(t)
+	e := must(c.Events(ctx, tiers.EventFilter{Actor: "alice", Attempt: "k1", Most: 10}))(t)
 	if len(e) != 1 || e[0].Action != "token.create" || e[0].Attempt.Fingerprint != "f1" {
 		t.Errorf("the log has %+v", e)
 	}
-	renamed := tiers.WithAttempt(tiers.WithActor(t.Context(), "bob"), tiers.Attempt{Key: "k1"})
-	_, err := c.CreateCredential(renamed, token("bob's", access.Viewer))
-	wantErr(t, err, tiers.ErrRepeated) // whatever the actor is called by then
+	wantErr(t, create("bob", "bob's", tiers.Attempt{Key: "k1"}), tiers.ErrRepeated) // whatever the actor is called by then
 }
 
-func loadControl(t *testing.T, c tiers.Catalogue) {
+func loadControl(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	if l := must(c.LoadControl(ctx))(t); !reflect.DeepEqual(l, tiers.LoadControl{Pins: map[string]tiers.Pin{}}) {
 		t.Errorf("begins with %+v", l)

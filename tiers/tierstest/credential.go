@@ -23,7 +23,7 @@ func key(subject string) access.Credential {
 	return access.Credential{Kind: access.Key, Name: "production", Subject: subject, ExpiresAt: &expires}.WithSecret()
 }
 
-func credentialLife(t *testing.T, c tiers.Catalogue) {
+func credentialLife(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	_, err := c.CreateCredential(ctx, key("acct_1"))
 	if err == nil || !strings.Contains(err.Error(), "subject ") {
@@ -76,7 +76,7 @@ func credentialLife(t *testing.T, c tiers.Catalogue) {
 	wantErr(t, second(c.Credential(ctx, access.Key, first.ID)), tiers.ErrNotFound)
 }
 
-func invalidCredential(t *testing.T, c tiers.Catalogue) {
+func invalidCredential(t *testing.T, c tiers.Editor) {
 	wrong := access.Credential{Kind: access.Token, Subject: "acct_1", Role: "king", Name: "a\x00b", ExpiresAt: new(time.Time)}.WithSecret()
 	_, err := c.CreateCredential(t.Context(), wrong)
 	for _, field := range []string{"name", "role", "subject", "expires_at"} {
@@ -86,7 +86,7 @@ func invalidCredential(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func subjectTakesKeysAlong(t *testing.T, c tiers.Catalogue) {
+func subjectTakesKeysAlong(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "pro"}))(t)
 	k := must(c.CreateCredential(ctx, key("acct_1")))(t)
@@ -97,7 +97,7 @@ func subjectTakesKeysAlong(t *testing.T, c tiers.Catalogue) {
 }
 
 // secretsAreNotKept looks for a secret and its hash wherever somebody may look.
-func secretsAreNotKept(t *testing.T, c tiers.Catalogue) {
+func secretsAreNotKept(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	given := token("ci", access.Viewer)
 	made := must(c.CreateCredential(ctx, given))(t)

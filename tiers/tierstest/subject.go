@@ -39,7 +39,7 @@ func fullSubjectNamed(id string) tiers.Subject {
 	return s
 }
 
-func subjectRoundTrip(t *testing.T, c tiers.Catalogue) {
+func subjectRoundTrip(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	created := must(c.CreateSubject(ctx, fullSubject()))(t)
 	want := fullSubject()
@@ -59,7 +59,7 @@ func subjectRoundTrip(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func invalidSubject(t *testing.T, c tiers.Catalogue) {
+func invalidSubject(t *testing.T, c tiers.Editor) {
 	wrong := fullSubject()
 	wrong.ID, wrong.Trial.Tier, wrong.Status = "", "No", "late"
 	wrong.Next.At = time.Time{}
@@ -84,7 +84,7 @@ func invalidSubject(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func subjectLife(t *testing.T, c tiers.Catalogue) {
+func subjectLife(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	const id = "acct_42 {ü}"
 	_, err := c.Subject(ctx, id)
@@ -120,7 +120,7 @@ func subjectLife(t *testing.T, c tiers.Catalogue) {
 	wantErr(t, err, tiers.ErrNotFound)
 }
 
-func subjectPages(t *testing.T, c tiers.Catalogue) {
+func subjectPages(t *testing.T, c tiers.Editor) {
 	var want []string
 	for i := range 25 {
 		want = append(want, fmt.Sprintf("acct_%02d", i))
@@ -144,7 +144,7 @@ func subjectPages(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func oneWriterWins(t *testing.T, c tiers.Catalogue) {
+func oneWriterWins(t *testing.T, c tiers.Editor) {
 	s := must(c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
 	const writers = 8
 	errs := make([]error, writers)
@@ -168,7 +168,7 @@ func oneWriterWins(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func overrideLife(t *testing.T, c tiers.Catalogue) {
+func overrideLife(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	launch := tiers.Override{
 		Limit: "per_minute", Max: 500, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "launch day",
@@ -229,7 +229,7 @@ func overrideLife(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func subjectFilters(t *testing.T, c tiers.Catalogue) {
+func subjectFilters(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	past, ahead := instant("2026-01-01T00:00:00Z"), instant("2926-01-01T00:00:00Z")
 	for _, s := range []tiers.Subject{

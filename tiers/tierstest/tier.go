@@ -27,7 +27,7 @@ func gold() tiers.Tier {
 	}
 }
 
-func builtin(t *testing.T, c tiers.Catalogue) {
+func builtin(t *testing.T, c tiers.Editor) {
 	got := must(c.Tiers(t.Context()))(t)
 	want := tiers.Builtin()
 	for i := range got {
@@ -41,7 +41,7 @@ func builtin(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func roundTrip(t *testing.T, c tiers.Catalogue) {
+func roundTrip(t *testing.T, c tiers.Editor) {
 	created := must(c.CreateTier(t.Context(), gold()))(t)
 	read := must(c.Tier(t.Context(), "gold"))(t)
 	if !reflect.DeepEqual(created, read) {
@@ -53,7 +53,7 @@ func roundTrip(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func invalidTier(t *testing.T, c tiers.Catalogue) {
+func invalidTier(t *testing.T, c tiers.Editor) {
 	bad := gold()
 	bad.Name = "a\x00b"
 	bad.Key, bad.Priority, bad.OnStoreError, bad.Load.Floor = "Gold!", -1, "maybe", 0
@@ -70,7 +70,7 @@ func invalidTier(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func tierLife(t *testing.T, c tiers.Catalogue) {
+func tierLife(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	_, err := c.Tier(ctx, "gold")
 	wantErr(t, err, tiers.ErrNotFound)
@@ -98,7 +98,7 @@ func tierLife(t *testing.T, c tiers.Catalogue) {
 	wantErr(t, err, tiers.ErrNotFound)
 }
 
-func replacedLimit(t *testing.T, c tiers.Catalogue) {
+func replacedLimit(t *testing.T, c tiers.Editor) {
 	first := must(c.CreateTier(t.Context(), gold()))(t)
 	changed := gold()
 	delete(changed.Limits, "burst")
@@ -111,7 +111,7 @@ func replacedLimit(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func oneDefault(t *testing.T, c tiers.Catalogue) {
+func oneDefault(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	free := must(c.Tier(ctx, "free"))(t)
 	wantErr(t, c.DeleteTier(ctx, "free", free.Version), tiers.ErrInUse)
@@ -136,7 +136,7 @@ func oneDefault(t *testing.T, c tiers.Catalogue) {
 	wantErr(t, err, tiers.ErrStale)
 }
 
-func tierInUse(t *testing.T, c tiers.Catalogue) {
+func tierInUse(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	g := must(c.CreateTier(ctx, gold()))(t)
 	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "gold"}))(t)
@@ -149,7 +149,7 @@ func tierInUse(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func tierToComeInUse(t *testing.T, c tiers.Catalogue) {
+func tierToComeInUse(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	g := must(c.CreateTier(ctx, gold()))(t)
 	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free", Trial: &tiers.Trial{Tier: "gold", EndsAt: instant("2027-01-01T00:00:00Z")}}))(t)
@@ -165,7 +165,7 @@ func tierToComeInUse(t *testing.T, c tiers.Catalogue) {
 // A trial that had ended, or a change that was due, kept its tier from being
 // deleted although nobody was shown to be on it.
 
-func tierOverIsFree(t *testing.T, c tiers.Catalogue) {
+func tierOverIsFree(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	g := must(c.CreateTier(ctx, gold()))(t)
 	past := instant("2026-01-01T00:00:00Z")

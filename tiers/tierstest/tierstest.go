@@ -13,7 +13,7 @@ import (
 // Run holds a catalogue to the contract of tiers.Catalogue. start returns a
 // fresh one that holds tiers.Builtin and no subject.
 func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
-	for name, test := range map[string]func(*testing.T, tiers.Catalogue){
+	for name, test := range map[string]func(*testing.T, tiers.Editor){
 		"begins with the built-in tiers":             builtin,
 		"a tier comes back as it was written":        roundTrip,
 		"a wrong tier names every wrong field":       invalidTier,
@@ -40,12 +40,17 @@ func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
 		"a dry run changes nothing":                  dryRun,
 		"an attempt is made once":                    attempts,
 		"load control is kept":                       loadControl,
+		"a command is made whole or not at all":      commandsAreWhole,
+		"what goes along has its event":              whatGoesAlong,
+		"a patch is merged into what is there":       patches,
+		"a writer says what it expects":              expectations,
+		"an override is of a limit there is":         overrideOfNothing,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, start(t)) })
+		t.Run(name, func(t *testing.T) { test(t, tiers.Editor{Catalogue: start(t)}) })
 	}
 }
 
-func versionsRise(t *testing.T, c tiers.Catalogue) {
+func versionsRise(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	last := int64(0)
 	for range 3 {
@@ -60,7 +65,7 @@ func versionsRise(t *testing.T, c tiers.Catalogue) {
 	}
 }
 
-func notNames(t *testing.T, c tiers.Catalogue) {
+func notNames(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	for _, name := range []string{"", "\x00", "a\x00b", "\xff", strings.Repeat("x", 10_000)} {
 		_, err := c.Subject(ctx, name)

@@ -1,0 +1,430 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/internal/problem"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// Many subjects in one request. What is read and answered is NDJSON, one JSON object a line:
+// https://github.com/ndjson/ndjson-spec. An answer is a stream, so that a client sees how far
+// it is: a line for each part that was made, then one with "done".
+
+const (
+	ndjson = "application/x-ndjson"
+	// bulkPart is how many subjects are made together: others write in between, and wait for
+	// some milliseconds.
+	bulkPart = 500
+	// maxAtomic bounds what is made all or nothing: it is one transaction, for whose end all
+	// others wait.
+	maxAtomic = 100_000
+	// maxLine bounds one subject with its overrides.
+	maxLine = 64 << 10
+	// bulkPatience is how long a client may take for the next part.
+	bulkPatience = 30 * time.Second
+)
+
+// A bulkTally is what came of a bulk request so far, and the lines of its answer.
+type bulkTally struct {
+	DryRun    bool            `json:"dry_run,omitempty"`
+	Read      int             `json:"read"`
+	Created   int             `json:"created"`
+	Replaced  int             `json:"replaced"`
+	Unchanged int             `json:"unchanged"`
+	Done      bool            `json:"done"`
+	Line      int             `json:"line,omitempty"`    // that was refused
+	Subject   string          `json:"subject,omitempty"` // that was refused
+	Error     string          `json:"error,omitempty"`
+	Errors    []problem.Field `json:"errors,omitempty"`
+}
+
+// add counts what was made of subjects; their overrides count with them.
+func (b *bulkTally) add(operations []tiers.Operation, r *tiers.Result) {
+	const (
+		unchanged = iota
+		replaced
+		created
+	)
+	what := make(map[string]int)
+	for i := range operations {
+		ref := operations[i].Ref
+		did := unchanged
+		if made := r.Made(i); made != nil {
+			did = replaced
+			if made.Before == nil && ref.Kind == tiers.KindSubject {
+				did = created
+			}
+		}
+		what[ref.Object] = max(what[ref.Object], did)
+	}
+	for _, did := range what {
+		switch did {
+		case created:
+			b.Created++
+		case replaced:
+			b.Replaced++
+		default:
+			b.Unchanged++
+		}
+	}
+	b.Read += len(what)
+}
+
+// A stream writes the lines of an answer.
+type stream struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+}
+
+func newStream(w http.ResponseWriter) *stream {
+	w.Header().Set("Content-Type", ndjson)
+	w.Header().Set("Cache-Control", "no-store")
+	return &stream{w: w, control: http.NewResponseController(w)}
+}
+
+// extend gives the client more time: a server's timeouts are for requests that are small.
+func (s *stream) extend() {
+	deadline := time.Now().Add(bulkPatience)
+	_ = s.control.SetReadDeadline(deadline) // a recorder in a test has none
+	_ = s.control.SetWriteDeadline(deadline)
+}
+
+func (s *stream) line(v any) error {
+	data, err := json.Marshal(v)
+	if err == nil {
+		_, err = s.w.Write(append(data, '\n'))
+	}
+	if err == nil {
+		_ = s.control.Flush()
+	}
+	return err
+}
+
+// bulkOperations are those under path.
+func (a *admin) bulkOperations(path string) []operation {
+	dry := parameter{name: "dry_run", description: "true answers what would be done, and does nothing", schema: oneOf("true", "false")}
+	filters := []parameter{
+		{name: "tier", description: "only those who are on this tier, try it or will be on it", schema: ofName},
+		{name: "status", description: "only those of this status", schema: oneOf("active", "past_due", "suspended")},
+		{name: "prefix", description: "only those whose id begins so", schema: ofText},
+	}
+	change, down := []access.Right{access.Change}, http.StatusServiceUnavailable
+	return []operation{
+		{
+			method: http.MethodPost, path: path + ":import", id: "import-subjects", summary: "Create or replace many subjects, with their overrides", tag: "Subjects",
+			rights: change, lines: "Record", answerLines: "BulkTally", query: []parameter{
+				dry, {name: "atomic", description: "true makes all or nothing, of at most 100,000 subjects; else the first that is refused ends it, and those before it are made", schema: oneOf("true", "false")},
+			}, serve: a.importSubjects,
+		},
+		{
+			method: http.MethodGet, path: path + ":export", id: "export-subjects", summary: "Read all subjects, with their overrides, as import takes them", tag: "Subjects",
+			rights: []access.Right{access.Read}, answerLines: "Record", query: filters, fails: []int{down}, serve: a.exportSubjects,
+		},
+		{
+			method: http.MethodPost, path: path + ":move", id: "move-subjects", summary: "Move many subjects to another tier", tag: "Subjects",
+			rights: change, answerLines: "BulkTally", query: append([]parameter{
+				dry,
+				{name: "to", description: "the tier", schema: ofName},
+				{name: "at", description: "when; now if it is left out", schema: map[string]any{"type": "string", "format": "date-time"}},
+			}, filters...), fails: []int{down}, serve: a.moveSubjects,
+		},
+	}
+}
+
+// flag reads a parameter that is true or false.
+func flag(name, value string) (bool, error) {
+	switch value {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, &tierlimit.FieldError{Field: name, Value: value, Want: "true or false"}
+}
+
+// A part is operations that are made together, with the line of each.
+type part struct {
+	operations []tiers.Operation
+	lines      []int
+}
+
+func (p *part) add(line int, operations ...tiers.Operation) {
+	for _, o := range operations {
+		p.operations, p.lines = append(p.operations, o), append(p.lines, line)
+	}
+}
+
+// before returns what stands before a line.
+func (p *part) before(line int) part {
+	n, _ := slices.BinarySearch(p.lines, line)
+	return part{p.operations[:n], p.lines[:n]}
+}
+
+// importSubjects makes what the catalogue has of each line what the line says.
+func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "dry_run", "atomic")
+	if err != nil {
+		return err
+	}
+	dry, err := flag("dry_run", q.Get("dry_run"))
+	if err != nil {
+		return err
+	}
+	atomic, err := flag("atomic", q.Get("atomic"))
+	if err != nil {
+		return err
+	}
+	out := newStream(w)
+	out.extend()
+	in := lineReader{scan: bufio.NewScanner(r.Body)}
+	in.scan.Buffer(nil, maxLine)
+	most := bulkPart
+	if atomic {
+		most = maxAtomic + 1
+	}
+	tally := bulkTally{DryRun: dry}
+	for {
+		p, n, refusal := in.part(most)
+		if atomic && n > maxAtomic {
+			refusal = &bulkError{line: in.line, err: &tierlimit.FieldError{
+				Field: "atomic", Value: "true", Want: "left out for more than " + strconv.Itoa(maxAtomic) + " subjects",
+			}}
+		}
+		if atomic && refusal != nil {
+			return out.refuse(&tally, refusal)
+		}
+		if refused := a.doPart(r, out, &tally, p, dry); refused != nil {
+			if !atomic && refused.line > 0 { // what stands before it is made
+				if again := a.doPart(r, out, &tally, p.before(refused.line), dry); again != nil {
+					refused = again
+				}
+			}
+			return out.refuse(&tally, refused)
+		}
+		if refusal != nil {
+			return out.refuse(&tally, refusal)
+		}
+		if tally.Done = n < most; tally.Done {
+			return out.line(tally)
+		}
+		if err := out.line(tally); err != nil {
+			return nil //nolint:nilerr // the client is gone
+		}
+	}
+}
+
+// doPart makes a part, and counts it.
+func (a *admin) doPart(r *http.Request, out *stream, tally *bulkTally, p part, dry bool) *bulkError {
+	if len(p.operations) == 0 {
+		return nil
+	}
+	out.extend()
+	result, err := a.catalogue.Do(context.WithoutCancel(r.Context()), tiers.Command{Actor: actorOf(r), DryRun: dry, Operations: p.operations})
+	if err != nil {
+		refusal := &bulkError{err: err}
+		var at *tiers.OperationError
+		switch {
+		case errors.As(err, &at):
+			refusal.line, refusal.subject, refusal.err = p.lines[at.Index], p.operations[at.Index].Object, at.Err
+		case len(p.operations) == 1:
+			refusal.line, refusal.subject = p.lines[0], p.operations[0].Object
+		}
+		return refusal
+	}
+	tally.add(p.operations, &result)
+	return nil
+}
+
+// A bulkError says which line of a bulk request was refused, and why.
+type bulkError struct {
+	line    int // 0: none in particular
+	subject string
+	err     error
+}
+
+// refuse ends an answer with what was refused.
+func (s *stream) refuse(tally *bulkTally, refusal *bulkError) error {
+	tally.Line, tally.Subject = refusal.line, refusal.subject
+	tally.Errors = fieldErrors(refusal.err)
+	switch status := statusOf(refusal.err); {
+	case len(tally.Errors) > 0:
+		tally.Error = tally.Errors[0].Detail
+		tally.Errors = tally.Errors[:min(len(tally.Errors), maxFields)]
+	case status == http.StatusInternalServerError:
+		tally.Error = "Internal error."
+	case status == http.StatusServiceUnavailable:
+		tally.Error = "A server that is needed for this does not answer now."
+	default:
+		tally.Error = refusal.err.Error()
+	}
+	_ = s.line(tally) // the client may be gone
+	return nil
+}
+
+// A lineReader reads subjects from NDJSON.
+type lineReader struct {
+	scan *bufio.Scanner
+	line int // the number of the line that was read last
+}
+
+// part reads the operations of so many subjects at most. refusal is of the line behind them
+// that cannot be read.
+func (l *lineReader) part(most int) (p part, n int, refusal *bulkError) {
+	for ; n < most; n++ {
+		record, err := l.next()
+		if errors.Is(err, io.EOF) {
+			return p, n, nil
+		}
+		if err != nil {
+			return p, n, &bulkError{line: l.line, err: err}
+		}
+		p.add(l.line, record.Operations()...)
+	}
+	return p, n, nil
+}
+
+// next returns the next subject, io.EOF behind the last.
+func (l *lineReader) next() (*tiers.Record, error) {
+	for l.scan.Scan() {
+		l.line++
+		text := l.scan.Bytes()
+		if l.line == 1 {
+			text = trimMark(text)
+		}
+		if len(text) == 0 {
+			continue
+		}
+		if !utf8.Valid(text) {
+			return nil, bodyError("UTF-8")
+		}
+		var record tiers.Record
+		if err := decodeJSON(text, &record); err != nil {
+			return nil, strictjson.Also(err, &record.Subject)
+		}
+		return &record, nil
+	}
+	switch err := l.scan.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		l.line++
+		return nil, bodyError("lines of at most 64 KiB")
+	case err != nil:
+		l.line++
+		return nil, bodyError("complete")
+	}
+	return nil, io.EOF
+}
+
+// trimMark removes a byte order mark.
+func trimMark(text []byte) []byte {
+	if len(text) >= 3 && text[0] == 0xEF && text[1] == 0xBB && text[2] == 0xBF {
+		return text[3:]
+	}
+	return text
+}
+
+// exportSubjects writes all subjects that a filter chooses.
+func (a *admin) exportSubjects(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "tier", "status", "prefix")
+	if err != nil {
+		return err
+	}
+	f, err := subjectFilter(q)
+	if err != nil {
+		return err
+	}
+	f.Most = bulkPart
+	page, err := a.catalogue.Subjects(r.Context(), f) // before the answer begins
+	if err != nil {
+		return err
+	}
+	out := newStream(w)
+	for len(page) > 0 {
+		out.extend()
+		for i := range page {
+			if err := out.line(tiers.Record{Subject: page[i]}); err != nil {
+				return nil //nolint:nilerr // the client is gone
+			}
+		}
+		if len(page) < bulkPart {
+			break
+		}
+		f.After = page[len(page)-1].ID
+		if page, err = a.catalogue.Subjects(r.Context(), f); err != nil {
+			panic(http.ErrAbortHandler) // the client must not take this for all
+		}
+	}
+	return nil
+}
+
+// moveSubjects has subjects that a filter chooses be on another tier, now or at an instant.
+func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "dry_run", "to", "at", "tier", "status", "prefix")
+	if err != nil {
+		return err
+	}
+	dry, err := flag("dry_run", q.Get("dry_run"))
+	if err != nil {
+		return err
+	}
+	f, err := subjectFilter(q)
+	if err != nil {
+		return err
+	}
+	to := q.Get("to")
+	if !tierlimit.ValidName(to) {
+		return &tierlimit.FieldError{Field: "to", Value: to, Want: "the key of a tier"}
+	}
+	patch := fmt.Appendf(nil, `{"tier":%q,"next":null}`, to)
+	if at := q.Get("at"); at != "" {
+		if _, err := time.Parse(time.RFC3339Nano, at); err != nil {
+			return &tierlimit.FieldError{Field: "at", Value: at, Want: "an instant such as 2026-12-01T00:00:00Z"}
+		}
+		patch = fmt.Appendf(nil, `{"next":{"tier":%q,"at":%q}}`, to, at)
+	}
+	if _, err := a.catalogue.Tier(r.Context(), to); err != nil {
+		return err
+	}
+	f.Most = bulkPart
+	out := newStream(w)
+	tally := bulkTally{DryRun: dry}
+	for stale := 0; ; {
+		page, err := a.catalogue.Subjects(r.Context(), f)
+		if err != nil {
+			return out.refuse(&tally, &bulkError{err: err})
+		}
+		var p part
+		for i := range page {
+			p.add(0, tiers.Operation{Ref: tiers.SubjectRef(page[i].ID), Expect: tiers.Version(page[i].Version), Patch: patch, Lazy: true})
+		}
+		refusal := a.doPart(r, out, &tally, p, dry)
+		const tries = 10 // somebody else changes the same subjects
+		if refusal != nil && (errors.Is(refusal.err, tiers.ErrStale) || errors.Is(refusal.err, tiers.ErrNotFound)) && stale < tries {
+			stale++
+			continue
+		}
+		if refusal != nil {
+			return out.refuse(&tally, refusal)
+		}
+		if tally.Done = len(page) < bulkPart; tally.Done {
+			return out.line(tally)
+		}
+		if err := out.line(tally); err != nil {
+			return nil //nolint:nilerr // the client is gone
+		}
+		f.After, stale = page[len(page)-1].ID, 0
+	}
+}

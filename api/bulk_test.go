@@ -1,0 +1,102 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// lastLine returns the last line of an answer in NDJSON.
+func (a answer) lastLine() (tally struct {
+	Read, Created, Replaced, Unchanged, Line int
+	Done                                     bool
+	Subject, Error                           string
+},
+) {
+	a.Helper()
+	lines := strings.Split(strings.TrimSpace(string(a.want(200).body)), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &tally); err != nil {
+		a.Fatalf("%v in %s", err, a.body)
+	}
+	return tally
+}
+
+func TestSubjectsAreImportedExportedAndMoved(t *testing.T) {
+	s := newSite(t, 0)
+	const root = "/admin/v1/subjects"
+	var in strings.Builder
+	in.WriteString("\ufeff")
+	for i := range 1200 {
+		fmt.Fprintf(&in, `{"id":"acct_%04d","tier":"free","status":"active"}`+"\r\n", i)
+	}
+	in.WriteString(`{"id":"vip","tier":"pro","overrides":{"per_minute":{"max":null,"starts_at":"2026-01-01T00:00:00Z","expires_at":"2099-01-01T00:00:00Z","reason":"launch"}}}` + "\n\n")
+
+	tried := s.ask(s.admin, "POST", root+":import?dry_run=true", in.String()).lastLine()
+	if tried.Created != 1201 || !tried.Done {
+		t.Fatalf("tried: %+v", tried)
+	}
+	s.ask(s.admin, "GET", root+"/vip", "").want(404)
+	if made := s.ask(s.admin, "POST", root+":import", in.String()).lastLine(); made != tried {
+		t.Errorf("made %+v, and the dry run said %+v", made, tried)
+	}
+	s.ask(s.admin, "GET", root+"/vip/overrides/per_minute", "").want(200, `"max":null`)
+
+	// What is so already is left as it is: no event, no version.
+	out := s.ask(s.admin, "GET", root+":export", "").want(200)
+	if n := strings.Count(string(out.body), "\n"); n != 1201 {
+		t.Errorf("%d lines are exported", n)
+	}
+	if again := s.ask(s.admin, "POST", root+":import", string(out.body)).lastLine(); again.Unchanged != 1201 || again.Created+again.Replaced != 0 {
+		t.Errorf("imported again: %+v", again)
+	}
+	if out := s.ask(s.admin, "GET", root+":export?tier=pro", "").want(200, `"id":"vip"`, `"overrides":{"per_minute"`); strings.Count(string(out.body), "\n") != 1 {
+		t.Errorf("of one tier: %s", out.body)
+	}
+
+	moved := s.ask(s.admin, "POST", root+":move?to=pro&tier=free&prefix=acct_00", "").lastLine()
+	if moved.Replaced != 100 || !moved.Done {
+		t.Errorf("moved %+v", moved)
+	}
+	s.ask(s.admin, "GET", root+"/acct_0042", "").want(200, `"tier":"pro"`)
+	s.ask(s.admin, "GET", root+"/acct_0142", "").want(200, `"tier":"free"`)
+	s.ask(s.admin, "POST", root+":move?to=enterprise&prefix=acct_0142&at=2099-01-01T00:00:00Z", "").lastLine()
+	s.ask(s.admin, "GET", root+"/acct_0142", "").want(200, `"tier":"free"`, `"next":{"tier":"enterprise","at":"2099-01-01T00:00:00Z"}`)
+	s.ask(s.admin, "POST", root+":move?to=nowhere", "").want(404)
+	s.ask(s.admin, "POST", root+":move", "").want(400, "to")
+	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_0042", "").want(200, `"action":"subject.replace"`)
+}
+
+func TestARefusedLineIsNamed(t *testing.T) {
+	const root = "/admin/v1/subjects"
+	for name, c := range map[string]struct{ line, want string }{
+		"a field":    {`{"id":"b","tier":5}`, "tier"},
+		"no tier":    {`{"id":"b","tier":"nowhere"}`, "nowhere"},
+		"no JSON":    {`{"id":`, "JSON"},
+		"twice":      {`{"id":"b","id":"c","tier":"free"}`, "given once"},
+		"no limit":   {`{"id":"b","tier":"free","overrides":{"x":{"max":1,"expires_at":"2099-01-01T00:00:00Z","reason":"r"}}}`, "a limit of the subject's tiers"},
+		"too long":   {`{"id":"` + strings.Repeat("x", 65<<10) + `"}`, "64 KiB"},
+		"no subject": {`{"tier":"free"}`, "id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, 0)
+			body := `{"id":"a","tier":"free"}` + "\n" + c.line + "\n" + `{"id":"d","tier":"free"}` + "\n"
+			for _, atomic := range []bool{true, false} {
+				got := s.ask(s.admin, "POST", fmt.Sprintf("%s:import?atomic=%t", root, atomic), body).lastLine()
+				if got.Done || got.Line != 2 || !strings.Contains(got.Error, c.want) {
+					t.Errorf("atomic %t: %+v, want %q", atomic, got, c.want)
+				}
+				if atomic {
+					s.ask(s.admin, "GET", root+"/a", "").want(404)
+				} else if got.Created != 1 {
+					t.Errorf("before the line: %+v", got)
+				}
+				if atomic && got.Read+got.Created+got.Replaced+got.Unchanged != 0 {
+					t.Errorf("nothing was made, and it says %+v", got)
+				}
+			}
+			s.ask(s.admin, "GET", root+"/a", "").want(200) // it stands before the line
+			s.ask(s.admin, "GET", root+"/d", "").want(404)
+		})
+	}
+}

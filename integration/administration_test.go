@@ -1,0 +1,477 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tierlimit/tierlimit/integration/proxy"
+	"github.com/tierlimit/tierlimit/integration/servers"
+	"github.com/tierlimit/tierlimit/migrations"
+	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/pgtiers"
+	"github.com/tierlimit/tierlimit/tiers/tierstest"
+)
+
+// What a database of others, a pooler, a failover and another release do to administration.
+
+// hostile makes a database whose sessions begin with whatever somebody else may have wanted.
+func hostile(t *testing.T) (url string) {
+	t.Helper()
+	url = newDatabase(t)
+	name := url[strings.LastIndexByte(url, '/')+1:]
+	if at := strings.IndexByte(name, '?'); at >= 0 {
+		name = name[:at]
+	}
+	for _, set := range []string{
+		"timezone = 'Asia/Kolkata'", "default_transaction_isolation = 'serializable'", "lock_timeout = '1ms'",
+		"statement_timeout = '20s'", "search_path = 'pg_temp'", "datestyle = 'German'", "intervalstyle = 'sql_standard'",
+		"bytea_output = 'escape'", "idle_in_transaction_session_timeout = '50ms'", "extra_float_digits = -2",
+	} {
+		must(t, execute(t.Context(), url, "ALTER DATABASE "+name+" SET "+set))
+	}
+	return url
+}
+
+// With a time zone east of UTC a legal override was a 500, and once in the table it stopped
+// every replica from following changes; with an inherited isolation level or lock timeout
+// changes at the same time were 500.
+func TestSessionsDoNotDependOnWhatTheyBeginWith(t *testing.T) {
+	tierstest.Run(t, func(t *testing.T) tiers.Catalogue { return openCatalogue(t, hostile(t)) })
+	t.Run("the last instant of all", func(t *testing.T) {
+		url := hostile(t)
+		admin, replica := edit(openCatalogue(t, url)), follow(t, url)
+		_, err := admin.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
+		must(t, err)
+		last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+		_, err = admin.CreateOverride(t.Context(), "acct_42", tiers.Override{
+			Limit: "per_minute", Max: 777, StartsAt: time.Now().Add(-time.Hour), ExpiresAt: last, Reason: "for ever",
+		})
+		must(t, err)
+		eventually(t, time.Second, "overridden", func() bool { return maxOf(planOf(t, replica, "acct_42"), "per_minute") == 777 })
+		if o, err := admin.Override(t.Context(), "acct_42", "per_minute"); err != nil || !o.ExpiresAt.Equal(last) {
+			t.Errorf("%+v, %v", o, err)
+		}
+	})
+	t.Run("changes at the same time", func(t *testing.T) {
+		c := edit(openCatalogue(t, hostile(t)))
+		var wg sync.WaitGroup
+		for i := range 16 {
+			wg.Go(func() {
+				if _, err := c.CreateSubject(t.Context(), tiers.Subject{ID: fmt.Sprint("acct_", i), Tier: "pro"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// With one transaction holding the catalogue's lock, and eight administrators waiting, twelve
+// of twelve enterprise customers that a replica had not met were answered as free.
+func TestLookUpsDoNotWaitForAdministrators(t *testing.T) {
+	url := newDatabase(t)
+	c := openCatalogue(t, url)
+	for i := range 12 {
+		_, err := edit(c).CreateSubject(t.Context(), tiers.Subject{ID: fmt.Sprint("acct_", i), Tier: "enterprise"})
+		must(t, err)
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	must(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), `BEGIN; SELECT FROM tierlimit.catalogue FOR UPDATE`)
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			_, _ = edit(c).CreateSubject(ctx, tiers.Subject{ID: fmt.Sprint("waiting_", i), Tier: "pro"})
+		})
+	}
+	eventually(t, 10*time.Second, "an administrator waits", func() bool {
+		var waiting int
+		must(t, conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`).Scan(&waiting))
+		return waiting > 0
+	})
+	for i := range 12 {
+		found, _, err := c.LookupSubjects(t.Context(), []string{fmt.Sprint("acct_", i)})
+		if err != nil || len(found) != 1 || found[0].Tier != "enterprise" {
+			t.Errorf("looked up %+v, %v", found, err)
+		}
+	}
+	if _, err := c.SeenAlive(t.Context(), "replica", time.Minute); err != nil {
+		t.Errorf("a replica cannot say that it is alive: %v", err)
+	}
+	if _, err := c.Subjects(t.Context(), tiers.SubjectFilter{Most: 5}); err != nil {
+		t.Errorf("an administrator cannot read: %v", err)
+	}
+	cancel()
+	wg.Wait()
+}
+
+// After an address moved to a promoted standby the pool stayed on the old, read-only server:
+// changes were 500, and the catalogue frozen.
+func TestAnotherServerThatTakesOverIsFollowed(t *testing.T) {
+	old, next := ownPostgres(t), ownPostgres(t)
+	between, err := proxy.New(hostOf(t, old.URL))
+	must(t, err)
+	defer between.Close()
+	for i, server := range []*servers.Server{old, next} {
+		_, err := migrations.Up(t.Context(), server.URL)
+		must(t, err)
+		c := edit(openCatalogue(t, server.URL))
+		made, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
+		must(t, err)
+		if i == 1 { // since it was promoted
+			_, err = c.ReplaceSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "enterprise"}, made.Version)
+			must(t, err)
+		}
+	}
+	moved, err := url.Parse(old.URL)
+	must(t, err)
+	moved.Host = between.Addr
+	r := startReplica(t, redisServer.URL, moved.String())
+	if d := r.must("peek", "acct_42"); d.Tier != "pro" {
+		t.Fatalf("before: %+v", d)
+	}
+	between.Upstream(hostOf(t, next.URL)) // for who dials from now on
+	must(t, execute(t.Context(), old.URL, "ALTER SYSTEM SET default_transaction_read_only = on"))
+	must(t, execute(t.Context(), old.URL, "SELECT pg_reload_conf()"))
+	eventually(t, 15*time.Second, "the new server is followed", func() bool { return r.must("peek", "acct_42").Tier == "enterprise" })
+	eventually(t, 15*time.Second, "changes are made again", func() bool {
+		status, _, answer, err := r.ask("PUT", r.admin+"/admin/v1/subjects/acct_42?upsert=true", `{"tier":"free"}`)
+		if err != nil || status == 500 {
+			t.Fatalf("%d, %v: %s", status, err, answer)
+		}
+		return status == 200
+	})
+	eventually(t, time.Second, "a change acts", func() bool { return r.must("peek", "acct_42").Tier == "free" })
+	_, report := r.want(200, "GET", r.admin+"/readyz?verbose", "")
+	if !strings.Contains(string(report), "catalogue: followed") {
+		t.Errorf("ready: %s", report)
+	}
+}
+
+// ownPostgres starts a server that a test may do anything to.
+func ownPostgres(t *testing.T) *servers.Server {
+	t.Helper()
+	s, err := servers.Postgres()
+	must(t, err)
+	t.Cleanup(s.Stop)
+	return s
+}
+
+func hostOf(t *testing.T, text string) string {
+	t.Helper()
+	u, err := url.Parse(text)
+	must(t, err)
+	return u.Host
+}
+
+// freePort returns a port that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	must(t, err)
+	return port
+}
+
+// pooled starts a PgBouncer in transaction mode before the tests' Postgres, and returns a
+// function that names a database behind it.
+func pooled(t *testing.T) func(url string) string {
+	t.Helper()
+	file, err := exec.LookPath("pgbouncer")
+	must(t, err) // integration/prepare pgbouncer installs it
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o755))
+	port := freePort(t)
+	server, err := url.Parse(postgresServer.URL)
+	must(t, err)
+	password := ""
+	if secret, ok := server.User.Password(); ok {
+		password = " password=" + secret
+	}
+	config := fmt.Sprintf(`[databases]
+* = host=%s port=%s user=%s%s
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %s
+pool_mode = transaction
+auth_type = any
+default_pool_size = 4
+logfile = %s
+`, server.Hostname(), server.Port(), server.User.Username(), password, port, filepath.Join(dir, "log"))
+	name := filepath.Join(dir, "pgbouncer.ini")
+	must(t, os.WriteFile(name, []byte(config), 0o644)) // another user reads it
+	args := []string{name}
+	if os.Getuid() == 0 { // which it refuses to run as
+		must(t, os.Chmod(filepath.Dir(dir), 0o755))
+		must(t, os.Chown(dir, 65534, 65534))
+		args = []string{"-u", "nobody", name}
+	}
+	cmd := exec.Command(file, args...)
+	cmd.SysProcAttr = servers.EndWithParent(nil)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	behind := func(text string) string {
+		u, err := url.Parse(text)
+		must(t, err)
+		u.Host, u.RawQuery = "127.0.0.1:"+port, "sslmode=disable"
+		return u.String()
+	}
+	var last error
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("PgBouncer: %v: %s", last, out.String())
+		}
+	})
+	eventually(t, 10*time.Second, "PgBouncer answers", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, behind(postgresServer.URL))
+		if err == nil {
+			_ = conn.Close(ctx)
+		}
+		last = err
+		return err == nil
+	})
+	return behind
+}
+
+// Behind a pooler in transaction mode everything works but notifications, which is said.
+func TestAPoolerInTransactionModeIsGoodEnough(t *testing.T) {
+	behind := pooled(t)
+	tierstest.Run(t, func(t *testing.T) tiers.Catalogue { return openCatalogue(t, behind(newDatabase(t))) })
+	t.Run("migrations", func(t *testing.T) {
+		name := fmt.Sprintf("pooled_%d", time.Now().UnixNano())
+		must(t, execute(t.Context(), postgresServer.URL, "CREATE DATABASE "+name))
+		direct := databaseURL(name)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if _, err := migrations.Up(context.Background(), behind(direct)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		conn, err := pgx.Connect(t.Context(), direct)
+		must(t, err)
+		defer conn.Close(context.Background())
+		var locks int
+		must(t, conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'`).Scan(&locks))
+		if locks != 0 {
+			t.Errorf("%d advisory locks are left behind", locks)
+		}
+	})
+	t.Run("notifications", func(t *testing.T) {
+		direct := newDatabase(t)
+		err := openCatalogue(t, behind(direct)).Listen(t.Context(), func() {})
+		if err == nil || !errors.Is(err, tiers.ErrNotHeard) && !errors.Is(err, tiers.ErrUnavailable) {
+			t.Errorf("listening behind a pooler: %v", err)
+		}
+		r := startReplica(t, redisServer.URL, behind(direct))
+		r.want(201, "POST", r.admin+"/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`)
+		eventually(t, 3*time.Second, "polled", func() bool { return r.must("peek", "acct_42").Tier == "pro" })
+		r.want(200, "PUT", r.admin+"/admin/v1/subjects/acct_42?upsert=true", `{"tier":"enterprise"}`)
+		eventually(t, 3*time.Second, "polled", func() bool { return r.must("peek", "acct_42").Tier == "enterprise" })
+		if !strings.Contains(r.log(), "a pooler in transaction mode") {
+			t.Errorf("the log does not say so: %s", r.log())
+		}
+	})
+}
+
+// Inserting 8,000 rows took .7 s and 32,000 9.5 s: the version row was updated once for each.
+func TestAStatementPublishesOnceHoweverManyRowsItHas(t *testing.T) {
+	url := newDatabase(t)
+	replica := follow(t, url)
+	conn, err := pgx.Connect(t.Context(), url)
+	must(t, err)
+	defer conn.Close(context.Background())
+	const rows = 40_000
+	for _, step := range []struct{ what, sql string }{
+		{"an insertion", fmt.Sprintf(`INSERT INTO tierlimit.subjects (id, tier) SELECT 'acct_' || n, 'pro' FROM generate_series(1, %d) AS n`, rows)},
+		{"an update", `UPDATE tierlimit.subjects SET tier = 'enterprise'`},
+		{"a deletion", `DELETE FROM tierlimit.subjects WHERE id <> 'acct_1'`},
+	} {
+		tx, err := conn.Begin(t.Context())
+		must(t, err)
+		_, err = tx.Exec(t.Context(), step.sql)
+		must(t, err)
+		var updates int64
+		must(t, tx.QueryRow(t.Context(), `SELECT pg_stat_get_xact_tuples_updated('tierlimit.catalogue'::regclass)`).Scan(&updates))
+		if updates > 2 {
+			t.Errorf("%s of %d rows updates the catalogue's row %d times", step.what, rows, updates)
+		}
+		must(t, tx.Commit(t.Context()))
+	}
+	eventually(t, time.Second, "followed", func() bool {
+		return planOf(t, replica, "acct_1").Tier() == "enterprise" && planOf(t, replica, fmt.Sprint("acct_", rows)).Tier() == "free"
+	})
+}
+
+// A hundred thousand customers are imported, and in force on three replicas within a second of
+// the end; others change something meanwhile, and wait for a part at most.
+func TestAHundredThousandCustomersAreImported(t *testing.T) {
+	const customers = 100_000
+	url := newDatabase(t)
+	replicas := []*replica{startReplica(t, redisServer.URL, url), startReplica(t, redisServer.URL, url), startReplica(t, redisServer.URL, url)}
+	var in strings.Builder
+	for i := range customers {
+		fmt.Fprintf(&in, `{"id":"acct_%06d","tier":"pro"}`+"\n", i)
+	}
+	over, others := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { others <- n }()
+		for {
+			select {
+			case <-over:
+				return
+			default:
+			}
+			r := replicas[1+n%2]
+			if status, _, answer, err := r.ask("PUT", fmt.Sprintf("%s/admin/v1/subjects/other_%d?upsert=true", r.admin, n), `{"tier":"pro"}`); err != nil || status != 201 {
+				t.Errorf("somebody else's change: %d, %v: %s", status, err, answer)
+				return
+			}
+			n++
+		}
+	}()
+	began := time.Now()
+	tally := replicas[0].bulk("subjects:import", in.String())
+	took := time.Since(began)
+	close(over)
+	n := <-others
+	if tally.Created != customers || !tally.Done {
+		t.Fatalf("imported %+v", tally)
+	}
+	if n < 10 {
+		t.Errorf("meanwhile only %d others could be changed", n)
+	}
+	for i, r := range replicas {
+		eventually(t, time.Second, fmt.Sprintf("in force on replica %d", i), func() bool {
+			return r.must("peek", fmt.Sprintf("acct_%06d", customers-1)).Tier == "pro" && r.must("peek", "acct_000000").Tier == "pro"
+		})
+	}
+	t.Logf("%d customers in %v, and %d other changes meanwhile", customers, took.Round(time.Millisecond), n)
+	if again := replicas[1].bulk("subjects:import?dry_run=true", in.String()); again.Unchanged != customers {
+		t.Errorf("tried again: %+v", again)
+	}
+	// One event for each, written in order.
+	_, text := replicas[2].want(200, "GET", replicas[2].admin+"/admin/v1/audit?object=acct_050000", "")
+	var log struct{ Data []tiers.Event }
+	if err := json.Unmarshal(text, &log); err != nil || len(log.Data) != 1 || log.Data[0].Action != "subject.create" {
+		t.Errorf("the log has %s, %v", text, err)
+	}
+	// Who starts now holds all.
+	late := follow(t, url)
+	if plan := planOf(t, late, fmt.Sprintf("acct_%06d", customers/2)); plan.Tier() != "pro" || plan.Fallback() {
+		t.Errorf("a replica that starts later: %+v", plan)
+	}
+}
+
+type bulkTally struct {
+	Read, Created, Replaced, Unchanged int
+	Done                               bool
+	Error                              string
+}
+
+// bulk changes many subjects, and returns the last line of the answer.
+func (r *replica) bulk(path, body string) (tally bulkTally) {
+	r.Helper()
+	_, answer := r.want(200, "POST", r.admin+"/admin/v1/"+path, body, "Content-Type", "application/x-ndjson")
+	lines := strings.Split(strings.TrimSpace(string(answer)), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &tally); err != nil {
+		r.Fatalf("%v in %s", err, lines[len(lines)-1])
+	}
+	return tally
+}
+
+// An old and a new release share one database while replicas are replaced.
+func TestAnOlderReleaseLeavesWhatItDoesNotKnow(t *testing.T) {
+	url := newDatabase(t)
+	must(t, execute(t.Context(), url, `
+		ALTER TABLE tierlimit.limits ADD COLUMN of_later text NOT NULL DEFAULT '';
+		ALTER TABLE tierlimit.subjects ADD COLUMN of_later text NOT NULL DEFAULT '';
+		UPDATE tierlimit.limits SET of_later = 'kept';
+		INSERT INTO tierlimit.subjects (id, tier, of_later) VALUES ('acct_42', 'pro', 'kept');
+		INSERT INTO tierlimit.migrations (version_id, is_applied) VALUES (999, true)`))
+	if _, err := migrations.Up(t.Context(), url); !errors.Is(err, migrations.ErrNewer) {
+		t.Errorf("migrated a database of a later release: %v", err)
+	}
+	r := startReplica(t, redisServer.URL, url)
+	if !strings.Contains(r.log(), "later release") {
+		t.Errorf("the log does not say so: %s", r.log())
+	}
+	r.want(200, "PATCH", r.admin+"/admin/v1/tiers/pro", `{"limits":{"per_minute":{"max":7}}}`, "If-Match", "*")
+	r.want(200, "PATCH", r.admin+"/admin/v1/subjects/acct_42", `{"tier":"free"}`, "If-Match", "*")
+	conn, err := pgx.Connect(t.Context(), url)
+	must(t, err)
+	defer conn.Close(context.Background())
+	var lost int
+	must(t, conn.QueryRow(t.Context(), `
+		SELECT (SELECT count(*) FROM tierlimit.limits WHERE of_later <> 'kept') + (SELECT count(*) FROM tierlimit.subjects WHERE of_later <> 'kept')`).Scan(&lost))
+	if lost != 0 {
+		t.Errorf("%d rows lost what a later release had written", lost)
+	}
+}
+
+// In many databases nobody may write to the schema public.
+func TestTheSchemaOfTheServiceIsItsOwn(t *testing.T) {
+	name := fmt.Sprintf("own_%d", time.Now().UnixNano())
+	must(t, execute(t.Context(), postgresServer.URL, "CREATE DATABASE "+name))
+	url := databaseURL(name)
+	must(t, execute(t.Context(), url, "DROP SCHEMA public"))
+	_, err := migrations.Up(t.Context(), url)
+	must(t, err)
+
+	// A database whose migrations an earlier release noted elsewhere.
+	earlier := newDatabase(t)
+	must(t, execute(t.Context(), earlier, `ALTER TABLE tierlimit.migrations RENAME TO tierlimit_migrations; ALTER TABLE tierlimit.tierlimit_migrations SET SCHEMA public`))
+	steps, err := migrations.Up(t.Context(), earlier)
+	must(t, err)
+	if len(steps) != 0 {
+		t.Errorf("%d migrations are made again", len(steps))
+	}
+	must(t, migrations.Check(t.Context(), earlier))
+}
+
+// A password that was rotated is used for the next connection.
+func TestARotatedPasswordIsUsedForTheNextConnection(t *testing.T) {
+	url := newDatabase(t)
+	asked := 0
+	c, err := pgtiers.OpenWith(t.Context(), pgtiers.Config{URL: url, Renew: func() (string, error) { asked++; return url, nil }})
+	must(t, err)
+	defer c.Close()
+	if asked == 0 {
+		t.Error("the URL was not read again")
+	}
+	failing, err := pgtiers.OpenWith(t.Context(), pgtiers.Config{URL: url, Renew: func() (string, error) { return "", errors.New("no such file") }})
+	if err == nil {
+		failing.Close()
+	}
+	if !errors.Is(err, tiers.ErrUnavailable) {
+		t.Errorf("a file that is gone for a moment: %v", err)
+	}
+}

@@ -1,0 +1,114 @@
+-- Many rows in one statement: versions come from a sequence, and a statement, not each of its
+-- rows, publishes them. Who did what is an id beside the name.
+--
+-- Versions still become visible in order: each statement locks the row of tierlimit.catalogue
+-- before it draws one, and holds the lock until its transaction ends.
+
+-- +goose Up
+SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '0', true); -- nobody queues behind it for long
+
+CREATE SEQUENCE tierlimit.versions;
+SELECT setval('tierlimit.versions', greatest((SELECT version FROM tierlimit.catalogue), 1));
+
+-- Whoever writes draws versions, whatever rights a sequence needs: the function runs with
+-- those of its owner.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.next_version() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
+    RETURN nextval('tierlimit.versions');
+-- +goose StatementEnd
+
+-- Makes what the statement drew the version of the catalogue, and tells everybody.
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.publish() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    UPDATE tierlimit.catalogue SET version = (SELECT last_value FROM tierlimit.versions)
+        WHERE version <> (SELECT last_value FROM tierlimit.versions);
+    PERFORM pg_notify('tierlimit', ''); -- alike, so that a transaction sends one
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER z_publish AFTER INSERT OR UPDATE OR DELETE ON tierlimit.tiers FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.publish();
+CREATE TRIGGER z_publish AFTER INSERT OR UPDATE OR DELETE ON tierlimit.subjects FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.publish();
+CREATE TRIGGER z_publish AFTER INSERT OR UPDATE OR DELETE ON tierlimit.load_control FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.publish();
+CREATE TRIGGER z_publish AFTER INSERT OR UPDATE OF id, kind, name, subject, role, hash, expires_at, version OR DELETE ON tierlimit.credentials
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.publish();
+
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.subjects_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE drawn bigint;
+BEGIN
+    PERFORM FROM tierlimit.catalogue FOR UPDATE;
+    drawn := tierlimit.next_version();
+    UPDATE tierlimit.catalogue SET version = drawn, forgotten = drawn;
+    PERFORM pg_notify('tierlimit', '');
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+
+-- What is removed, all at once.
+DROP TRIGGER subject_removed ON tierlimit.subjects;
+DROP TRIGGER credential_removed ON tierlimit.credentials;
+DROP FUNCTION tierlimit.subject_removed;
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.note_removals() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tierlimit.removals (version, kind, subject) -- whatever its kind: replicas of the version before read it too
+        SELECT tierlimit.next_version(), coalesce(to_jsonb(gone) ->> 'kind', 'subject'), gone.id FROM gone;
+    WITH old AS (DELETE FROM tierlimit.removals WHERE removed_at < now() - interval '1 day' RETURNING version)
+    UPDATE tierlimit.catalogue SET forgotten = greatest(forgotten, (SELECT max(version) FROM old))
+    WHERE EXISTS (SELECT FROM old);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER note_removals AFTER DELETE ON tierlimit.subjects REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.note_removals();
+CREATE TRIGGER note_removals AFTER DELETE ON tierlimit.credentials REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.note_removals();
+
+ALTER TABLE tierlimit.audit ADD COLUMN actor_id text NOT NULL DEFAULT '';
+CREATE INDEX audit_by_actor ON tierlimit.audit (actor, id);
+CREATE INDEX audit_by_time ON tierlimit.audit (at);
+
+-- +goose Down
+DROP INDEX tierlimit.audit_by_actor;
+DROP INDEX tierlimit.audit_by_time;
+ALTER TABLE tierlimit.audit DROP COLUMN actor_id;
+DROP TRIGGER note_removals ON tierlimit.subjects;
+DROP TRIGGER note_removals ON tierlimit.credentials;
+DROP FUNCTION tierlimit.note_removals;
+DROP TRIGGER z_publish ON tierlimit.tiers;
+DROP TRIGGER z_publish ON tierlimit.subjects;
+DROP TRIGGER z_publish ON tierlimit.load_control;
+DROP TRIGGER z_publish ON tierlimit.credentials;
+DROP FUNCTION tierlimit.publish;
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.next_version() RETURNS bigint LANGUAGE plpgsql SECURITY INVOKER AS $$
+DECLARE drawn bigint;
+BEGIN
+    UPDATE tierlimit.catalogue SET version = version + 1 RETURNING version INTO drawn;
+    PERFORM pg_notify('tierlimit', '');
+    RETURN drawn;
+END $$;
+-- +goose StatementEnd
+DROP SEQUENCE tierlimit.versions;
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.subjects_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE drawn bigint := tierlimit.next_version();
+BEGIN
+    UPDATE tierlimit.catalogue SET forgotten = drawn;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.subject_removed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tierlimit.removals (version, kind, subject)
+        VALUES (tierlimit.next_version(), coalesce(to_jsonb(OLD) ->> 'kind', 'subject'), OLD.id);
+    WITH old AS (DELETE FROM tierlimit.removals WHERE removed_at < now() - interval '1 day' RETURNING version)
+    UPDATE tierlimit.catalogue SET forgotten = greatest(forgotten, (SELECT max(version) FROM old))
+    WHERE EXISTS (SELECT FROM old);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER subject_removed AFTER DELETE ON tierlimit.subjects FOR EACH ROW EXECUTE FUNCTION tierlimit.subject_removed();
+CREATE TRIGGER credential_removed AFTER DELETE ON tierlimit.credentials FOR EACH ROW EXECUTE FUNCTION tierlimit.subject_removed();

@@ -1,0 +1,121 @@
+package tiers_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// With Postgres away a paying customer was on the default tier wherever a replica had not
+// met it yet.
+func TestACustomerWhomAReplicaHasNotMetKeepsItsPlanInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.listed = true
+		for i := range 25_000 { // several pages
+			id := fmt.Sprintf("acct_%05d", i)
+			f.subjects[id] = tiers.Subject{ID: id, Tier: "enterprise", Version: 1}
+		}
+		key := access.Credential{Kind: access.Key, Name: "production", Subject: "acct_00042", Version: 1}.WithSecret()
+		f.keys[key.ID] = key
+		c := newCache(t, f, tiers.CacheConfig{})
+		f.put("acct_new", "pro")
+		f.remove("acct_00007")
+		settle()
+		f.set(func() { f.err = errors.New("connection refused") })
+		time.Sleep(time.Hour)
+		for _, id := range []string{"acct_00000", "acct_09999", "acct_10000", "acct_24999"} {
+			wantTier(t, resolve(t, c, id), "enterprise", false)
+		}
+		wantTier(t, resolve(t, c, "acct_new"), "pro", false)
+		if n := len(f.lookups); n != 0 {
+			t.Errorf("%d look-ups of subjects that are held", n)
+		}
+		if got, err := c.Authenticate(t.Context(), key.Secret); err != nil || got.Subject != "acct_00042" {
+			t.Errorf("a key that nobody has brought yet: %+v, %v", got, err)
+		}
+		wantTier(t, resolve(t, c, "acct_00007"), "free", false)
+	})
+}
+
+// What is read anew after the source went back stands in place of what was held only once it
+// is whole.
+func TestWhatIsReadAnewStandsOnceItIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.listed = true
+		f.version = 50
+		f.subjects["acct_1"] = tiers.Subject{ID: "acct_1", Tier: "pro", Version: 50}
+		f.subjects["acct_2"] = tiers.Subject{ID: "acct_2", Tier: "pro", Version: 49}
+		c := newCache(t, f, tiers.CacheConfig{})
+		settle()
+		f.set(func() { // from a backup: one was on another tier, and one was not there yet
+			f.version, f.tiersAt = 10, 5
+			f.subjects["acct_1"] = tiers.Subject{ID: "acct_1", Tier: "enterprise", Version: 9}
+			delete(f.subjects, "acct_2")
+			f.pagesFail = errors.New("connection refused")
+		})
+		f.wake()
+		settle()
+		wantTier(t, resolve(t, c, "acct_1"), "pro", false)
+		wantTier(t, resolve(t, c, "acct_2"), "pro", false)
+		f.set(func() { f.pagesFail = nil })
+		time.Sleep(6 * time.Second)
+		wantTier(t, resolve(t, c, "acct_1"), "enterprise", false)
+		wantTier(t, resolve(t, c, "acct_2"), "free", false)
+	})
+}
+
+// More subjects than there is room for: those that are asked for are looked up, and held.
+func TestBeyondTheBoundSubjectsAreLookedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.listed = true
+		for i := range 300 {
+			id := fmt.Sprintf("acct_%03d", i)
+			f.subjects[id] = tiers.Subject{ID: id, Tier: "pro", Version: 1}
+		}
+		c := newCache(t, f, tiers.CacheConfig{Subjects: 100})
+		for range 2 {
+			wantTier(t, resolve(t, c, "acct_299"), "pro", false)
+			settle()
+		}
+		if n := len(f.lookups); n != 1 {
+			t.Errorf("%d look-ups, want 1", n)
+		}
+	})
+}
+
+// Where notifications do not arrive, as behind a pooler, the source is asked every second.
+func TestASourceThatIsNotHeardIsPolledEachSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.listed, f.deaf, f.unheard = true, true, true
+		c := newCache(t, f, tiers.CacheConfig{})
+		settle()
+		f.put("acct_1", "pro")
+		time.Sleep(1100 * time.Millisecond)
+		wantTier(t, resolve(t, c, "acct_1"), "pro", false)
+	})
+}
+
+func TestACacheSaysWhetherItsSourceIsFollowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		c := newCache(t, f, tiers.CacheConfig{})
+		settle()
+		if age := c.Age(); age > time.Second {
+			t.Errorf("as of %v ago", age)
+		}
+		f.set(func() { f.err = errors.New("connection refused") })
+		time.Sleep(time.Minute)
+		if age, says := c.Age(), c.Following(); age < 50*time.Second || says != fmt.Sprintf("not followed, as of %v ago", age.Round(100*time.Millisecond)) {
+			t.Errorf("%q", says)
+		}
+	})
+}

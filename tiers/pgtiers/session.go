@@ -1,0 +1,132 @@
+package pgtiers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// session is the first statement of each transaction, with how many milliseconds a statement
+// may take as $1: whatever the session began with, here
+// it is so. Parameters of the connection would not do: a pooler refuses them, or mixes the
+// sessions of its clients.
+const session = `SELECT
+	set_config('TimeZone', 'UTC', true), set_config('search_path', 'pg_catalog', true),
+	set_config('statement_timeout', $1::bigint::text, true), set_config('lock_timeout', '5s', true),
+	set_config('idle_in_transaction_session_timeout', '10s', true)`
+
+// pool returns the configuration of a pool.
+func (cfg *Config) pool(most int32, sized bool) (*pgxpool.Config, error) {
+	p, err := pgxpool.ParseConfig(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	if !sized || !strings.Contains(cfg.URL, "pool_max_conns") {
+		p.MaxConns = most
+	}
+	p.MinConns, p.MinIdleConns = min(p.MinConns, p.MaxConns), min(p.MinIdleConns, p.MaxConns)
+	p.PingTimeout = queryTimeout
+	p.MaxConnLifetime = time.Hour
+	p.MaxConnLifetimeJitter = 10 * time.Minute
+	cfg.connection(p.ConnConfig)
+	p.BeforeConnect = cfg.renew
+	return p, nil
+}
+
+// connection sets up what all connections have in common. Statements are not prepared under
+// names: a pooler would hand them to other clients.
+func (cfg *Config) connection(conn *pgx.ConnConfig) {
+	conn.ConnectTimeout = queryTimeout
+	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	conn.RuntimeParams["application_name"] = "tierlimit"
+}
+
+// renew has the next connection use the user and password of now.
+func (cfg *Config) renew(_ context.Context, conn *pgx.ConnConfig) error {
+	if cfg.Renew == nil {
+		return nil
+	}
+	url, err := cfg.Renew()
+	if err != nil {
+		return fmt.Errorf("%w: read the database URL again: %w", tiers.ErrUnavailable, err)
+	}
+	now, err := pgx.ParseConfig(url)
+	if err != nil {
+		return fmt.Errorf("%w: the database URL is not one any more", tiers.ErrUnavailable)
+	}
+	conn.User, conn.Password = now.User, now.Password
+	return nil
+}
+
+// SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html.
+const (
+	classConnection    = "08"
+	classAuthorization = "28"
+	classNoDatabase    = "3D"
+	classRollback      = "40" // serialization_failure, deadlock_detected
+	classResources     = "53"
+	classIntervention  = "57" // the server stops, or a statement took too long
+	readOnlyState      = "25006"
+	lockState          = "55P03"
+)
+
+func codeOf(err error) (code, class string) {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && len(refused.Code) >= 2 {
+		return refused.Code, refused.Code[:2]
+	}
+	return "", ""
+}
+
+// isRefusal reports whether the database refuses whoever connects.
+func isRefusal(err error) bool {
+	_, class := codeOf(err)
+	return class == classAuthorization || class == classNoDatabase
+}
+
+func isReadOnly(err error) bool {
+	code, _ := codeOf(err)
+	return code == readOnlyState || errors.Is(err, errReadOnly)
+}
+
+// isConflict reports whether a transaction was rolled back in favour of others, so that it
+// may be tried again.
+func isConflict(err error) bool {
+	_, class := codeOf(err)
+	return class == classRollback
+}
+
+// unavailable wraps tiers.ErrUnavailable around what says that the database cannot do it
+// now: no connection, no answer in time, a server that stops, starts or does not write. What
+// it refuses, and what this package refuses, is passed on.
+func unavailable(err error) error {
+	var connect *pgconn.ConnectError
+	var network net.Error
+	code, class := codeOf(err)
+	switch {
+	case err == nil || errors.Is(err, tiers.ErrUnavailable):
+		return err
+	case code != "":
+		switch class {
+		case classConnection, classAuthorization, classNoDatabase, classRollback, classResources, classIntervention:
+		default:
+			if code != lockState && code != readOnlyState {
+				return err
+			}
+		}
+	case !errors.As(err, &connect) && !errors.As(err, &network) && !pgconn.Timeout(err) &&
+		!errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, errReadOnly):
+		return err
+	}
+	return fmt.Errorf("%w: %w", tiers.ErrUnavailable, err)
+}

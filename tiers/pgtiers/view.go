@@ -1,0 +1,194 @@
+package pgtiers
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// A view is what the rules see of the catalogue for one command: what its changes name, and
+// what they may concern.
+type view struct {
+	now         time.Time // the database's
+	repeated    bool      // the command's attempt has been made
+	tiers       []tiers.Tier
+	subjects    map[string]tiers.Subject
+	credentials map[string]access.Credential
+	load        tiers.LoadControl
+	on          map[string]tierUse // by key: of the tiers that the command deletes
+}
+
+type tierUse struct {
+	count  int
+	first  []string
+	naming []tiers.Subject
+}
+
+var _ tiers.View = (*view)(nil)
+
+// Tiers implements tiers.View.
+func (v *view) Tiers() []tiers.Tier { return v.tiers }
+
+// Subject implements tiers.View.
+func (v *view) Subject(id string) (tiers.Subject, bool) {
+	s, ok := v.subjects[id]
+	return s, ok
+}
+
+// Credential implements tiers.View.
+func (v *view) Credential(id string) (access.Credential, bool) {
+	c, ok := v.credentials[id]
+	return c, ok
+}
+
+// KeysOf implements tiers.View.
+func (v *view) KeysOf(subject string) (list []access.Credential) {
+	for _, c := range v.credentials {
+		if c.Kind == access.Key && c.Subject == subject {
+			list = append(list, c)
+		}
+	}
+	slices.SortFunc(list, func(a, b access.Credential) int { return strings.Compare(a.ID, b.ID) })
+	return list
+}
+
+// TokenNamed implements tiers.View.
+func (v *view) TokenNamed(name string) (access.Credential, bool) {
+	for _, c := range v.credentials {
+		if c.Kind == access.Token && c.Name == name {
+			return c, true
+		}
+	}
+	return access.Credential{}, false
+}
+
+// On implements tiers.View.
+func (v *view) On(tier string) (count int, first []string) { return v.on[tier].count, v.on[tier].first }
+
+// Naming implements tiers.View.
+func (v *view) Naming(tier string) []tiers.Subject { return v.on[tier].naming }
+
+// LoadControl implements tiers.View.
+func (v *view) LoadControl() tiers.LoadControl { return v.load }
+
+// needs is what the changes of a command name.
+type needs struct {
+	subjects    []string // ids
+	leaving     []string // ids of those that are deleted: their keys are needed
+	credentials []string // ids
+	tokens      []string // names
+	deleted     []string // keys of tiers
+}
+
+func needsOf(c *tiers.Command) (n needs) {
+	for i := range c.Operations {
+		o := &c.Operations[i]
+		gone := o.Put == nil && o.Patch == nil
+		switch o.Kind {
+		case tiers.KindTier:
+			if gone {
+				n.deleted = append(n.deleted, o.Object)
+			}
+		case tiers.KindSubject:
+			n.subjects = append(n.subjects, o.Object)
+			if gone {
+				n.leaving = append(n.leaving, o.Object)
+			}
+		case tiers.KindOverride:
+			n.subjects = append(n.subjects, o.Object)
+		case string(access.Key), string(access.Token):
+			n.credentials = append(n.credentials, o.Object)
+			var says struct{ Name, Subject string }
+			if put, ok := o.Put.(access.Credential); ok {
+				says.Name, says.Subject = put.Name, put.Subject
+			}
+			_ = json.Unmarshal(o.Patch, &says) // the rules say what is wrong with it
+			n.subjects, n.tokens = append(n.subjects, says.Subject), append(n.tokens, says.Name)
+		}
+	}
+	// Postgres could not even hold what is not valid.
+	n.subjects = slices.DeleteFunc(n.subjects, func(id string) bool { return !tierlimit.ValidSubject(id) })
+	n.leaving = slices.DeleteFunc(n.leaving, func(id string) bool { return !tierlimit.ValidSubject(id) })
+	n.credentials = slices.DeleteFunc(n.credentials, func(id string) bool { return !access.ValidID(id) })
+	n.tokens = slices.DeleteFunc(n.tokens, func(name string) bool { return !tierlimit.ValidSubject(name) })
+	n.deleted = slices.DeleteFunc(n.deleted, func(key string) bool { return !tierlimit.ValidName(key) })
+	return n
+}
+
+// loadView reads what the rules need to see, in one round trip. The caller holds the
+// version row where the command will be written: nothing changes until it commits.
+func loadView(ctx context.Context, tx pgx.Tx, c *tiers.Command) (*view, error) {
+	v := &view{
+		subjects: make(map[string]tiers.Subject), credentials: make(map[string]access.Credential), on: make(map[string]tierUse),
+	}
+	n := needsOf(c)
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT now(), EXISTS (SELECT FROM tierlimit.audit WHERE attempt_key = nullif($1, ''))`, c.Attempt.Key).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&v.now, &v.repeated) })
+	readTiers := queueTiers(batch, "")
+	batch.Queue(`SELECT `+subjectColumns+` FROM tierlimit.subjects s 
+		WHERE s.id = ANY ($1) OR s.id IN (SELECT k.subject FROM tierlimit.credentials k WHERE k.id = ANY ($2))`, n.subjects, n.credentials).
+		Query(func(rows pgx.Rows) error {
+			list, err := subjectsOf(rows)
+			for _, s := range list {
+				v.subjects[s.ID] = s
+			}
+			return err
+		})
+	batch.Queue(`
+		SELECT `+credentialColumns+` FROM tierlimit.credentials k
+		WHERE k.id = ANY ($1) OR k.subject = ANY ($2) OR k.kind = 'token' AND k.name = ANY ($3)`, n.credentials, n.leaving, n.tokens).
+		Query(func(rows pgx.Rows) error {
+			list, err := credentialsOf(rows)
+			for _, k := range list {
+				v.credentials[k.ID] = k
+			}
+			return err
+		})
+	queueLoadControl(batch, &v.load)
+	for _, key := range n.deleted {
+		queueUse(batch, key, v.on)
+	}
+	err := tx.SendBatch(ctx, batch).Close()
+	if err != nil {
+		return nil, err
+	}
+	v.tiers = readTiers()
+	return v, nil
+}
+
+// queueUse asks for who uses a tier.
+func queueUse(batch *pgx.Batch, key string, on map[string]tierUse) {
+	f := tiers.SubjectFilter{Tier: key}
+	update := func(change func(*tierUse)) {
+		use := on[key]
+		change(&use)
+		on[key] = use
+	}
+	batch.Queue(`SELECT count(*)`+chosenSubjects, f.Tier, "", "").QueryRow(func(row pgx.Row) error {
+		var n int
+		err := row.Scan(&n)
+		update(func(u *tierUse) { u.count = n })
+		return err
+	})
+	batch.Queue(`SELECT s.id`+chosenSubjects+` ORDER BY s.id LIMIT $4`, f.Tier, "", "", tiers.InTheWay).Query(func(rows pgx.Rows) error {
+		list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		update(func(u *tierUse) { u.first = list })
+		return err
+	})
+	batch.Queue(`
+		SELECT `+subjectColumns+` FROM tierlimit.subjects s
+		WHERE s.tier = $1 AND s.next_at <= now() OR s.trial_tier = $1 AND s.trial_ends_at <= now()`, key).Query(func(rows pgx.Rows) error {
+		list, err := subjectsOf(rows)
+		update(func(u *tierUse) { u.naming = list })
+		return err
+	})
+}

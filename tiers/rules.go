@@ -1,0 +1,512 @@
+package tiers
+
+import (
+	"errors"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
+)
+
+// A View is a catalogue as the rules see it: all that a command may concern.
+type View interface {
+	Tiers() []Tier
+	Subject(id string) (Subject, bool)
+	Credential(id string) (access.Credential, bool)
+	KeysOf(subject string) []access.Credential
+	TokenNamed(name string) (access.Credential, bool)
+	// On returns how many subjects are on a tier, try it or will be on it, as they stand
+	// now, and the first ids of them.
+	On(tier string) (count int, first []string)
+	// Naming returns the subjects that name a tier only for what has come by itself: a trial
+	// that is over, a change that was due.
+	Naming(tier string) []Subject
+	LoadControl() LoadControl
+}
+
+// Decide returns what a command does to a catalogue, or why the command is refused. It is
+// the one place that knows the rules, and changes nothing. Versions are the catalogue's to
+// give: until then each thing keeps the version it had.
+func Decide(v View, c *Command, now time.Time) (Result, error) {
+	if len(c.Operations) == 0 {
+		return Result{}, errNoOperation
+	}
+	d := &draft{View: v, now: now}
+	var of []int
+	for i := range c.Operations {
+		edit, err := d.decide(&c.Operations[i])
+		if err != nil && len(c.Operations) > 1 {
+			err = &OperationError{Index: i, Err: err}
+		}
+		if err != nil {
+			return Result{}, err
+		}
+		if c.Operations[i].Lazy && reflect.DeepEqual(edit.Before, edit.After) {
+			of = append(of, -1)
+			continue
+		}
+		d.edits = append(d.edits, edit)
+		of = append(of, len(d.edits)-1)
+	}
+	return Result{Edits: d.edits, Of: of}, nil
+}
+
+// A draft is a View with the changes made so far.
+type draft struct {
+	View
+	now   time.Time
+	edits []Edit
+
+	// What was changed; nil under a name: gone.
+	tiers       map[string]*Tier
+	subjects    map[string]*Subject
+	credentials map[string]*access.Credential
+	load        *LoadControl
+}
+
+// decide returns the edit of one operation, and keeps it in the draft. What is wrong with a
+// thing by itself is told before what has become of it in the meantime.
+func (d *draft) decide(o *Operation) (Edit, error) {
+	before, version, err := d.find(o.Ref)
+	if err != nil {
+		return Edit{}, err
+	}
+	after := o.Put
+	if after != nil {
+		if after, err = d.valid(o.Ref, before, after); err != nil {
+			return Edit{}, err
+		}
+	}
+	if err := o.Expect.check(before != nil, version); err != nil {
+		return Edit{}, refError(o.Ref, err)
+	}
+	if o.Patch != nil {
+		if after, err = merge(o.Ref, before, o.Patch, d.now); err != nil {
+			return Edit{}, err
+		}
+		if after, err = d.valid(o.Ref, before, after); err != nil {
+			return Edit{}, err
+		}
+	}
+	edit := Edit{Ref: o.Ref, Before: before}
+	if after == nil {
+		if before == nil {
+			return Edit{}, refError(o.Ref, ErrNotFound)
+		}
+		return edit, d.remove(o.Ref, before)
+	}
+	edit.After, err = d.put(o.Ref, before, after)
+	return edit, err
+}
+
+// find returns what a ref names, nil if it is not there, and its version.
+func (d *draft) find(ref Ref) (Object, int64, error) {
+	switch ref.Kind {
+	case KindTier:
+		if t, ok := d.tier(ref.Object); ok {
+			return t, t.Version, nil
+		}
+	case KindSubject:
+		if s, ok := d.Subject(ref.Object); ok {
+			return s, s.Version, nil
+		}
+	case KindOverride:
+		s, ok := d.Subject(ref.Object)
+		if !ok {
+			return nil, 0, SubjectError(ref.Object, ErrNotFound)
+		}
+		if o, ok := s.Overrides[ref.Limit]; ok {
+			return o, o.Version, nil
+		}
+	case string(access.Key), string(access.Token):
+		if c, ok := d.Credential(ref.Object); ok && string(c.Kind) == ref.Kind {
+			return c, c.Version, nil
+		}
+	case KindLoad:
+		l := d.LoadControl()
+		return l, l.Version, nil
+	}
+	return nil, 0, nil
+}
+
+// refError says what was refused about which thing.
+func refError(ref Ref, err error) error {
+	switch ref.Kind {
+	case KindTier:
+		return TierError(ref.Object, err)
+	case KindSubject:
+		return SubjectError(ref.Object, err)
+	case KindOverride:
+		return OverrideError(ref.Object, ref.Limit, err)
+	case KindLoad:
+		return LoadControlError(err)
+	}
+	return CredentialError(access.Kind(ref.Kind), ref.Object, err)
+}
+
+// valid completes what a thing becomes from its ref and from what was there, and reports
+// everything that is wrong with the thing by itself.
+func (d *draft) valid(ref Ref, before, after Object) (_ Object, err error) {
+	switch after := after.(type) {
+	case Tier:
+		was, _ := before.(Tier)
+		after = after.clone()
+		after.Version = was.Version
+		if after.Key, err = named("key", ref.Object, after.Key); err != nil {
+			return nil, err
+		}
+		after.Normalize()
+		return after, after.Validate()
+	case Subject:
+		was, _ := before.(Subject)
+		if after.ID, err = named("id", ref.Object, after.ID); err != nil {
+			return nil, err
+		}
+		after.Overrides, after.Version = was.Overrides, was.Version
+		after = after.clone()
+		return after, after.Validate()
+	case Override:
+		was, _ := before.(Override)
+		if after.Limit, err = named("limit", ref.Limit, after.Limit); err != nil {
+			return nil, err
+		}
+		after.Version = was.Version
+		after.Normalize()
+		return after, after.Validate()
+	case access.Credential:
+		return d.validCredential(ref, before, after)
+	case LoadControl:
+		was, _ := before.(LoadControl)
+		after = after.clone()
+		after.Version = was.Version
+		return after, after.Validate()
+	}
+	return nil, errors.New("what no catalogue holds")
+}
+
+func (d *draft) validCredential(ref Ref, before Object, c access.Credential) (_ Object, err error) {
+	if c.ID, err = named("id", ref.Object, c.ID); err != nil {
+		return nil, err
+	}
+	c.Kind, c.Secret = access.Kind(ref.Kind), ""
+	if was, there := before.(access.Credential); there {
+		if c.Subject == "" {
+			c.Subject = was.Subject
+		}
+		c.CreatedAt, c.LastUsedAt, c.Hash, c.Version = was.CreatedAt, was.LastUsedAt, was.Hash, was.Version
+	} else {
+		c.CreatedAt, c.LastUsedAt, c.Version = timestamp.Round(d.now), nil, 0
+	}
+	c.Normalize()
+	return c, c.Validate()
+}
+
+// named returns the name of a thing: what a thing says must be what its ref says, or
+// nothing.
+func named(field, inRef, said string) (string, error) {
+	if said != "" && said != inRef {
+		return "", &tierlimit.FieldError{Field: field, Value: said, Want: "left out, or " + strconv.Quote(inRef)}
+	}
+	return inRef, nil
+}
+
+// put decides whether a thing that is valid by itself may stand beside the others.
+func (d *draft) put(ref Ref, before, after Object) (Object, error) {
+	switch after := after.(type) {
+	case Tier:
+		was, _ := before.(Tier)
+		return after, d.putTier(was, after)
+	case Subject:
+		return after, d.putSubject(after)
+	case Override:
+		return after, d.putOverride(ref.Object, after)
+	case access.Credential:
+		was, there := before.(access.Credential)
+		return after, d.putCredential(was, there, after)
+	case LoadControl:
+		return after, d.putLoad(after)
+	}
+	return nil, errors.New("what no catalogue holds")
+}
+
+func (d *draft) putTier(was, t Tier) error {
+	if was.Default && !t.Default {
+		return StillDefaultError(t.Key)
+	}
+	if t.Default {
+		for _, other := range d.Tiers() {
+			if other.Default && other.Key != t.Key {
+				next := other
+				next.Default = false
+				d.setTier(other.Key, &next)
+				d.edits = append(d.edits, Edit{Ref: TierRef(other.Key), Before: other, After: next})
+			}
+		}
+	}
+	d.setTier(t.Key, &t)
+	return nil
+}
+
+func (d *draft) putSubject(s Subject) error {
+	var errs []error
+	for _, field := range slices.Sorted(maps.Keys(s.Tiers())) {
+		key := s.Tiers()[field]
+		if _, ok := d.tier(key); !ok {
+			errs = append(errs, UnknownTierError(field, key))
+		}
+	}
+	d.setSubject(s.ID, &s)
+	return errors.Join(errs...)
+}
+
+func (d *draft) putOverride(subject string, o Override) error {
+	s, _ := d.Subject(subject) // found before
+	if err := d.knows(&s, o.Limit); err != nil {
+		return err
+	}
+	s = s.clone()
+	if s.Overrides == nil {
+		s.Overrides = make(Overrides)
+	}
+	s.Overrides[o.Limit] = o
+	d.setSubject(s.ID, &s)
+	return nil
+}
+
+// knows reports, as an error, that no tier of a subject has a limit: an override of it
+// would do nothing, and look as if it did.
+func (d *draft) knows(s *Subject, limit string) error {
+	names := make(map[string]bool)
+	for _, key := range s.Tiers() {
+		t, _ := d.tier(key)
+		for name := range t.Limits {
+			names[name] = true
+		}
+	}
+	if names[limit] {
+		return nil
+	}
+	return &tierlimit.FieldError{Field: "limit", Value: limit, Want: "a limit of the subject's tiers: " + strings.Join(slices.Sorted(maps.Keys(names)), ", ")}
+}
+
+func (d *draft) putCredential(was access.Credential, there bool, c access.Credential) error {
+	if there && c.Subject != was.Subject {
+		return OtherSubjectError(c.Subject)
+	}
+	if _, ok := d.Subject(c.Subject); c.Kind == access.Key && !ok {
+		return UnknownSubjectError(c.Subject)
+	}
+	if other, ok := d.TokenNamed(c.Name); c.Kind == access.Token && ok && other.ID != c.ID {
+		return TokenNameError(c.Name)
+	}
+	d.setCredential(c.ID, &c)
+	return nil
+}
+
+func (d *draft) putLoad(l LoadControl) error {
+	was := d.LoadControl()
+	d.load = &l
+	return l.KnownTo(func(key string) bool {
+		_, pinned := was.Pins[key]
+		_, ok := d.tier(key)
+		return pinned || ok
+	})
+}
+
+// remove takes a thing away, and what cannot be without it.
+func (d *draft) remove(ref Ref, before Object) error {
+	switch before := before.(type) {
+	case Tier:
+		return d.removeTier(before)
+	case Subject:
+		d.removeSubject(before)
+	case Override:
+		s, _ := d.Subject(ref.Object)
+		s = s.clone()
+		delete(s.Overrides, ref.Limit)
+		d.setSubject(s.ID, &s)
+	case access.Credential:
+		d.setCredential(before.ID, nil)
+	default:
+		return errors.New("load control cannot be deleted")
+	}
+	return nil
+}
+
+func (d *draft) removeTier(t Tier) error {
+	if t.Default {
+		return StillDefaultError(t.Key)
+	}
+	if count, first := d.On(t.Key); count > 0 {
+		return &InUseError{Tier: t.Key, Count: count, Subjects: first}
+	}
+	for _, s := range d.Naming(t.Key) {
+		now := s.AsOf(d.now)
+		d.setSubject(s.ID, &now)
+		d.edits = append(d.edits, Edit{Ref: SubjectRef(s.ID), Before: s, After: now})
+	}
+	d.setTier(t.Key, nil)
+	return nil
+}
+
+func (d *draft) removeSubject(s Subject) {
+	for _, limit := range slices.Sorted(maps.Keys(s.Overrides)) {
+		d.edits = append(d.edits, Edit{Ref: OverrideRef(s.ID, limit), Before: s.Overrides[limit]})
+	}
+	for _, key := range d.KeysOf(s.ID) {
+		d.edits = append(d.edits, Edit{Ref: CredentialRef(access.Key, key.ID), Before: key})
+		d.setCredential(key.ID, nil)
+	}
+	d.setSubject(s.ID, nil)
+}
+
+// The View of a draft.
+
+// Tiers implements View.
+func (d *draft) Tiers() []Tier {
+	var list []Tier
+	for _, t := range d.View.Tiers() {
+		if _, changed := d.tiers[t.Key]; !changed {
+			list = append(list, t)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.tiers)) {
+		if t := d.tiers[key]; t != nil {
+			list = append(list, *t)
+		}
+	}
+	return list
+}
+
+func (d *draft) tier(key string) (Tier, bool) {
+	for _, t := range d.Tiers() {
+		if t.Key == key {
+			return t, true
+		}
+	}
+	return Tier{}, false
+}
+
+// Subject implements View.
+func (d *draft) Subject(id string) (Subject, bool) {
+	if s, changed := d.subjects[id]; changed {
+		if s == nil {
+			return Subject{}, false
+		}
+		return *s, true
+	}
+	return d.View.Subject(id)
+}
+
+// Credential implements View.
+func (d *draft) Credential(id string) (access.Credential, bool) {
+	if c, changed := d.credentials[id]; changed {
+		if c == nil {
+			return access.Credential{}, false
+		}
+		return *c, true
+	}
+	return d.View.Credential(id)
+}
+
+// KeysOf implements View.
+func (d *draft) KeysOf(subject string) []access.Credential {
+	list := slices.DeleteFunc(d.View.KeysOf(subject), func(c access.Credential) bool {
+		_, changed := d.credentials[c.ID]
+		return changed
+	})
+	for _, id := range slices.Sorted(maps.Keys(d.credentials)) {
+		if c := d.credentials[id]; c != nil && c.Kind == access.Key && c.Subject == subject {
+			list = append(list, *c)
+		}
+	}
+	return list
+}
+
+// TokenNamed implements View.
+func (d *draft) TokenNamed(name string) (access.Credential, bool) {
+	for _, c := range d.credentials {
+		if c != nil && c.Kind == access.Token && c.Name == name {
+			return *c, true
+		}
+	}
+	c, ok := d.View.TokenNamed(name)
+	if _, changed := d.credentials[c.ID]; changed {
+		return access.Credential{}, false
+	}
+	return c, ok
+}
+
+// On implements View: what the command itself has moved counts as moved.
+func (d *draft) On(tier string) (count int, first []string) {
+	count, first = d.View.On(tier)
+	first = slices.DeleteFunc(slices.Clone(first), func(id string) bool { _, changed := d.subjects[id]; return changed })
+	for id, s := range d.subjects {
+		if was, ok := d.View.Subject(id); ok && was.on(tier, d.now) {
+			count--
+		}
+		if s != nil && s.on(tier, d.now) {
+			count++
+			first = append(first, id)
+		}
+	}
+	slices.Sort(first)
+	return count, first[:min(len(first), InTheWay)]
+}
+
+// Naming implements View.
+func (d *draft) Naming(tier string) []Subject {
+	list := slices.DeleteFunc(d.View.Naming(tier), func(s Subject) bool { _, changed := d.subjects[s.ID]; return changed })
+	for _, id := range slices.Sorted(maps.Keys(d.subjects)) {
+		if s := d.subjects[id]; s != nil && s.names(tier) && !s.on(tier, d.now) {
+			list = append(list, *s)
+		}
+	}
+	return list
+}
+
+// LoadControl implements View.
+func (d *draft) LoadControl() LoadControl {
+	if d.load != nil {
+		return d.load.clone()
+	}
+	return d.View.LoadControl()
+}
+
+func (d *draft) setTier(key string, t *Tier) {
+	if d.tiers == nil {
+		d.tiers = make(map[string]*Tier)
+	}
+	d.tiers[key] = t
+}
+
+func (d *draft) setSubject(id string, s *Subject) {
+	if d.subjects == nil {
+		d.subjects = make(map[string]*Subject)
+	}
+	d.subjects[id] = s
+}
+
+func (d *draft) setCredential(id string, c *access.Credential) {
+	if d.credentials == nil {
+		d.credentials = make(map[string]*access.Credential)
+	}
+	d.credentials[id] = c
+}
+
+// names reports whether s names a tier.
+func (s *Subject) names(tier string) bool {
+	return slices.Contains(slices.Collect(maps.Values(s.Tiers())), tier)
+}
+
+// on reports whether s is on a tier, tries it or will be on it, as s stands at now.
+func (s *Subject) on(tier string, now time.Time) bool {
+	standing := s.AsOf(now)
+	return standing.names(tier)
+}
