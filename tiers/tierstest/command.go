@@ -126,7 +126,7 @@ func patches(t *testing.T, c tiers.Editor) {
 	wantErr(t, patch(tiers.CredentialRef(access.Token, ci.ID), `{"name":"cd"}`), tiers.ErrExists)
 	k := must(c.CreateCredential(ctx, key("acct_1")))(t)
 	must(0, patch(tiers.CredentialRef(access.Key, k.ID), `{"name":"staging"}`))(t)
-	if got := must(c.Credential(ctx, access.Key, k.ID))(t); got.Name != "staging" || got.Subject != "acct_1" {
+	if got := must(c.Credential(ctx, access.Key, k.ID))(t); got.Name != "staging" || got.Subject != "acct_1" || got.Hash != k.Hash || !got.CreatedAt.Equal(k.CreatedAt) {
 		t.Errorf("patched %+v", got)
 	}
 

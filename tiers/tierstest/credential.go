@@ -53,6 +53,7 @@ func credentialLife(t *testing.T, c tiers.Editor) {
 	if renamed.Version <= first.Version || renamed.Name != "staging" || renamed.ExpiresAt != nil || renamed.Hash != first.Hash {
 		t.Fatalf("replaced %+v by %+v", first, renamed)
 	}
+	must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_2", Tier: "pro"}))(t)
 	moved := renamed
 	moved.Subject = "acct_2"
 	if _, err := c.ReplaceCredential(ctx, moved, renamed.Version); err == nil || !strings.Contains(err.Error(), "subject ") {
