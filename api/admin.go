@@ -22,7 +22,7 @@ import (
 // Admin returns the handler of the admin listener.
 func Admin(cfg Config) http.Handler {
 	r := newRouter(&cfg)
-	a := &admin{catalogue: cfg.Catalogue, lim: cfg.Limiter, log: cfg.Logger}
+	a := &admin{catalogue: cfg.Catalogue, lim: cfg.Limiter, log: cfg.Logger, catchUp: cfg.CatchUp}
 	allow := newGuard(&cfg).allow
 	mount(r, cfg.Logger, allow, a.operations())
 	mount(r, cfg.Logger, allow, cfg.Health.operations(true))
@@ -36,6 +36,23 @@ type admin struct {
 	catalogue tiers.Catalogue
 	lim       *tierlimit.Limiter
 	log       *slog.Logger
+	catchUp   func(context.Context) // may be nil
+}
+
+// catchUpWithin is how long the answer to a change waits until this process decides by the
+// change.
+const catchUpWithin = 500 * time.Millisecond
+
+// do has a command made, and returns once this process decides by what was changed: who looks
+// right afterwards sees it.
+func (a *admin) do(ctx context.Context, c tiers.Command) (tiers.Result, error) {
+	result, err := a.catalogue.Do(ctx, c)
+	if err == nil && !c.DryRun && len(result.Edits) > 0 && a.catchUp != nil {
+		ctx, cancel := context.WithTimeout(ctx, catchUpWithin)
+		defer cancel()
+		a.catchUp(ctx)
+	}
+	return result, err
 }
 
 // operations are all that the admin listener does.
@@ -57,6 +74,11 @@ func (a *admin) operations() []operation {
 	return slices.Concat(
 		[]operation{list(root+"/tiers", "list-tiers", "List all tiers, by priority", "Tiers", "TierPage", nil, a.listTiers)},
 		a.tier().operations(root+"/tiers"),
+		[]operation{{
+			method: http.MethodPost, path: root + "/tiers:apply", id: "apply-tiers", summary: "Make the tiers what a file says, all or nothing", tag: "Tiers",
+			rights: []access.Right{access.Govern}, body: "TierFile", answer: "Applied", dryRuns: true,
+			fails: []int{http.StatusConflict, down}, serve: a.applyTiers,
+		}},
 		[]operation{list(subjects, "list-subjects", "List subjects, by id", "Subjects", "SubjectPage", append([]parameter{
 			{name: "tier", description: "only those who are on this tier, try it or will be on it", schema: ofName},
 			{name: "status", description: "only those of this status", schema: oneOf("active", "past_due", "suspended")},

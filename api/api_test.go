@@ -548,7 +548,12 @@ func TestPreconditionsAndLocationsAreThoseOfHTTP(t *testing.T) {
 	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-Match", "*").want(200, `"tier":"pro"`)
 	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-Match", "W/"+made.header.Get("ETag")).want(412)
 	s.ask(s.admin, "PATCH", subject, `{"tier":"free"}`, "If-Match", "*").want(200, `"tier":"free"`)
-	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-None-Match", "*").want(409)
+	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-None-Match", "*").want(412, "is for what is not there")
+	s.ask(s.admin, "PATCH", subject, `{"tier":"pro"}`, "If-None-Match", "*").want(412)
+	s.ask(s.admin, "DELETE", subject, "", "If-None-Match", "*").want(412)
+	s.ask(s.admin, "PUT", "/admin/v1/load", `{"mode":"off"}`, "If-None-Match", "*").want(412)
+	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-Match", `"1", , "a,b" ,"2"`).want(412)
+	s.ask(s.admin, "PUT", subject, `{"tier":"pro"}`, "If-Match", strings.Replace(made.header.Get("ETag"), `"`, `"0`, 1)).want(412)
 	s.ask(s.admin, "PUT", "/admin/v1/subjects/nobody", `{"tier":"pro"}`, "If-Match", "*").want(404)
 	other := s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_7", `{"tier":"pro"}`, "If-None-Match", "*").want(201)
 	if at := other.header.Get("Location"); at != "/admin/v1/subjects/acct_7" {
@@ -595,6 +600,30 @@ func TestAnErrorIsNoLongerThanWhatWasSent(t *testing.T) {
 	a := s.ask(s.admin, "POST", "/admin/v1/tiers", `{"key":"x","limits":{`+strings.TrimSuffix(b.String(), ",")+`}}`).want(400, "601 fields are wrong", "The first of them are listed")
 	if len(a.body) > 16<<10 {
 		t.Errorf("%d bytes are answered", len(a.body))
+	}
+}
+
+// A patch of 59 KB that was nested 9,900 deep took a gigabyte.
+func TestWhatIsNestedWithoutEndIsRefused(t *testing.T) {
+	s := newSite(t, 0)
+	deep := strings.Repeat(`{"a":`, 9900) + "1" + strings.Repeat("}", 9900)
+	s.ask(s.admin, "PATCH", "/admin/v1/tiers/free", `{"load":{"start":`+deep+`}}`, "If-Match", "*").want(400, "nested")
+	s.ask(s.public, "POST", "/v1/take", `{"subject":`+strings.Repeat("[", 9900)).want(400, "nested")
+}
+
+// What was asked for again says where it is, as the first time; and a secret that was sent is
+// not shown as if it were set.
+func TestWhatIsAnsweredAgainIsAnsweredAlike(t *testing.T) {
+	s := newSite(t, 0)
+	for _, replayed := range []string{"", "true"} {
+		a := s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"a/b","tier":"free"}`, "Idempotency-Key", "k1").want(201)
+		if a.header.Get("Location") != "/admin/v1/subjects/a%2Fb" || a.header.Get("Idempotent-Replayed") != replayed {
+			t.Errorf("%v", a.header)
+		}
+	}
+	made := s.ask(s.admin, "POST", "/admin/v1/keys", `{"name":"x","subject":"a/b"}`).want(201, `"secret":"tl_key_`)
+	if a := s.ask(s.admin, "PUT", made.header.Get("Location"), `{"name":"y","secret":"tl_mine"}`, "If-Match", "*").want(200); bytes.Contains(a.body, []byte("tl_mine")) {
+		t.Errorf("shown: %s", a.body)
 	}
 }
 

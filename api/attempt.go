@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/tierlimit/tierlimit"
@@ -68,6 +69,11 @@ func (a *admin) once(w http.ResponseWriter, r *http.Request, attempt tiers.Attem
 		return err
 	}
 	var made struct{ Version int64 }
+	name := e.Object
+	if e.Kind == tiers.KindOverride {
+		name = e.Detail
+	}
+	w.Header().Set("Location", r.URL.EscapedPath()+"/"+url.PathEscape(name))
 	if err := json.Unmarshal(e.After, &made); err != nil {
 		return fmt.Errorf("event %d: %w", e.ID, err)
 	}

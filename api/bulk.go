@@ -2,10 +2,12 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"net/http"
 	"slices"
@@ -31,7 +33,8 @@ const (
 	bulkPart = 500
 	// maxAtomic bounds what is made all or nothing: it is one transaction, for whose end all
 	// others wait.
-	maxAtomic = 100_000
+	maxAtomic      = 100_000
+	maxAtomicBytes = 64 << 20
 	// maxLine bounds one subject with its overrides.
 	maxLine = 64 << 10
 	// bulkPatience is how long a client may take for the next part.
@@ -63,7 +66,7 @@ func (b *bulkTally) add(operations []tiers.Operation, r *tiers.Result) {
 	for i := range operations {
 		ref := operations[i].Ref
 		did := unchanged
-		if made := r.Made(i); made != nil {
+		if made, changed := r.Made(i); changed {
 			did = replaced
 			if made.Before == nil && ref.Kind == tiers.KindSubject {
 				did = created
@@ -139,6 +142,7 @@ func (a *admin) bulkOperations(path string) []operation {
 			rights: change, answerLines: "BulkTally", query: append([]parameter{
 				dry,
 				{name: "to", description: "the tier", schema: ofName},
+				{name: "everybody", description: "true where no filter says who is meant", schema: oneOf("true", "false")},
 				{name: "at", description: "when; now if it is left out", schema: map[string]any{"type": "string", "format": "date-time"}},
 			}, filters...), fails: []int{down}, serve: a.moveSubjects,
 		},
@@ -190,8 +194,12 @@ func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := newStream(w)
 	out.extend()
-	in := lineReader{scan: bufio.NewScanner(r.Body)}
-	in.scan.Buffer(nil, maxLine)
+	_ = out.control.EnableFullDuplex() // else the first line that is answered ends what is read
+	body := io.Reader(r.Body)
+	if atomic {
+		body = http.MaxBytesReader(w, r.Body, maxAtomicBytes)
+	}
+	in := lineReader{r: bufio.NewReaderSize(body, maxLine), seen: make(map[uint64]bool), seed: maphash.MakeSeed(), wait: out.extend}
 	most := bulkPart
 	if atomic {
 		most = maxAtomic + 1
@@ -277,8 +285,15 @@ func (s *stream) refuse(tally *bulkTally, refusal *bulkError) error {
 
 // A lineReader reads subjects from NDJSON.
 type lineReader struct {
-	scan *bufio.Scanner
-	line int // the number of the line that was read last
+	r    *bufio.Reader
+	line int       // the number of the line that was read last
+	wait func()    // gives the client time for the next line
+	last time.Time // when it was called last
+
+	// Hashes of the ids that were read: an id that stands twice would be counted twice by a dry
+	// run, which makes none of the parts before.
+	seen map[uint64]bool
+	seed maphash.Seed
 }
 
 // part reads the operations of so many subjects at most. refusal is of the line behind them
@@ -299,11 +314,26 @@ func (l *lineReader) part(most int) (p part, n int, refusal *bulkError) {
 
 // next returns the next subject, io.EOF behind the last.
 func (l *lineReader) next() (*tiers.Record, error) {
-	for l.scan.Scan() {
+	for {
+		if now := time.Now(); now.Sub(l.last) > bulkPatience/10 {
+			l.last = now
+			l.wait()
+		}
+		text, err := l.r.ReadSlice('\n')
+		if len(text) == 0 && errors.Is(err, io.EOF) {
+			return nil, io.EOF
+		}
 		l.line++
-		text := l.scan.Bytes()
-		if l.line == 1 {
-			text = trimMark(text)
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			return nil, bodyError("lines of at most 64 KiB")
+		case errors.As(err, new(*http.MaxBytesError)):
+			return nil, bodyError("at most 64 MiB, where all or nothing is made")
+		case err != nil && !errors.Is(err, io.EOF): // what came of the line is not all of it
+			return nil, bodyError("complete")
+		}
+		if text = bytes.TrimSpace(text); l.line == 1 {
+			text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\ufeff")))
 		}
 		if len(text) == 0 {
 			continue
@@ -315,25 +345,13 @@ func (l *lineReader) next() (*tiers.Record, error) {
 		if err := decodeJSON(text, &record); err != nil {
 			return nil, strictjson.Also(err, &record.Subject)
 		}
+		id := maphash.String(l.seed, record.ID)
+		if l.seen[id] {
+			return nil, &tierlimit.FieldError{Field: "id", Value: record.ID, Want: "on one line alone"}
+		}
+		l.seen[id] = true
 		return &record, nil
 	}
-	switch err := l.scan.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		l.line++
-		return nil, bodyError("lines of at most 64 KiB")
-	case err != nil:
-		l.line++
-		return nil, bodyError("complete")
-	}
-	return nil, io.EOF
-}
-
-// trimMark removes a byte order mark.
-func trimMark(text []byte) []byte {
-	if len(text) >= 3 && text[0] == 0xEF && text[1] == 0xBB && text[2] == 0xBF {
-		return text[3:]
-	}
-	return text
 }
 
 // exportSubjects writes all subjects that a filter chooses.
@@ -372,7 +390,14 @@ func (a *admin) exportSubjects(w http.ResponseWriter, r *http.Request) error {
 
 // moveSubjects has subjects that a filter chooses be on another tier, now or at an instant.
 func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "dry_run", "to", "at", "tier", "status", "prefix")
+	q, err := query(r, "dry_run", "to", "at", "tier", "status", "prefix", "everybody")
+	if err != nil {
+		return err
+	}
+	if body, err := readBody(w, r); err != nil || len(body) > 0 {
+		return errors.Join(err, bodyError("left out: what is meant stands in the query"))
+	}
+	everybody, err := flag("everybody", q.Get("everybody"))
 	if err != nil {
 		return err
 	}
@@ -383,6 +408,9 @@ func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
 	f, err := subjectFilter(q)
 	if err != nil {
 		return err
+	}
+	if f == (tiers.SubjectFilter{}) != everybody {
+		return &tierlimit.FieldError{Field: "everybody", Value: q.Get("everybody"), Want: "true, or a tier, a status or a prefix given that says who is meant; not both"}
 	}
 	to := q.Get("to")
 	if !tierlimit.ValidName(to) {
@@ -408,7 +436,7 @@ func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
 		}
 		var p part
 		for i := range page {
-			p.add(0, tiers.Operation{Ref: tiers.SubjectRef(page[i].ID), Expect: tiers.Version(page[i].Version), Patch: patch, Lazy: true})
+			p.add(0, tiers.Operation{Ref: tiers.SubjectRef(page[i].ID), Expect: tiers.Version(page[i].Version), Patch: patch})
 		}
 		refusal := a.doPart(r, out, &tally, p, dry)
 		const tries = 10 // somebody else changes the same subjects

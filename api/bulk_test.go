@@ -3,8 +3,12 @@ package api_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // lastLine returns the last line of an answer in NDJSON.
@@ -62,8 +66,14 @@ func TestSubjectsAreImportedExportedAndMoved(t *testing.T) {
 	s.ask(s.admin, "GET", root+"/acct_0142", "").want(200, `"tier":"free"`)
 	s.ask(s.admin, "POST", root+":move?to=enterprise&prefix=acct_0142&at=2099-01-01T00:00:00Z", "").lastLine()
 	s.ask(s.admin, "GET", root+"/acct_0142", "").want(200, `"tier":"free"`, `"next":{"tier":"enterprise","at":"2099-01-01T00:00:00Z"}`)
-	s.ask(s.admin, "POST", root+":move?to=nowhere", "").want(404)
-	s.ask(s.admin, "POST", root+":move", "").want(400, "to")
+	s.ask(s.admin, "POST", root+":move?to=nowhere&tier=free", "").want(404)
+	s.ask(s.admin, "POST", root+":move?tier=free", "").want(400, "to")
+	s.ask(s.admin, "POST", root+":move?to=pro", "").want(400, "everybody")
+	s.ask(s.admin, "POST", root+":move?to=pro&tier=free&everybody=true", "").want(400, "everybody")
+	s.ask(s.admin, "POST", root+":move?to=pro", `{"tier":"free"}`).want(400, "body", "query")
+	if all := s.ask(s.admin, "POST", root+":move?to=pro&everybody=true&dry_run=true", "").lastLine(); all.Read != 1201 {
+		t.Errorf("everybody: %+v", all)
+	}
 	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_0042", "").want(200, `"action":"subject.replace"`)
 }
 
@@ -74,9 +84,10 @@ func TestARefusedLineIsNamed(t *testing.T) {
 		"no tier":    {`{"id":"b","tier":"nowhere"}`, "nowhere"},
 		"no JSON":    {`{"id":`, "JSON"},
 		"twice":      {`{"id":"b","id":"c","tier":"free"}`, "given once"},
-		"no limit":   {`{"id":"b","tier":"free","overrides":{"x":{"max":1,"expires_at":"2099-01-01T00:00:00Z","reason":"r"}}}`, "a limit of the subject's tiers"},
+		"no reason":  {`{"id":"b","tier":"free","overrides":{"x":{"max":1,"expires_at":"2099-01-01T00:00:00Z"}}}`, "reason"},
 		"too long":   {`{"id":"` + strings.Repeat("x", 65<<10) + `"}`, "64 KiB"},
 		"no subject": {`{"tier":"free"}`, "id"},
+		"again":      {`{"id":"a","tier":"pro"}`, "on one line alone"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, 0)
@@ -98,5 +109,75 @@ func TestARefusedLineIsNamed(t *testing.T) {
 			s.ask(s.admin, "GET", root+"/a", "").want(200) // it stands before the line
 			s.ask(s.admin, "GET", root+"/d", "").want(404)
 		})
+	}
+}
+
+// A file of more than 560 lines was not read to its end, and halves of lines were read as one:
+// a server of HTTP/1 gives up what it has not read when the answer begins.
+func TestAFileIsReadToItsEndWhileTheAnswerIsWritten(t *testing.T) {
+	server := httptest.NewServer(newSite(t, 0).admin)
+	defer server.Close()
+	for _, n := range []int{499, 500, 501, 2000, 12_000} {
+		for _, chunked := range []bool{true, false} {
+			var in strings.Builder
+			for i := range n {
+				fmt.Fprintf(&in, `{"id":"acct_%d_%t_%05d","tier":"free"}`+"\n", n, chunked, i)
+			}
+			var body io.Reader = strings.NewReader(in.String())
+			if chunked {
+				body = io.MultiReader(body)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/admin/v1/subjects:import", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+adminToken)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := (answer{t, resp.StatusCode, resp.Header, text}).lastLine(); got.Created != n || !got.Done {
+				t.Errorf("%d lines, chunked %t: %+v", n, chunked, got)
+			}
+		}
+	}
+}
+
+// What was cut off in the middle of a line is not read as a line.
+func TestALineThatWasCutOffIsNotRead(t *testing.T) {
+	s := newSite(t, 0)
+	r := httptest.NewRequest(http.MethodPost, "/admin/v1/subjects:import", io.MultiReader(
+		strings.NewReader(`{"id":"a","tier":"free"}`+"\n"+`{"id":"b","tier":"free"}`), iotest.ErrReader(io.ErrUnexpectedEOF)))
+	r.Header.Set("Authorization", "Bearer "+adminToken)
+	w := httptest.NewRecorder()
+	s.admin.ServeHTTP(w, r)
+	got := answer{t, w.Code, w.Header(), w.Body.Bytes()}.lastLine()
+	if got.Done || got.Line != 2 || got.Created != 1 {
+		t.Errorf("%+v", got)
+	}
+	s.ask(s.admin, "GET", "/admin/v1/subjects/b", "").want(404)
+}
+
+// A customer with an override of a limit that its tier has not any more stopped the import of
+// the whole export.
+func TestWhatWasExportedIsImported(t *testing.T) {
+	s, other := newSite(t, 0), newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"a","tier":"pro"}`).want(201)
+	s.ask(s.admin, "POST", "/admin/v1/subjects/a/overrides", `{"limit":"per_month","max":5,"expires_at":"2099-01-01T00:00:00Z","reason":"x"}`).want(201)
+	s.ask(s.admin, "PATCH", "/admin/v1/subjects/a", `{"tier":"free"}`, "If-Match", "*").want(200)
+	out := string(s.ask(s.admin, "GET", "/admin/v1/subjects:export", "").want(200).body)
+	if again := s.ask(s.admin, "POST", "/admin/v1/subjects:import", out).lastLine(); again.Unchanged != 1 || !again.Done {
+		t.Errorf("where it came from: %+v", again)
+	}
+	if moved := other.ask(other.admin, "POST", "/admin/v1/subjects:import", out).lastLine(); moved.Created != 1 || !moved.Done {
+		t.Errorf("elsewhere: %+v", moved)
+	}
+	if again := string(other.ask(other.admin, "GET", "/admin/v1/subjects:export", "").want(200).body); !strings.Contains(again, `"per_month":{"limit":"per_month","max":5`) {
+		t.Errorf("exported again: %s", again)
 	}
 }

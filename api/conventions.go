@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,9 +28,10 @@ const maxBody = 64 << 10
 
 // errTooLarge and errNoVersion are answered with statuses of their own.
 var (
-	errTooLarge  = errors.New("the body is larger than 64 KiB")
+	errTooLarge  = errors.New("the body is larger than is read")
 	errTooSlow   = errors.New("the body did not come in time")
 	errNoVersion = errors.New("If-Match is missing: send the ETag you read")
+	errThere     = errors.New("If-None-Match: * is for what is not there")
 )
 
 // decode reads a JSON body: one value, no unknown fields, no malformed UTF-8
@@ -43,7 +45,11 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 }
 
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	return readBodyOf(w, r, maxBody)
+}
+
+func readBodyOf(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -71,6 +77,9 @@ func decodeJSON(data []byte, into any) error {
 	return nil
 }
 
+// maxDepth is how deep JSON is nested that anybody means.
+const maxDepth = 16
+
 // checkNames refuses names of fields that stand twice in an object, of which encoding/json
 // takes the last, and those that it would fold into ours: it takes "Status" for "status".
 // Ours, and the names of limits, have no capitals.
@@ -86,10 +95,15 @@ func checkNames(data []byte) error {
 		switch token := token.(type) {
 		case json.Delim:
 			switch token {
-			case '{':
-				levels = append(levels, make(map[string]bool))
-			case '[':
-				levels = append(levels, nil)
+			case '{', '[':
+				if len(levels) == maxDepth {
+					return bodyError("nested no deeper than " + strconv.Itoa(maxDepth) + " levels")
+				}
+				var names map[string]bool
+				if token == '{' {
+					names = make(map[string]bool)
+				}
+				levels = append(levels, names)
 			default:
 				levels = levels[:len(levels)-1]
 			}
@@ -157,6 +171,12 @@ func samePath(r *http.Request, field, inBody string) (string, error) {
 // must be that of now (RFC 9110, 13.1.1). A weak ETag is none of ours, and so never that of
 // now.
 func ifMatch(r *http.Request) (tiers.Expect, error) {
+	if none := strings.Join(r.Header.Values("If-None-Match"), ", "); none != "" {
+		if strings.TrimSpace(none) != "*" || r.Header.Get("If-Match") != "" {
+			return tiers.Expect{}, &tierlimit.FieldError{Field: "If-None-Match", Value: none, Want: "*, to create by PUT, and no If-Match beside it"}
+		}
+		return tiers.Absent, nil
+	}
 	tags := strings.Join(r.Header.Values("If-Match"), ", ")
 	switch strings.TrimSpace(tags) {
 	case "":
@@ -165,18 +185,30 @@ func ifMatch(r *http.Request) (tiers.Expect, error) {
 		return tiers.Present, nil
 	}
 	var versions []int64
-	for _, tag := range strings.Split(tags, ",") {
-		tag = strings.TrimSpace(tag)
-		strong := strings.TrimPrefix(tag, "W/")
-		if len(strong) < 2 || strong[0] != '"' || strong[len(strong)-1] != '"' {
-			return tiers.Expect{}, &tierlimit.FieldError{Field: "If-Match", Value: tags, Want: `an ETag as it was sent, such as "12", several of them, or *`}
+	for rest := tags; ; {
+		rest = strings.TrimLeft(rest, ", \t")
+		if rest == "" {
+			return tiers.Version(versions...), nil
 		}
-		if version, err := strconv.ParseUint(strings.Trim(tag, `"`), 10, 63); err == nil {
-			versions = append(versions, int64(version))
+		tag := entityTag.FindString(rest)
+		if tag == "" {
+			return tiers.Expect{}, &tierlimit.FieldError{Field: "If-Match", Value: tags, Want: `ETags as they were sent, in their quotes, or *`}
+		}
+		version, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64)
+		if err == nil && tagOf(version) == tag {
+			versions = append(versions, version)
+		}
+		if rest = rest[len(tag):]; rest != "" && !strings.HasPrefix(strings.TrimLeft(rest, " \t"), ",") {
+			return tiers.Expect{}, &tierlimit.FieldError{Field: "If-Match", Value: tags, Want: `ETags as they were sent, with commas between, or *`}
 		}
 	}
-	return tiers.Version(versions...), nil
 }
+
+// entityTag is an ETag at the beginning of a text: RFC 9110, 8.8.3.
+var entityTag = regexp.MustCompile(`^(W/)?"[\x21\x23-\x7E\x80-\xFF]*"`)
+
+// tagOf is the ETag of a version.
+func tagOf(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
 // A page is a list as all lists are answered.
 type page[T any] struct {
@@ -275,6 +307,6 @@ var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
 // respondVersion sends a strong ETag with what can be changed.
 func respondVersion(w http.ResponseWriter, status int, version int64, body any) {
-	w.Header().Set("Etag", `"`+strconv.FormatInt(version, 10)+`"`)
+	w.Header().Set("Etag", tagOf(version))
 	respond(w, status, body)
 }

@@ -33,6 +33,20 @@ type affected struct {
 	Limits   []limitEffect `json:"limits,omitempty"` // of a change to one subject: what it does to its limits
 
 	Refused tierlimit.Reason `json:"refused,omitempty"` // why it would be denied whatever it has used
+
+	// Of a change to a tier: of how many of the subjects usage was looked at, and who of them
+	// would be denied the next request, and is not denied now.
+	Checked int            `json:"checked,omitempty"`
+	Denied  []deniedEffect `json:"denied,omitempty"`
+}
+
+// A deniedEffect is a subject that a change of its tier would deny.
+type deniedEffect struct {
+	Subject string `json:"subject"`
+	Limit   string `json:"limit"`
+	Used    int64  `json:"used"`
+	Max     int64  `json:"max"`
+	Over    int64  `json:"over"` // by how much used is above max; 0: it is used up
 }
 
 // A limitEffect is what becomes of one limit of a subject.
@@ -52,6 +66,9 @@ type most struct {
 
 // sampled is how many of those affected are named.
 const sampled = 10
+
+// checked is of how many subjects on a tier a dry run looks at the usage.
+const checked = 200
 
 // dryRun reads ?dry_run=, a parameter of all changes.
 func dryRun(r *http.Request, upserts bool) (bool, error) {
@@ -75,17 +92,17 @@ func dryRun(r *http.Request, upserts bool) (bool, error) {
 
 // tried answers with what a command of one change would do.
 func (a *admin) tried(w http.ResponseWriter, r *http.Request, c *tiers.Command, result *tiers.Result) error {
-	events, err := tiers.EventsOf(c, result)
+	made, _ := result.Made(0)
+	e, err := tiers.EventOf(c, made)
 	if err != nil {
 		return err
 	}
-	e := &events[result.Of[0]]
 	changes, err := jsondiff.Of(e.Before, e.After)
 	if err != nil {
 		return err
 	}
 	out := effect{DryRun: true, Action: e.Action, Before: e.Before, After: e.After, Changes: changes}
-	if out.Affected, err = a.affected(r, e); err != nil {
+	if out.Affected, err = a.affected(r, &e); err != nil {
 		return err
 	}
 	if out.Changes == nil {
@@ -120,7 +137,72 @@ func (a *admin) affectedByTier(r *http.Request, e *tiers.Event) (out affected, e
 		return out, err
 	}
 	out.Unknown = before.Default || after.Default
-	return out, a.count(r, &out, tiers.SubjectFilter{Tier: e.Object})
+	if err := a.count(r, &out, tiers.SubjectFilter{Tier: e.Object}); err != nil || len(e.After) == 0 {
+		return out, err
+	}
+	return out, a.findDenied(r, e, &out)
+}
+
+// findDenied finds out who of the subjects on a tier would be denied by its change.
+func (a *admin) findDenied(r *http.Request, e *tiers.Event, out *affected) error {
+	var changed tiers.Tier
+	if err := json.Unmarshal(e.After, &changed); err != nil {
+		return err
+	}
+	now, err := a.catalogue.Tiers(r.Context())
+	if err != nil {
+		return err
+	}
+	next := append(slices.DeleteFunc(slices.Clone(now), func(t tiers.Tier) bool { return t.Key == changed.Key }), changed)
+	if changed.Default {
+		for i := range next {
+			next[i].Default = next[i].Key == changed.Key
+		}
+	}
+	list, err := a.catalogue.Subjects(r.Context(), tiers.SubjectFilter{Tier: e.Object, Most: checked})
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		before, err := tiers.PlanOf(now, &list[i], time.Now())
+		if err != nil {
+			return err
+		}
+		after, err := tiers.PlanOf(next, &list[i], time.Now())
+		if err != nil {
+			return err
+		}
+		found, looked := a.newlyDenied(r, list[i].ID, before, after)
+		if !looked { // the store does not answer: nobody knows
+			return nil
+		}
+		out.Checked++
+		out.Denied = append(out.Denied, found...)
+	}
+	return nil
+}
+
+// newlyDenied returns the limits of a plan that would deny a subject's next request, where
+// those of the plan before do not; and whether the store has answered.
+func (a *admin) newlyDenied(r *http.Request, subject string, before, after *tierlimit.Plan) (list []deniedEffect, looked bool) {
+	was, err := a.lim.UsageUnder(r.Context(), subject, before)
+	if err != nil {
+		return nil, false
+	}
+	will, err := a.lim.UsageUnder(r.Context(), subject, after)
+	if err != nil {
+		return nil, false
+	}
+	denied := make(map[string]bool)
+	for i := range was.Windows {
+		denied[was.Windows[i].Limit] = denies(&was.Windows[i])
+	}
+	for i := range will.Windows {
+		if w := &will.Windows[i]; denies(w) && !denied[w.Limit] {
+			list = append(list, deniedEffect{Subject: subject, Limit: w.Limit, Used: w.Used, Max: w.EffectiveMax, Over: w.Used - w.EffectiveMax})
+		}
+	}
+	return list, true
 }
 
 // count adds the subjects of f to who is affected.

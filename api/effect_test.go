@@ -361,3 +361,18 @@ type awayCatalogue struct{ tiers.Catalogue }
 func (awayCatalogue) Tiers(context.Context) ([]tiers.Tier, error) {
 	return nil, fmt.Errorf("dial: %w", tiers.ErrUnavailable)
 }
+
+// A change of a tier says who would be denied now, and by how much.
+func TestATriedTierSaysWhoWouldBeDenied(t *testing.T) {
+	s := newSite(t, 0)
+	for id, cost := range map[string]int{"light": 3, "heavy": 60, "at_the_edge": 20} {
+		s.ask(s.admin, "POST", "/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"pro"}`, id)).want(201)
+		s.take(fmt.Sprintf(`{"subject":%q,"cost":%d}`, id, cost)).want(200, `"allowed":true`)
+	}
+	tried := s.ask(s.admin, "PATCH", "/admin/v1/tiers/pro?dry_run=true", `{"limits":{"per_minute":{"max":20}}}`, "If-Match", "*")
+	tried.want(200, `"checked":3`, `"denied":[{"subject":"at_the_edge","limit":"per_minute","used":20,"max":20,"over":0},{"subject":"heavy","limit":"per_minute","used":60,"max":20,"over":40}]`)
+	s.ask(s.admin, "PATCH", "/admin/v1/tiers/pro", `{"limits":{"per_minute":{"max":20}}}`, "If-Match", "*").want(200)
+	for subject, allowed := range map[string]string{"light": "true", "heavy": "false", "at_the_edge": "false"} {
+		s.take(fmt.Sprintf(`{"subject":%q}`, subject)).want(200, `"allowed":`+allowed)
+	}
+}

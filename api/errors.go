@@ -55,6 +55,7 @@ func statusOf(err error) int {
 		err    error
 		status int
 	}{
+		{errThere, http.StatusPreconditionFailed},
 		{tiers.ErrNotFound, http.StatusNotFound},
 		{tiers.ErrExists, http.StatusConflict},
 		{tiers.ErrInUse, http.StatusConflict},

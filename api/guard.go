@@ -10,28 +10,72 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/internal/problem"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// A guard knows who brings which token: those of the configuration, and those of
-// the keyring.
+// Tokens are those of the configuration, which need no database. They may be set while they
+// are used: to rotate a token, the old one and the new one are valid for a while.
+type Tokens struct {
+	known atomic.Pointer[[]configured]
+}
+
+type configured struct {
+	hash [sha256.Size]byte
+	role access.Role
+}
+
+// NewTokens returns the tokens of owners, and those of services.
+func NewTokens(owners, services []string) *Tokens {
+	t := new(Tokens)
+	t.Set(owners, services)
+	return t
+}
+
+// Set puts tokens in place of those there were.
+func (t *Tokens) Set(owners, services []string) {
+	var list []configured
+	for role, tokens := range map[access.Role][]string{access.Owner: owners, access.Service: services} {
+		for _, token := range tokens {
+			if token != "" {
+				list = append(list, configured{sha256.Sum256([]byte(token)), role})
+			}
+		}
+	}
+	t.known.Store(&list)
+}
+
+// role returns what a token opens, "" if it is none of t. It takes as long whatever the token
+// is.
+func (t *Tokens) role(token string) (role access.Role) {
+	sum := sha256.Sum256([]byte(token))
+	for _, one := range *t.known.Load() {
+		if subtle.ConstantTimeCompare(sum[:], one.hash[:]) == 1 && role != access.Owner {
+			role = one.role
+		}
+	}
+	return role
+}
+
+// A guard knows who brings which token: those of the configuration, and those of the keyring.
 type guard struct {
-	configured map[access.Role][sha256.Size]byte // hashes
+	configured *Tokens
 	keyring    tiers.Keyring
 	throttle   *throttle
+	lookups    singleflight.Group // by token: many requests may bring one that is not held
 	log        *slog.Logger
 }
 
 func newGuard(cfg *Config) *guard {
-	g := &guard{configured: make(map[access.Role][sha256.Size]byte), keyring: cfg.Keyring, throttle: newThrottle(cfg.TrustedProxies), log: cfg.Logger}
-	for role, token := range map[access.Role]string{access.Owner: cfg.AdminToken, access.Service: cfg.ServiceToken} {
-		if token != "" {
-			g.configured[role] = sha256.Sum256([]byte(token))
-		}
+	g := &guard{configured: cfg.Tokens, keyring: cfg.Keyring, throttle: newThrottle(cfg.TrustedProxies), log: cfg.Logger}
+	if g.configured == nil {
+		g.configured = NewTokens([]string{cfg.AdminToken}, []string{cfg.ServiceToken})
 	}
 	return g
 }
@@ -79,47 +123,60 @@ type waitError struct{ wait time.Duration }
 func (e *waitError) Error() string { return "not looked at for " + e.wait.String() }
 
 // who returns the role of whoever asks, and who that is: the role for the configuration's
-// tokens, and name and id of others.
+// tokens, and name and id of others. What can be compared in memory is compared first, and is
+// never refused because somebody else has guessed.
 func (g *guard) who(r *http.Request) (role access.Role, actor tiers.Actor, err error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return "", actor, tiers.ErrNotFound
 	}
-	brought := g.throttle.guess(r, token)
-	if wait := brought.refused(); wait > 0 {
-		return "", actor, &waitError{wait}
+	if role := g.configured.role(token); role != "" {
+		return role, tiers.Actor{ID: string(role), Name: string(role)}, nil
 	}
-	switch role, actor, err = g.owner(r, token); {
-	case err == nil:
-		brought.succeeded()
-	case errors.Is(err, tiers.ErrNotFound):
-		brought.failed()
-	default:
-		brought.undecided()
-	}
-	return role, actor, err
-}
-
-// owner is who of whoever brings a token.
-func (g *guard) owner(r *http.Request, token string) (role access.Role, actor tiers.Actor, err error) {
-	sum := sha256.Sum256([]byte(token))
-	for _, known := range access.Roles { // of one token with two roles, the greater
-		if configured, ok := g.configured[known]; ok && subtle.ConstantTimeCompare(sum[:], configured[:]) == 1 {
-			role = known
-		}
-	}
-	if role != "" || g.keyring == nil {
-		if role == "" {
-			err = tiers.ErrNotFound
-		}
-		return role, tiers.Actor{ID: string(role), Name: string(role)}, err
-	}
-	c, err := g.keyring.Authenticate(r.Context(), token)
+	c, err := g.credential(r, token)
 	if err != nil {
 		return "", actor, err
 	}
-	if c.Kind != access.Token { // a customer's key opens nothing here
-		return "", actor, tiers.ErrNotFound
-	}
 	return c.Role, tiers.Actor{ID: c.ID, Name: c.Actor()}, nil
 }
+
+// credential returns the keyring's token that was brought.
+func (g *guard) credential(r *http.Request, token string) (c access.Credential, err error) {
+	err = tiers.ErrNotFound
+	if g.keyring != nil {
+		c, err = g.keyring.Held(token)
+	}
+	if errors.Is(err, tiers.ErrUnavailable) {
+		c, err = g.lookUp(r, token)
+	} else if err != nil {
+		if _, wait := g.throttle.count(r); wait != nil {
+			err = wait
+		}
+	}
+	if err == nil && c.Kind != access.Token { // a customer's key opens nothing here
+		err = tiers.ErrNotFound
+	}
+	return c, err
+}
+
+// lookUp asks the keyring for a token that is not in memory, once for all who bring it.
+func (g *guard) lookUp(r *http.Request, token string) (access.Credential, error) {
+	found, err, _ := g.lookups.Do(token, func() (any, error) {
+		takeBack, err := g.throttle.count(r)
+		if err != nil {
+			return access.Credential{}, err
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), tokenWait)
+		defer cancel()
+		c, err := g.keyring.Authenticate(ctx, token)
+		if !errors.Is(err, tiers.ErrNotFound) {
+			takeBack() // it is right, or not known to be wrong
+		}
+		return c, err
+	})
+	c, _ := found.(access.Credential)
+	return c, err
+}
+
+// tokenWait is how long a token is looked up.
+const tokenWait = time.Second

@@ -212,7 +212,7 @@ func (o *operation) parameters() (list []object) {
 		}
 		list = append(list, one)
 	}
-	if o.dryRun {
+	if o.dryRun || o.dryRuns {
 		list = append(list, object{
 			"name": "dry_run", "in": "query", "description": "true answers what the change would do, and does not make it",
 			"schema": object{"type": "boolean", "default": false},

@@ -24,7 +24,8 @@ type operation struct {
 	body       string // the schema of the request's body, "" for none
 	ifMatch    bool   // needs the ETag of what it changes
 	repeatable bool   // heeds Idempotency-Key
-	dryRun     bool   // heeds ?dry_run=true
+	dryRun     bool   // heeds ?dry_run=true, and answers it with an Effect
+	dryRuns    bool   // heeds ?dry_run=true, and answers it as always
 
 	status             int    // of success; default 200
 	lines, answerLines string // the schemas of the lines that are sent and answered, as NDJSON
@@ -84,7 +85,7 @@ func (o *operation) failures() []int {
 	if o.body != "" {
 		all = append(all, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)
 	}
-	if o.method == http.MethodGet && strings.HasPrefix(o.path, adminRoot) || len(o.query) > 0 || o.dryRun { // a parameter that there is not
+	if o.method == http.MethodGet && strings.HasPrefix(o.path, adminRoot) || len(o.query) > 0 || o.dryRun || o.dryRuns { // a parameter that there is not
 		all = append(all, http.StatusBadRequest)
 	}
 	if o.ifMatch {

@@ -25,7 +25,11 @@ type Config struct {
 	Keyring   tiers.Keyring // knows tokens and API keys; nil: only the configured tokens
 	Load      *load.Controller
 	Health    Health
+	// CatchUp returns once the limiter decides by what was just changed, or ctx ends; nil if it
+	// always does. A change is answered after that.
+	CatchUp func(ctx context.Context)
 
+	Tokens         *Tokens        // those of the configuration; nil: the two below
 	AdminToken     string         // the owner's: opens everything, and needs no catalogue
 	ServiceToken   string         // of the role service, likewise
 	Open           bool           // decisions need no token

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -68,9 +69,7 @@ func (res *resource[T]) operations(path string) []operation {
 		rights: []access.Right{res.change}, body: res.schema, answer: res.schema, etag: true, ifMatch: true, dryRun: true,
 		fails: slices.Concat(usual, res.changing), serve: res.put,
 	}
-	if put.creates = !res.single && !res.made; put.creates {
-		put.fails = append(put.fails, http.StatusConflict)
-	}
+	put.creates = !res.single && !res.made
 	if res.upserts {
 		put.query = upsert
 	}
@@ -133,8 +132,7 @@ func (res *resource[T]) post(w http.ResponseWriter, r *http.Request) error {
 				return err
 			}
 		}
-		c := tiers.Operation{Ref: res.ref(r, *res.name(&t)), Put: t}
-		return res.do(w, r, http.StatusCreated, attempt, c)
+		return res.do(w, r, http.StatusCreated, attempt, tiers.Operation{Ref: res.ref(r, *res.name(&t)), Put: t})
 	})
 }
 
@@ -202,24 +200,25 @@ func (res *resource[T]) decode(r *http.Request, body []byte) (t T, err error) {
 
 // expect reads what a PUT believes to be there.
 func (res *resource[T]) expect(r *http.Request) (tiers.Expect, error) {
-	if none := strings.Join(r.Header.Values("If-None-Match"), ", "); none != "" && !res.single && !res.made {
-		if none != "*" || r.Header.Get("If-Match") != "" {
-			return tiers.Expect{}, &tierlimit.FieldError{Field: "If-None-Match", Value: none, Want: "*, to create, and no If-Match beside it"}
-		}
-		return tiers.Absent, nil
-	}
 	q, err := query(r, "dry_run", "upsert")
 	if err != nil {
 		return tiers.Expect{}, err
 	}
-	switch v := q.Get("upsert"); {
-	case v == "" || v == "false":
-	case v != "true" || !res.upserts:
-		return tiers.Expect{}, &tierlimit.FieldError{Field: "upsert", Value: v, Want: "true or false, and only of a subject"}
-	case r.Header.Get("If-Match") == "":
+	if v := q.Get("upsert"); v != "" && !res.upserts {
+		return tiers.Expect{}, &tierlimit.FieldError{Field: "upsert", Value: v, Want: "left out: only a subject is created or replaced so"}
+	}
+	upsert, err := flag("upsert", q.Get("upsert"))
+	if err != nil {
+		return tiers.Expect{}, err
+	}
+	if upsert && r.Header.Get("If-Match") == "" && r.Header.Get("If-None-Match") == "" {
 		return tiers.Anything, nil
 	}
-	return ifMatch(r)
+	expect, err := ifMatch(r)
+	if err == nil && res.made && r.Header.Get("If-None-Match") != "" {
+		err = &tierlimit.FieldError{Field: "If-None-Match", Value: "*", Want: "left out: ids are made here, by POST"}
+	}
+	return expect, err
 }
 
 func (res *resource[T]) nameIn(r *http.Request) string {
@@ -236,20 +235,23 @@ func (res *resource[T]) do(w http.ResponseWriter, r *http.Request, status int, a
 		return err
 	}
 	c := tiers.Command{Actor: actorOf(r), Attempt: attempt, DryRun: dry, Operations: []tiers.Operation{change}}
-	result, err := res.admin.catalogue.Do(r.Context(), c)
+	result, err := res.admin.do(r.Context(), c)
+	if errors.Is(err, tiers.ErrExists) && r.Header.Get("If-None-Match") != "" {
+		return fmt.Errorf("%w: %w", errThere, err)
+	}
 	if err != nil {
 		return err
 	}
 	if dry {
 		return res.admin.tried(w, r, &c, &result)
 	}
-	made := result.Made(0)
+	made, _ := result.Made(0)
 	t, there := made.After.(T)
 	if !there {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	if res.shown != nil {
+	if res.shown != nil && made.Before == nil {
 		put, _ := change.Put.(T)
 		t = res.shown(put, t)
 	}
@@ -274,9 +276,12 @@ func (res *resource[T]) location(r *http.Request, t *T) string {
 // checkPatch refuses a patch of a T that is no object, or names a field that a T does not
 // have, even where the patch takes it away: it is a slip of somebody who means another.
 func checkPatch[T any](body []byte) error {
+	if err := checkNames(body); err != nil {
+		return err
+	}
 	var probe T // what else is wrong with it is looked at once it is merged
 	for _, field := range strictjson.Fields(decodeJSON(body, &probe)) {
-		if strings.HasPrefix(field.Want, strictjson.NoSuchField) || field.Want == strictjson.Once {
+		if strings.HasPrefix(field.Want, strictjson.NoSuchField) {
 			return field
 		}
 	}

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/integration/proxy"
 	"github.com/tierlimit/tierlimit/integration/servers"
 	"github.com/tierlimit/tierlimit/migrations"
@@ -292,12 +295,12 @@ func TestAPoolerInTransactionModeIsGoodEnough(t *testing.T) {
 		}
 		r := startReplica(t, redisServer.URL, behind(direct))
 		r.want(201, "POST", r.admin+"/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`)
-		eventually(t, 3*time.Second, "polled", func() bool { return r.must("peek", "acct_42").Tier == "pro" })
-		r.want(200, "PUT", r.admin+"/admin/v1/subjects/acct_42?upsert=true", `{"tier":"enterprise"}`)
-		eventually(t, 3*time.Second, "polled", func() bool { return r.must("peek", "acct_42").Tier == "enterprise" })
-		if !strings.Contains(r.log(), "a pooler in transaction mode") {
-			t.Errorf("the log does not say so: %s", r.log())
+		if tier := r.must("peek", "acct_42").Tier; tier != "pro" {
+			t.Errorf("who has changed something does not see it: %s", tier)
 		}
+		eventually(t, 5*time.Second, "the log says so", func() bool { return strings.Contains(r.log(), "a pooler in transaction mode") })
+		must(t, execute(t.Context(), direct, `UPDATE tierlimit.subjects SET tier = 'enterprise'`))
+		eventually(t, 2*time.Second, "polled", func() bool { return r.must("peek", "acct_42").Tier == "enterprise" })
 	})
 }
 
@@ -400,7 +403,17 @@ type bulkTally struct {
 // bulk changes many subjects, and returns the last line of the answer.
 func (r *replica) bulk(path, body string) (tally bulkTally) {
 	r.Helper()
-	_, answer := r.want(200, "POST", r.admin+"/admin/v1/"+path, body, "Content-Type", "application/x-ndjson")
+	ctx, cancel := context.WithTimeout(r.Context(), 4*busyMachine)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.admin+"/admin/v1/"+path, strings.NewReader(body))
+	must(r.T, err)
+	req.Header.Set("Authorization", "Bearer "+adminToken)
+	req.Header.Set("Content-Type", "application/x-ndjson")
+	resp, err := http.DefaultClient.Do(req)
+	must(r.T, err)
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	must(r.T, err)
 	lines := strings.Split(strings.TrimSpace(string(answer)), "\n")
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &tally); err != nil {
 		r.Fatalf("%v in %s", err, lines[len(lines)-1])
@@ -434,6 +447,105 @@ func TestAnOlderReleaseLeavesWhatItDoesNotKnow(t *testing.T) {
 		SELECT (SELECT count(*) FROM tierlimit.limits WHERE of_later <> 'kept') + (SELECT count(*) FROM tierlimit.subjects WHERE of_later <> 'kept')`).Scan(&lost))
 	if lost != 0 {
 		t.Errorf("%d rows lost what a later release had written", lost)
+	}
+}
+
+// While the migration waited for a writer, versions were drawn twice: a suspension never
+// reached the replicas.
+func TestAMigrationDrawsNoVersionTwice(t *testing.T) {
+	url := newDatabase(t)
+	must(t, execute(t.Context(), url, `INSERT INTO tierlimit.subjects (id, tier) VALUES ('before', 'free')`))
+	text, err := os.ReadFile("../migrations/00009_bulk.sql")
+	must(t, err)
+	_, down, _ := strings.Cut(string(text), "-- +goose Down")
+	must(t, execute(t.Context(), url, down+"; DELETE FROM tierlimit.migrations WHERE version_id = 9"))
+	conn, err := pgx.Connect(t.Context(), url)
+	must(t, err)
+	defer conn.Close(context.Background())
+	tx, err := conn.Begin(t.Context())
+	must(t, err)
+	_, err = tx.Exec(t.Context(), `INSERT INTO tierlimit.subjects (id, tier) SELECT 'old_' || n, 'free' FROM generate_series(1, 300) AS n`)
+	must(t, err)
+	up := make(chan error)
+	go func() { _, err := migrations.Up(context.Background(), url); up <- err }()
+	looks, err := pgx.Connect(t.Context(), url)
+	must(t, err)
+	defer looks.Close(context.Background())
+	eventually(t, 10*time.Second, "the migration waits for the writer", func() bool {
+		var waiting int
+		must(t, looks.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&waiting))
+		return waiting > 0
+	})
+	must(t, tx.Commit(t.Context()))
+	must(t, <-up)
+	replica, admin := follow(t, url), edit(openCatalogue(t, url))
+	before, err := admin.Subject(t.Context(), "before")
+	must(t, err)
+	before.Status = tiers.Suspended
+	suspended, err := admin.ReplaceSubject(t.Context(), before, before.Version)
+	must(t, err)
+	var newest int64
+	must(t, looks.QueryRow(t.Context(), `SELECT max(version) FROM tierlimit.subjects`).Scan(&newest))
+	if suspended.Version != newest {
+		t.Errorf("the last change has version %d, and there is one of %d", suspended.Version, newest)
+	}
+	eventually(t, time.Second, "the suspension acts", func() bool { return planOf(t, replica, "before").Config().Refusal == tierlimit.Suspended })
+}
+
+// A restore went unnoticed where as many changes were made afterwards as it had taken back.
+func TestARestoredCatalogueIsReadAnew(t *testing.T) {
+	own := ownPostgres(t)
+	_, err := migrations.Up(t.Context(), own.URL)
+	must(t, err)
+	c := edit(openCatalogue(t, own.URL))
+	_, err = c.CreateSubject(t.Context(), tiers.Subject{ID: "kept", Tier: "pro"})
+	must(t, err)
+	var version int64
+	conn, err := pgx.Connect(t.Context(), own.URL)
+	must(t, err)
+	defer conn.Close(context.Background())
+	must(t, conn.QueryRow(t.Context(), `SELECT version FROM tierlimit.catalogue`).Scan(&version))
+	made, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "after_the_dump", Tier: "pro"})
+	must(t, err)
+	replica := follow(t, own.URL)
+	if planOf(t, replica, "after_the_dump").Tier() != "pro" {
+		t.Fatal("not there before")
+	}
+	// As a dump that is restored: the tables are others, and versions are drawn again.
+	_, err = conn.Exec(t.Context(), `
+		BEGIN;
+		CREATE TABLE tierlimit.again (LIKE tierlimit.catalogue INCLUDING ALL);
+		INSERT INTO tierlimit.again SELECT * FROM tierlimit.catalogue;
+		DROP TABLE tierlimit.catalogue;
+		ALTER TABLE tierlimit.again RENAME TO catalogue;
+		SET LOCAL session_replication_role = replica;
+		DELETE FROM tierlimit.subjects WHERE id = 'after_the_dump';
+		SET LOCAL session_replication_role = origin;
+		COMMIT`)
+	must(t, err)
+	_, err = conn.Exec(t.Context(), `UPDATE tierlimit.catalogue SET version = $1`, version)
+	must(t, err)
+	_, err = conn.Exec(t.Context(), `SELECT setval('tierlimit.versions', $1)`, version)
+	must(t, err)
+	again, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "after_the_restore", Tier: "pro"})
+	must(t, err)
+	if again.Version != made.Version {
+		t.Fatalf("version %d, and it was %d: this shows nothing", again.Version, made.Version)
+	}
+	eventually(t, 10*time.Second, "it is read anew", func() bool {
+		return planOf(t, replica, "after_the_dump").Tier() == "free" && planOf(t, replica, "after_the_restore").Tier() == "pro"
+	})
+}
+
+// TRUNCATE of limits was heard by nobody.
+func TestTruncatedLimitsAreHeard(t *testing.T) {
+	url := newDatabase(t)
+	replica := follow(t, url)
+	before := replica.Version()
+	must(t, execute(t.Context(), url, `TRUNCATE tierlimit.limits`))
+	eventually(t, 2*time.Second, "heard", func() bool { return replica.Version() > before })
+	if err := execute(t.Context(), url, `TRUNCATE tierlimit.tiers CASCADE`); err == nil {
+		t.Error("there is no default tier any more")
 	}
 }
 
@@ -474,4 +586,34 @@ func TestARotatedPasswordIsUsedForTheNextConnection(t *testing.T) {
 	if !errors.Is(err, tiers.ErrUnavailable) {
 		t.Errorf("a file that is gone for a moment: %v", err)
 	}
+}
+
+// A token in a file is rotated without a restart; two are valid meanwhile.
+func TestTokensInAFileAreReadAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(text string) { must(t, os.WriteFile(file, []byte(text), 0o600)) }
+	const before, after = "service-token-before", "service-token-after"
+	write(before + "\n")
+	t.Setenv("TIERLIMIT_SERVICE_TOKEN_FILE", file)
+	r := startReplica(t, redisServer.URL, newDatabase(t))
+	status := func(token string) int {
+		status, _, _, err := r.ask("POST", r.public+"/v1/take", `{"subject":"acct_42"}`, "Authorization", "Bearer "+token)
+		must(t, err)
+		return status
+	}
+	if status(before) != 200 || status(after) != 401 {
+		t.Fatalf("at first: %d and %d", status(before), status(after))
+	}
+	for _, step := range []struct {
+		text          string
+		before, after int
+	}{{before + "\n" + after, 200, 200}, {"short", 200, 200}, {after, 401, 200}} {
+		write(step.text)
+		eventually(t, 5*time.Second, fmt.Sprintf("%q is read", step.text), func() bool {
+			return status(before) == step.before && status(after) == step.after
+		})
+	}
+	eventually(t, 5*time.Second, "the log says so", func() bool {
+		return strings.Contains(r.log(), "tokens were read again") || strings.Contains(r.log(), "cannot be read again")
+	})
 }

@@ -33,6 +33,7 @@ import (
 type site struct {
 	*testing.T
 	public, admin http.Handler
+	blind         handlers // the same, where no token can be looked up
 	catalogue     *pgtiers.Catalogue
 	draining      atomic.Bool
 	document      document
@@ -77,6 +78,11 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	s.admin = api.Admin(cfg)
+	cfg.Keyring = blindRing{}
+	if s.blind.public, err = api.Public(cfg); err != nil {
+		t.Fatal(err)
+	}
+	s.blind.admin = api.Admin(cfg)
 	text := s.serve(s.public, "GET", "/openapi.json", "").Body.Bytes()
 	if err := json.Unmarshal(text, &s.document); err != nil {
 		t.Fatal(err)
@@ -110,6 +116,7 @@ type call struct {
 	reader             io.Reader       // in place of the body
 	ctx                context.Context //nolint:containedctx // to be a dead one
 	from               string          // the client's address; default: one of its own
+	blind              bool            // where no token can be looked up
 }
 
 func (c call) with(name, value string) call {
@@ -138,11 +145,29 @@ func (c call) query(q string) call {
 	return c
 }
 
-func (s *site) handler(path string) http.Handler {
-	if strings.HasPrefix(path, "/admin/") {
-		return s.admin
+func (s *site) handler(c call) http.Handler {
+	h := handlers{s.public, s.admin}
+	if c.blind {
+		h = s.blind
 	}
-	return s.public
+	if strings.HasPrefix(c.path, "/admin/") {
+		return h.admin
+	}
+	return h.public
+}
+
+// handlers are those of both listeners.
+type handlers struct{ public, admin http.Handler }
+
+// A blindRing cannot look a token up.
+type blindRing struct{}
+
+func (blindRing) Held(string) (access.Credential, error) {
+	return access.Credential{}, tiers.ErrUnavailable
+}
+
+func (blindRing) Authenticate(context.Context, string) (access.Credential, error) {
+	return access.Credential{}, tiers.ErrUnavailable
 }
 
 // do makes a call and holds what is answered against the document; what is sent
@@ -177,7 +202,7 @@ func (s *site) do(id string, c call) *httptest.ResponseRecorder {
 		return r
 	}
 	w := httptest.NewRecorder()
-	s.handler(c.path).ServeHTTP(w, send())
+	s.handler(c).ServeHTTP(w, send())
 	if s.seen[id] == nil {
 		s.seen[id] = make(map[int]bool)
 	}
@@ -343,6 +368,8 @@ func (s *site) goodAs(id string) call {
 		return call{method: "GET", path: v1 + "/tiers"}
 	case "create-tier":
 		return call{method: "POST", path: v1 + "/tiers", body: fmt.Sprintf(`{"key":%q,%s}`, s.name("tier"), limitsJSON)}
+	case "apply-tiers":
+		return call{method: "POST", path: v1 + "/tiers:apply", body: fmt.Sprintf(`{"tiers":[{"key":%q,%s}]}`, s.name("tier"), limitsJSON)}
 	case "read-tier":
 		return call{method: "GET", path: v1 + "/tiers/pro"}
 	case "replace-tier":

@@ -7,6 +7,9 @@
 -- +goose Up
 SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '0', true); -- nobody queues behind it for long
 
+-- Whoever writes has ended: no version is drawn the old way from here on.
+LOCK TABLE tierlimit.catalogue, tierlimit.subjects, tierlimit.tiers, tierlimit.limits, tierlimit.credentials, tierlimit.load_control IN ACCESS EXCLUSIVE MODE;
+
 CREATE SEQUENCE tierlimit.versions;
 SELECT setval('tierlimit.versions', greatest((SELECT version FROM tierlimit.catalogue), 1));
 
@@ -22,7 +25,7 @@ CREATE OR REPLACE FUNCTION tierlimit.next_version() RETURNS bigint LANGUAGE sql 
 CREATE FUNCTION tierlimit.publish() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     UPDATE tierlimit.catalogue SET version = (SELECT last_value FROM tierlimit.versions)
-        WHERE version <> (SELECT last_value FROM tierlimit.versions);
+        WHERE version < (SELECT last_value FROM tierlimit.versions);
     PERFORM pg_notify('tierlimit', ''); -- alike, so that a transaction sends one
     RETURN NULL;
 END $$;
@@ -44,6 +47,29 @@ BEGIN
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
+
+-- Tiers without limits: all replicas hear of it.
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.limits_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE drawn bigint;
+BEGIN
+    PERFORM FROM tierlimit.catalogue FOR UPDATE;
+    drawn := tierlimit.next_version();
+    UPDATE tierlimit.catalogue SET version = drawn, tiers_version = drawn;
+    PERFORM pg_notify('tierlimit', '');
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER limits_truncated AFTER TRUNCATE ON tierlimit.limits
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.limits_truncated();
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.tiers_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'one tier must be the default' USING ERRCODE = 'check_violation', CONSTRAINT = 'keep_a_default';
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER tiers_truncated BEFORE TRUNCATE ON tierlimit.tiers
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_truncated();
 
 -- What is removed, all at once.
 DROP TRIGGER subject_removed ON tierlimit.subjects;
@@ -68,10 +94,16 @@ CREATE TRIGGER note_removals AFTER DELETE ON tierlimit.credentials REFERENCING O
 ALTER TABLE tierlimit.audit ADD COLUMN actor_id text NOT NULL DEFAULT '';
 CREATE INDEX audit_by_actor ON tierlimit.audit (actor, id);
 CREATE INDEX audit_by_time ON tierlimit.audit (at);
+CREATE INDEX audit_by_key_of ON tierlimit.audit (detail, id) WHERE kind = 'key';
 
 -- +goose Down
+DROP TRIGGER limits_truncated ON tierlimit.limits;
+DROP FUNCTION tierlimit.limits_truncated;
+DROP TRIGGER tiers_truncated ON tierlimit.tiers;
+DROP FUNCTION tierlimit.tiers_truncated;
 DROP INDEX tierlimit.audit_by_actor;
 DROP INDEX tierlimit.audit_by_time;
+DROP INDEX tierlimit.audit_by_key_of;
 ALTER TABLE tierlimit.audit DROP COLUMN actor_id;
 DROP TRIGGER note_removals ON tierlimit.subjects;
 DROP TRIGGER note_removals ON tierlimit.credentials;

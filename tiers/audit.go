@@ -36,7 +36,7 @@ const (
 // An EventFilter chooses events, the newest first. Its zero value chooses all.
 type EventFilter struct {
 	Kind    string
-	Object  string
+	Object  string // also the keys of a subject
 	Actor   string
 	Attempt string // its Key
 	Before  int64  // only events with a smaller ID; 0: all
@@ -44,7 +44,8 @@ type EventFilter struct {
 }
 
 func (f *EventFilter) chooses(e *Event) bool {
-	return (f.Kind == "" || f.Kind == e.Kind) && (f.Object == "" || f.Object == e.Object) &&
+	object := f.Object == "" || f.Object == e.Object || e.Kind == string(access.Key) && f.Object == e.Detail
+	return (f.Kind == "" || f.Kind == e.Kind) && object &&
 		(f.Actor == "" || f.Actor == e.Actor) && (f.Attempt == "" || f.Attempt == e.Attempt.Key) && (f.Before == 0 || e.ID < f.Before)
 }
 
@@ -54,17 +55,18 @@ func EventsOf(c *Command, r *Result) ([]Event, error) {
 	events := make([]Event, len(r.Edits))
 	for i := range r.Edits {
 		var err error
-		if events[i], err = eventOf(c, &r.Edits[i]); err != nil {
+		if events[i], err = EventOf(c, &r.Edits[i]); err != nil {
 			return nil, err
 		}
 	}
-	if first := r.Of[0]; first >= 0 {
+	if first := r.of[0]; first >= 0 {
 		events[first].Attempt = c.Attempt
 	}
 	return events, nil
 }
 
-func eventOf(c *Command, e *Edit) (Event, error) {
+// EventOf returns the event of one edit of a command.
+func EventOf(c *Command, e *Edit) (Event, error) {
 	verb := "replace"
 	switch {
 	case e.Before == nil:

@@ -37,6 +37,7 @@ type Cache struct {
 	mu          sync.Mutex
 	partial     bool                // guarded by mu: not all could be loaded yet
 	version     int64               // guarded by mu: all changes up to it are applied
+	origin      string              // guarded by mu: whose versions they are
 	history     int                 // guarded by mu: how often the source went back in time
 	subjects    *shelf[*resident]   // changed under mu
 	credentials *shelf[*credential] // changed under mu

@@ -32,6 +32,7 @@ type fakeSource struct {
 	delay     time.Duration
 	deaf      bool
 	pagesFail error
+	origin    string
 	unheard   bool // notifications do not arrive
 	listed    bool // else nothing is loaded, as if there were no room
 	wake      func()
@@ -63,7 +64,7 @@ func (f *fakeSource) Changes(_ context.Context, since int64) (tiers.Changes, err
 	if f.err != nil {
 		return tiers.Changes{}, f.err
 	}
-	ch := tiers.Changes{Version: f.version, Subjects: slices.Clone(f.always)}
+	ch := tiers.Changes{Version: f.version, Origin: f.origin, Subjects: slices.Clone(f.always)}
 	if f.tiersAt > since {
 		ch.Tiers = slices.Clone(f.tiers)
 	}

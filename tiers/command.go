@@ -39,7 +39,9 @@ type Operation struct {
 	Expect Expect
 	Put    Object          // what it becomes; its name may be left out
 	Patch  json.RawMessage // a JSON merge patch (RFC 7396) of what is there
-	Lazy   bool            // makes no edit, and so no event, of what is so already
+	// AnyLimit lets an override be of a limit that the subject does not have now, as there
+	// may be in an export.
+	AnyLimit bool
 }
 
 // A Ref names a thing in a catalogue.
@@ -114,18 +116,22 @@ func (e Expect) check(there bool, at int64) error {
 
 // A Result is what a command has changed, or with DryRun would change.
 type Result struct {
-	// Edits are in the order in which they were made. What went along with an operation, such as
-	// the keys of a subject that was deleted, stands before it.
+	// Edits are in the order in which they were made. What went along with an operation, such
+	// as the keys of a subject that was deleted, stands before its edit.
 	Edits []Edit
-	Of    []int // by operation: the index of its edit; -1 where nothing was to be done
+	// Kept are of operations for which nothing was to be done: they draw no version, and have
+	// no event.
+	Kept []Edit
+
+	of []int // by operation: the index in Edits, or -1 - the index in Kept
 }
 
-// Made returns the edit of an operation, nil where nothing was to be done.
-func (r *Result) Made(operation int) *Edit {
-	if r.Of[operation] < 0 {
-		return nil
+// Made returns the edit of an operation, and whether it changes anything.
+func (r *Result) Made(operation int) (e *Edit, changed bool) {
+	if i := r.of[operation]; i < 0 {
+		return &r.Kept[-1-i], false
 	}
-	return &r.Edits[r.Of[operation]]
+	return &r.Edits[r.of[operation]], true
 }
 
 // An Edit is one thing before and after. Each is an event in the audit log.

@@ -110,7 +110,8 @@ func (e Editor) SetLoadControl(ctx context.Context, l LoadControl, version int64
 func put[T Object](ctx context.Context, e Editor, ref Ref, expect Expect, t T) (made T, err error) {
 	r, err := e.Do(ctx, Command{Actor: e.Actor, Operations: []Operation{{Ref: ref, Expect: expect, Put: t}}})
 	if err == nil {
-		made, _ = r.Made(0).After.(T)
+		e, _ := r.Made(0)
+		made, _ = e.After.(T)
 	}
 	return made, err
 }

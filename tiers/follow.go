@@ -116,10 +116,10 @@ func (c *Cache) refresh(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if changes.Version < since {
+		if changes.Version < since || since > 0 && c.isElsewhere(changes.Origin) {
 			// Restored from a backup, or failed over to a copy that lags: versions
 			// no longer mean what they meant here.
-			c.cfg.Logger.Warn("tiers: the catalogue went back, reading it anew", "from", since, "to", changes.Version)
+			c.cfg.Logger.Warn("tiers: the catalogue went back, or is of another server: reading it anew", "from", since, "to", changes.Version)
 			c.mu.Lock()
 			c.history++
 			c.mu.Unlock()
@@ -230,8 +230,30 @@ func (c *Cache) apply(ch Changes) {
 	for _, one := range ch.Credentials {
 		c.credentials.replace(&credential{Credential: one})
 	}
-	c.version = ch.Version
+	c.version, c.origin = ch.Version, ch.Origin
 }
+
+func (c *Cache) isElsewhere(origin string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return origin != c.origin
+}
+
+// CatchUp returns once all changes made before the call are applied, or ctx ends: whoever has
+// just changed something sees it then.
+func (c *Cache) CatchUp(ctx context.Context) {
+	for called := time.Now().UnixNano(); c.asOf.Load() < called; {
+		c.wake()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(catchUpPause):
+		}
+	}
+}
+
+// catchUpPause is between two looks whether the source was asked.
+const catchUpPause = 2 * time.Millisecond
 
 // nextSet returns the tiers to put in force, nil to leave those that are. One
 // tier that is not valid stays as it was, and does not hold up the others; all

@@ -14,6 +14,9 @@ type Keyring interface {
 	// Authenticate returns the key or token of a secret. ErrNotFound says that it
 	// is none, or none any more; ErrUnavailable that it could not be learned.
 	Authenticate(ctx context.Context, secret string) (access.Credential, error)
+	// Held is Authenticate from memory alone: it never waits. ErrUnavailable says that
+	// Authenticate has to look.
+	Held(secret string) (access.Credential, error)
 }
 
 var (
@@ -69,6 +72,23 @@ func (c *Cache) Authenticate(ctx context.Context, secret string) (access.Credent
 			return access.Credential{}, CredentialError(kind, id, ErrUnavailable)
 		}
 		one = answer.found
+	}
+	opened, err := one.open(kind, id, secret)
+	if err == nil {
+		c.uses.note(id, time.Now())
+	}
+	return opened, err
+}
+
+// Held implements Keyring.
+func (c *Cache) Held(secret string) (access.Credential, error) {
+	kind, id, ok := access.Parse(secret)
+	if !ok {
+		return access.Credential{}, CredentialError("credential", "", ErrNotFound)
+	}
+	one, held := c.credentials.get(id)
+	if !held {
+		return access.Credential{}, CredentialError(kind, id, ErrUnavailable)
 	}
 	opened, err := one.open(kind, id, secret)
 	if err == nil {

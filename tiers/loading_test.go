@@ -71,6 +71,24 @@ func TestWhatIsReadAnewStandsOnceItIsWhole(t *testing.T) {
 	})
 }
 
+// After a restore as many changes were made as it had taken back: the versions are the same,
+// and what they mean is not.
+func TestACatalogueOfAnotherOriginIsReadAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.listed, f.origin = true, "one"
+		f.put("acct_1", "pro")
+		c := newCache(t, f, tiers.CacheConfig{})
+		settle()
+		f.set(func() {
+			f.origin = "another"
+			f.subjects["acct_1"] = tiers.Subject{ID: "acct_1", Tier: "enterprise", Version: f.version}
+		})
+		time.Sleep(6 * time.Second)
+		wantTier(t, resolve(t, c, "acct_1"), "enterprise", false)
+	})
+}
+
 // More subjects than there is room for: those that are asked for are looked up, and held.
 func TestBeyondTheBoundSubjectsAreLookedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -108,6 +108,12 @@ func (m *Memory) deltaOf(r *Result) (delta, error) {
 		case Tier:
 			list[e.Object] = after.clone()
 		case Subject:
+			after.Overrides = nil // the rules' draft has no versions of them yet
+			if r, changed := d.subjects[e.Object]; changed && r != nil {
+				after.Overrides = r.subject().Overrides
+			} else if r := m.subjects[e.Object]; !changed && r != nil {
+				after.Overrides = r.subject().Overrides
+			}
 			d.subjects[e.Object] = newResident(after.clone())
 		case Override:
 			m.override(&d, e.Ref, &after)

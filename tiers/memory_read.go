@@ -99,6 +99,11 @@ func (m *Memory) Events(_ context.Context, f EventFilter) ([]Event, error) {
 
 // Authenticate implements Keyring.
 func (m *Memory) Authenticate(_ context.Context, secret string) (access.Credential, error) {
+	return m.Held(secret)
+}
+
+// Held implements Keyring.
+func (m *Memory) Held(secret string) (access.Credential, error) {
 	kind, id, ok := access.Parse(secret)
 	if !ok {
 		return access.Credential{}, CredentialError("credential", "", ErrNotFound)

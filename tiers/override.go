@@ -17,8 +17,8 @@ import (
 // nothing.
 type Override struct {
 	Limit     string
-	Max       int64 // or tierlimit.Unlimited
-	StartsAt  time.Time
+	Max       int64     // or tierlimit.Unlimited
+	StartsAt  time.Time // the zero time: when it is created
 	ExpiresAt time.Time
 	Reason    string // for people
 	Version   int64  // set by the catalogue; greater with each change
@@ -62,7 +62,7 @@ func (o *Override) Validate() error {
 	}
 	check(tierlimit.ValidName(o.Limit), "limit", o.Limit, tierlimit.NameRule)
 	check(o.Max >= tierlimit.Unlimited && o.Max <= tierlimit.MaxCount, "max", strconv.FormatInt(o.Max, 10), maxRule)
-	check(timestamp.Valid(o.StartsAt), "starts_at", o.StartsAt.Format(time.RFC3339), timestamp.Rule)
+	check(timestamp.Valid(o.StartsAt) || o.StartsAt.IsZero(), "starts_at", o.StartsAt.Format(time.RFC3339), timestamp.Rule)
 	check(timestamp.Valid(o.ExpiresAt) && o.ExpiresAt.After(o.StartsAt), "expires_at", o.ExpiresAt.Format(time.RFC3339), timestamp.Rule+", after starts_at")
 	check(o.Reason != "" && len(o.Reason) <= 500 && strictjson.Printable(o.Reason), "reason", o.Reason, "1 to 500 bytes of UTF-8 without control characters")
 	return errors.Join(errs...)
@@ -91,7 +91,7 @@ func (o Override) MarshalJSON() ([]byte, error) {
 func (o *Override) UnmarshalJSON(data []byte) error {
 	var j overrideJSON
 	p := timestamp.Parser{Errs: []error{strictjson.Strict(data, &j)}}
-	*o = Override{Limit: j.Limit, StartsAt: time.Now(), ExpiresAt: p.Parse("expires_at", j.ExpiresAt), Reason: j.Reason, Version: j.Version}
+	*o = Override{Limit: j.Limit, ExpiresAt: p.Parse("expires_at", j.ExpiresAt), Reason: j.Reason, Version: j.Version}
 	if start := p.Optional("starts_at", j.StartsAt); start != nil {
 		o.StartsAt = *start
 	}

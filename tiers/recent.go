@@ -20,16 +20,17 @@ type recentShard[T any] struct {
 	mu      sync.RWMutex
 	most    int
 	entries map[string]*recentEntry[T] // guarded by mu
-	ring    []*recentEntry[T]          // guarded by mu: all entries, and some that are gone
-	hand    int                        // guarded by mu
+	ring    []*recentEntry[T]          // guarded by mu: all entries, each at its place; nil at places that are free
+	free    []int32                    // guarded by mu: places of entries that are gone
+	hand    int32                      // guarded by mu
 	_       [32]byte                   // no two shards in one cache line
 }
 
 type recentEntry[T any] struct {
 	id    string
 	value T           // guarded by the shard's mu
+	place int32       // in the ring
 	read  atomic.Bool // since the hand last passed
-	gone  bool        // guarded by the shard's mu
 }
 
 const (
@@ -102,23 +103,15 @@ func (r *recent[T]) add(id string, value T) {
 		e.value = value
 		return
 	}
-	e := &recentEntry[T]{id: id, value: value}
-	s.entries[id] = e
-	if len(s.ring) < s.most {
-		s.ring = append(s.ring, e)
-		return
-	}
-	for ; ; s.hand = (s.hand + 1) % len(s.ring) {
+	place, free := s.place()
+	for ; !free; s.hand = (s.hand + 1) % int32(len(s.ring)) { //nolint:gosec // a shard has far fewer
 		old := s.ring[s.hand]
-		if old.gone || !old.read.CompareAndSwap(true, false) {
-			if !old.gone {
-				delete(s.entries, old.id)
-			}
-			s.ring[s.hand] = e
-			s.hand = (s.hand + 1) % len(s.ring)
-			return
+		if !old.read.CompareAndSwap(true, false) {
+			delete(s.entries, old.id)
+			place, free = s.hand, true
 		}
 	}
+	s.put(id, value, place)
 }
 
 // offer gives id a value if there is room for it.
@@ -126,11 +119,31 @@ func (r *recent[T]) offer(id string, value T) {
 	s := r.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.entries[id] == nil && len(s.ring) < s.most {
-		e := &recentEntry[T]{id: id, value: value}
-		s.entries[id] = e
-		s.ring = append(s.ring, e)
+	if s.entries[id] != nil {
+		return
 	}
+	if place, free := s.place(); free {
+		s.put(id, value, place)
+	}
+}
+
+// place returns a place in the ring that is free, if there is one. mu is held.
+func (s *recentShard[T]) place() (place int32, free bool) {
+	if n := len(s.free); n > 0 {
+		place, s.free = s.free[n-1], s.free[:n-1]
+		return place, true
+	}
+	if len(s.ring) < s.most {
+		s.ring = append(s.ring, nil)
+		return int32(len(s.ring) - 1), true //nolint:gosec // a shard has far fewer
+	}
+	return 0, false
+}
+
+// put puts an entry at a place. mu is held.
+func (s *recentShard[T]) put(id string, value T, place int32) {
+	e := &recentEntry[T]{id: id, value: value, place: place}
+	s.entries[id], s.ring[place] = e, e
 }
 
 func (r *recent[T]) remove(id string) {
@@ -138,8 +151,9 @@ func (r *recent[T]) remove(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.entries[id]; e != nil {
-		e.gone = true // its place in the ring is the first to be taken
 		delete(s.entries, id)
+		s.ring[e.place] = nil
+		s.free = append(s.free, e.place)
 	}
 }
 
@@ -148,7 +162,7 @@ func (r *recent[T]) purge() {
 		s := &r.shards[i]
 		s.mu.Lock()
 		clear(s.entries)
-		s.ring, s.hand = nil, 0
+		s.ring, s.free, s.hand = nil, nil, 0
 		s.mu.Unlock()
 	}
 }

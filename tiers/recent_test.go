@@ -139,3 +139,39 @@ func TestRecentSparesWhatWasRemovedAndCameBack(t *testing.T) {
 		}
 	}
 }
+
+// After as many removals as there was free room nothing new was held, and what was added put
+// out what was there although places were free.
+func TestPlacesOfWhatIsGoneAreFreeAgain(t *testing.T) {
+	r := newRecent[int](10)
+	for i := range 3 {
+		r.add(fmt.Sprint("stays-", i), i)
+	}
+	for i := range 100 {
+		id := fmt.Sprint("goes-", i)
+		if i%2 == 0 {
+			r.add(id, i)
+		} else {
+			r.offer(id, i)
+		}
+		if _, ok := r.peek(id); !ok {
+			t.Fatalf("%s found no room", id)
+		}
+		r.remove(id)
+	}
+	for i := range 3 {
+		if _, ok := r.peek(fmt.Sprint("stays-", i)); !ok {
+			t.Errorf("stays-%d was put out", i)
+		}
+	}
+	for i := range 7 {
+		r.offer(fmt.Sprint("comes-", i), i)
+	}
+	r.offer("too much", 1)
+	if _, ok := r.peek("comes-6"); !ok {
+		t.Error("the last place is not used")
+	}
+	if _, ok := r.peek("too much"); ok {
+		t.Error("an offer put something out")
+	}
+}

@@ -49,12 +49,11 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 }
 
 // Operations returns those that make the catalogue have r, whatever it has: they create or
-// replace the subject and its overrides, and leave what is so already as it is. Overrides
-// that r does not have stay.
+// replace the subject and its overrides. Overrides that r does not have stay.
 func (r *Record) Operations() []Operation {
-	list := []Operation{{Ref: SubjectRef(r.ID), Expect: Anything, Put: r.Subject, Lazy: true}}
+	list := []Operation{{Ref: SubjectRef(r.ID), Expect: Anything, Put: r.Subject}}
 	for _, limit := range slices.Sorted(maps.Keys(r.Overrides)) {
-		list = append(list, Operation{Ref: OverrideRef(r.ID, limit), Expect: Anything, Put: r.Overrides[limit], Lazy: true})
+		list = append(list, Operation{Ref: OverrideRef(r.ID, limit), Expect: Anything, Put: r.Overrides[limit], AnyLimit: true})
 	}
 	return list
 }

@@ -38,7 +38,7 @@ func Decide(v View, c *Command, now time.Time) (Result, error) {
 		return Result{}, errNoOperation
 	}
 	d := &draft{View: v, now: now}
-	var of []int
+	var r Result
 	for i := range c.Operations {
 		edit, err := d.decide(&c.Operations[i])
 		if err != nil && len(c.Operations) > 1 {
@@ -47,14 +47,16 @@ func Decide(v View, c *Command, now time.Time) (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		if c.Operations[i].Lazy && reflect.DeepEqual(edit.Before, edit.After) {
-			of = append(of, -1)
+		if reflect.DeepEqual(edit.Before, edit.After) {
+			r.Kept = append(r.Kept, edit)
+			r.of = append(r.of, -len(r.Kept))
 			continue
 		}
 		d.edits = append(d.edits, edit)
-		of = append(of, len(d.edits)-1)
+		r.of = append(r.of, len(d.edits)-1)
 	}
-	return Result{Edits: d.edits, Of: of}, nil
+	r.Edits = d.edits
+	return r, nil
 }
 
 // A draft is a View with the changes made so far.
@@ -101,8 +103,11 @@ func (d *draft) decide(o *Operation) (Edit, error) {
 		}
 		return edit, d.remove(o.Ref, before)
 	}
-	edit.After, err = d.put(o.Ref, before, after)
-	return edit, err
+	edit.After = after
+	if reflect.DeepEqual(before, after) { // it was allowed once
+		return edit, nil
+	}
+	return edit, d.put(o, before, after)
 }
 
 // find returns what a ref names, nil if it is not there, and its version.
@@ -177,6 +182,12 @@ func (d *draft) valid(ref Ref, before, after Object) (_ Object, err error) {
 			return nil, err
 		}
 		after.Version = was.Version
+		if after.StartsAt.IsZero() {
+			after.StartsAt = was.StartsAt
+		}
+		if after.StartsAt.IsZero() {
+			after.StartsAt = d.now
+		}
 		after.Normalize()
 		return after, after.Validate()
 	case access.Credential:
@@ -217,22 +228,22 @@ func named(field, inRef, said string) (string, error) {
 }
 
 // put decides whether a thing that is valid by itself may stand beside the others.
-func (d *draft) put(ref Ref, before, after Object) (Object, error) {
+func (d *draft) put(o *Operation, before, after Object) error {
 	switch after := after.(type) {
 	case Tier:
 		was, _ := before.(Tier)
-		return after, d.putTier(was, after)
+		return d.putTier(was, after)
 	case Subject:
-		return after, d.putSubject(after)
+		return d.putSubject(after)
 	case Override:
-		return after, d.putOverride(ref.Object, after)
+		return d.putOverride(o, after)
 	case access.Credential:
 		was, there := before.(access.Credential)
-		return after, d.putCredential(was, there, after)
+		return d.putCredential(was, there, after)
 	case LoadControl:
-		return after, d.putLoad(after)
+		return d.putLoad(after)
 	}
-	return nil, errors.New("what no catalogue holds")
+	return errors.New("what no catalogue holds")
 }
 
 func (d *draft) putTier(was, t Tier) error {
@@ -265,9 +276,9 @@ func (d *draft) putSubject(s Subject) error {
 	return errors.Join(errs...)
 }
 
-func (d *draft) putOverride(subject string, o Override) error {
-	s, _ := d.Subject(subject) // found before
-	if err := d.knows(&s, o.Limit); err != nil {
+func (d *draft) putOverride(op *Operation, o Override) error {
+	s, _ := d.Subject(op.Object) // found before
+	if err := d.knows(&s, o.Limit); err != nil && !op.AnyLimit {
 		return err
 	}
 	s = s.clone()
@@ -298,6 +309,9 @@ func (d *draft) knows(s *Subject, limit string) error {
 func (d *draft) putCredential(was access.Credential, there bool, c access.Credential) error {
 	if there && c.Subject != was.Subject {
 		return OtherSubjectError(c.Subject)
+	}
+	if other, ok := d.Credential(c.ID); ok && other.Kind != c.Kind {
+		return CredentialError(c.Kind, c.ID, ErrExists)
 	}
 	if _, ok := d.Subject(c.Subject); c.Kind == access.Key && !ok {
 		return UnknownSubjectError(c.Subject)

@@ -33,7 +33,10 @@ type Source interface {
 
 // Changes is what happened to a catalogue up to a version.
 type Changes struct {
-	Version     int64
+	Version int64
+	// Origin tells one history of the catalogue from another: where it differs from before,
+	// versions do not mean what they meant, and all is read anew. "" where there is one only.
+	Origin      string
 	Tiers       []Tier              // all of them, nil when none changed
 	Load        *LoadControl        // nil when it did not change
 	Subjects    []Subject           // those that changed

@@ -113,6 +113,10 @@ func TestAWrongTierFileChangesNothingAndNamesAllThatIsWrong(t *testing.T) {
 		"tiers:\n- {key: X!, name: 5, limits: {a: {max: -1, window: 5x}, b: {max: 1}}, load: {start: 2, full: 1, floor: 0}}": {
 			"tiers.X!.key", "tiers.X!.name", "limits.a.max", "limits.a.window", "limits.b.window", "load.start", "load.floor",
 		},
+		"tiers:\n- {key: a, limits: {x: {max: 010, window: 1s}}}":                                              {"2:", `"010"`, "decimal"},
+		"a: &a [x]\ntiers: [*a, *a]":                                                                           {"1:", "aliases"},
+		"tiers:\n- {key: a, limits: {x: {max: 1, window: 1s}}}\n---\ntiers: []\n":                              {"one document"},
+		strings.Repeat("#", 1<<20) + "\ntiers: []":                                                             {"1 MiB"},
 		"tiers:\n- {key: a, limits: {x: {max: 1, window: 1s}}}\n- {key: a, limits: {x: {max: 1, window: 1s}}}": {"tiers.a.key", "different"},
 	} {
 		sh.in = text
@@ -121,6 +125,35 @@ func TestAWrongTierFileChangesNothingAndNamesAllThatIsWrong(t *testing.T) {
 	sh.refuses(exitFailed, []string{"no such file"}, "tiers", "apply", "-f", filepath.Join(t.TempDir(), "none"))
 	if after := sh.does("tiers", "export"); after != before {
 		t.Errorf("before %s, after %s", before, after)
+	}
+}
+
+// What cannot all be made is not made in part: no two defaults that take turns, no tier that
+// is deleted before the one that its subjects should move to.
+func TestAnApplicationIsMadeWholeOrNotAtAll(t *testing.T) {
+	sh := administrator(t)
+	before := sh.does("tiers", "export")
+	const limits = "limits: {per_minute: {max: 5, window: 60s}}"
+	sh.does("subjects", "set", "acct_42", "--tier", "pro")
+	for text, words := range map[string][]string{
+		"tiers:\n- {key: a, default: true, " + limits + "}\n- {key: b, default: true, " + limits + "}": {"400", "default", "of one tier alone"},
+		"tiers:\n- {key: a, " + limits + "}\n- {key: free, " + limits + "}":                            {"409", "free", "default"},
+	} {
+		sh.in = text
+		sh.refuses(exitFailed, words, "tiers", "apply", "-f", "-")
+		sh.refuses(exitFailed, words, "tiers", "apply", "-f", "-", "--dry-run")
+	}
+	sh.in = "tiers:\n- {key: a, " + limits + "}\n"
+	sh.refuses(exitFailed, []string{"400", "default", "true for one tier"}, "tiers", "apply", "-f", "-", "--prune")
+	sh.in = "\ufefftiers:\n- {key: a, default: true, " + limits + "}\n"
+	sh.refuses(exitFailed, []string{"409", "acct_42"}, "tiers", "apply", "-f", "-", "--prune", "--dry-run")
+	if after := sh.does("tiers", "export"); after != before {
+		t.Errorf("before %s, after %s", before, after)
+	}
+	sh.does("take", "acct_42", "--cost", "7")
+	sh.in = "tiers:\n- {key: pro, " + limits + "}\n"
+	if out := sh.does("tiers", "apply", "-f", "-", "--dry-run"); !strings.Contains(out, "would be denied by per_minute, 2 over") {
+		t.Errorf("who would be denied: %s", out)
 	}
 }
 

@@ -11,10 +11,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/lexer"
+	yamltoken "github.com/goccy/go-yaml/token"
 	"github.com/spf13/cobra"
 
 	"github.com/tierlimit/tierlimit"
@@ -47,54 +48,63 @@ func applyCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-// A plan is what becomes of one tier.
-type tierChange struct {
-	Key     string            `json:"key"`
-	Action  string            `json:"action"` // create, replace, delete or keep
-	Changes []jsondiff.Change `json:"changes"`
-
-	Subjects int  `json:"subjects"` // how many known ones are on it
-	Unknown  bool `json:"unknown"`  // also whoever is not known
-
-	want *tiers.Tier
+// An appliedTier is what became of one tier, as the server tells it.
+type appliedTier struct {
+	Key      string            `json:"key"`
+	Action   string            `json:"action"` // create, replace, delete or keep
+	Named    bool              `json:"named"`  // in the file
+	Changes  []jsondiff.Change `json:"changes"`
+	Affected struct {
+		Subjects int  `json:"subjects"` // how many known ones are on it
+		Unknown  bool `json:"unknown"`  // also whoever is not known
+		Checked  int  `json:"checked"`
+		Denied   []struct {
+			Subject string `json:"subject"`
+			Limit   string `json:"limit"`
+			Over    int64  `json:"over"`
+		} `json:"denied"`
+	} `json:"affected"`
 }
 
+// apply has the server make the tiers what a file says, in one transaction.
 func apply(ctx context.Context, c *client, f *applyFlags) error {
 	want, err := readTierFile(c.in, f.file)
 	if err != nil {
 		return err
 	}
-	have, err := all[tiers.Tier](ctx, c, "/tiers", nil)
+	for i := range want {
+		want[i].Version = 0
+	}
+	query := url.Values{}
+	if f.dryRun {
+		query.Set("dry_run", "true")
+	}
+	a, err := c.ask(ctx, http.MethodPost, "/tiers:apply", query, "", struct {
+		Tiers []tiers.Tier `json:"tiers"`
+		Prune bool         `json:"prune"`
+	}{want, f.prune})
 	if err != nil {
 		return err
 	}
-	changes, err := compare(have, want, f.prune)
-	if err != nil {
+	var said struct{ Tiers []appliedTier }
+	if err := json.Unmarshal(a.body, &said); err != nil {
 		return err
 	}
-	for i := range changes {
-		if err := affects(ctx, c, &changes[i], have); err != nil {
-			return err
-		}
-	}
-	if !f.dryRun {
-		for i := range changes {
-			if err := changes[i].make(ctx, c, have); err != nil {
-				return err
-			}
-		}
-	}
-	return c.show(changes, func(w io.Writer) { printChanges(w, changes, f) })
+	return c.show(a.body, func(w io.Writer) { printApplied(w, said.Tiers, f) })
 }
 
 func readTierFile(in io.Reader, name string) ([]tiers.Tier, error) {
 	var text []byte
 	var err error
-	if name == "-" {
-		text, err = io.ReadAll(in)
-	} else {
-		text, err = os.ReadFile(name)
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }() // it was only read
+		in = f
 	}
+	text, err = io.ReadAll(io.LimitReader(in, maxYAML+1))
 	if err != nil {
 		return nil, err
 	}
@@ -105,9 +115,44 @@ func readTierFile(in io.Reader, name string) ([]tiers.Tier, error) {
 	return list, nil
 }
 
+// maxYAML bounds a file of tiers.
+const maxYAML = 1 << 20
+
+// checkYAML refuses what would be read otherwise than it looks: a second document, which
+// would be dropped; aliases, of which a few lines can stand for gigabytes; and 010, which is
+// eight.
+func checkYAML(text []byte) ([]byte, error) {
+	if len(text) > maxYAML {
+		return nil, errors.New("larger than 1 MiB")
+	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff"))
+	content := false
+	for _, t := range lexer.Tokenize(string(text)) {
+		at := fmt.Sprintf("[%d:%d]", t.Position.Line, t.Position.Column)
+		switch t.Type { //nolint:exhaustive // the rest is read
+		case yamltoken.AnchorType, yamltoken.AliasType, yamltoken.MergeKeyType:
+			return nil, fmt.Errorf("%s %q: anchors and aliases are not read: write it out", at, t.Value)
+		case yamltoken.OctetIntegerType, yamltoken.BinaryIntegerType, yamltoken.HexIntegerType:
+			return nil, fmt.Errorf("%s %q: numbers are decimal, without a leading 0", at, t.Value)
+		case yamltoken.DocumentHeaderType, yamltoken.DocumentEndType:
+			if content {
+				return nil, fmt.Errorf("%s: one document is read, and this begins another", at)
+			}
+		case yamltoken.CommentType:
+		default:
+			content = true
+		}
+	}
+	return text, nil
+}
+
 // parseTiers reads a tier file and reports all that is wrong in it, each field
 // under its tier.
 func parseTiers(text []byte) ([]tiers.Tier, error) {
+	text, err := checkYAML(text)
+	if err != nil {
+		return nil, err
+	}
 	converted, err := yaml.YAMLToJSON(text)
 	if err != nil {
 		return nil, errors.New(yaml.FormatError(err, false, true))
@@ -149,133 +194,13 @@ func parseTiers(text []byte) ([]tiers.Tier, error) {
 	return list, errors.Join(errs...)
 }
 
-// compare says what is to be done, the new default tier first: it takes that from
-// the one that was.
-func compare(have, want []tiers.Tier, prune bool) (changes []tierChange, err error) {
-	for i := range want {
-		t := &want[i]
-		change := tierChange{Key: t.Key, Action: "create", want: t}
-		var before json.RawMessage
-		if old := find(have, t.Key); old != nil {
-			change.Action = "replace"
-			if before, err = plain(old); err != nil {
-				return nil, err
-			}
-		}
-		after, err := plain(t)
-		if err != nil {
-			return nil, err
-		}
-		if change.Changes, err = jsondiff.Of(before, after); err != nil {
-			return nil, err
-		}
-		if len(change.Changes) == 0 {
-			change.Action = "keep"
-		}
-		changes = append(changes, change)
-	}
-	for i := range have {
-		if find(want, have[i].Key) != nil {
-			continue
-		}
-		change := tierChange{Key: have[i].Key, Action: "keep"}
-		if prune {
-			change.Action = "delete"
-		}
-		changes = append(changes, change)
-	}
-	slices.SortStableFunc(changes, func(a, b tierChange) int { return cmp.Compare(a.turn(), b.turn()) })
-	return changes, nil
-}
-
-// turn is when a change is made: deletions last, when nothing moves away any more.
-func (t *tierChange) turn() int {
-	switch {
-	case t.want == nil:
-		return 2
-	case t.want.Default:
-		return 0
-	default:
-		return 1
-	}
-}
-
-func find(list []tiers.Tier, key string) *tiers.Tier {
-	for i := range list {
-		if list[i].Key == key {
-			return &list[i]
-		}
-	}
-	return nil
-}
-
-// affects asks who is on the tier.
-func affects(ctx context.Context, c *client, t *tierChange, have []tiers.Tier) error {
-	old := find(have, t.Key)
-	if t.Action == "keep" || old == nil {
-		return nil
-	}
-	same := *old // what would be affected does not depend on how it is changed
-	a, err := c.ask(ctx, http.MethodPut, "/tiers/"+url.PathEscape(t.Key), url.Values{"dry_run": {"true"}}, etagOf(old), same)
-	if err != nil {
-		return err
-	}
-	var effect struct {
-		Affected struct {
-			Subjects int
-			Unknown  bool
-		}
-	}
-	err = json.Unmarshal(a.body, &effect)
-	t.Subjects, t.Unknown = effect.Affected.Subjects, effect.Affected.Unknown
-	return err
-}
-
-func etagOf(t *tiers.Tier) string { return strconv.Quote(strconv.FormatInt(t.Version, 10)) }
-
-// make makes a change, if nobody else has made one since the comparison.
-func (t *tierChange) make(ctx context.Context, c *client, have []tiers.Tier) error {
-	path := "/tiers/" + url.PathEscape(t.Key)
-	old := find(have, t.Key)
-	var err error
-	switch t.Action {
-	case "create":
-		_, err = c.ask(ctx, http.MethodPost, "/tiers", nil, "", t.want)
-	case "replace":
-		_, err = c.ask(ctx, http.MethodPut, path, nil, etagOf(old), t.want)
-	case "delete":
-		_, err = c.ask(ctx, http.MethodDelete, path, nil, etagOf(old), nil)
-	case "keep":
-		return nil
-	}
-	if err == nil && t.want != nil && t.want.Default && (old == nil || !old.Default) {
-		err = loseDefault(ctx, c, have, t.Key)
-	}
-	return err
-}
-
-// loseDefault reads anew what was the default: the server has changed that itself.
-func loseDefault(ctx context.Context, c *client, have []tiers.Tier, to string) error {
-	for i := range have {
-		if !have[i].Default || have[i].Key == to {
-			continue
-		}
-		a, err := c.get(ctx, "/tiers/"+url.PathEscape(have[i].Key), nil)
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(a.body, &have[i])
-	}
-	return nil
-}
-
-func printChanges(w io.Writer, changes []tierChange, f *applyFlags) {
+func printApplied(w io.Writer, list []appliedTier, f *applyFlags) {
 	made := 0
-	for i := range changes {
-		t := &changes[i]
+	for i := range list {
+		t := &list[i]
 		sign := map[string]string{"create": "+", "replace": "~", "delete": "-", "keep": "="}[t.Action]
 		switch {
-		case t.Action == "keep" && t.want == nil:
+		case t.Action == "keep" && !t.Named:
 			fmt.Fprintf(w, "%s %s\tnot in the file; --prune deletes it\n", sign, t.Key)
 		case t.Action == "keep":
 			fmt.Fprintf(w, "%s %s\n", sign, t.Key)
@@ -286,26 +211,29 @@ func printChanges(w io.Writer, changes []tierChange, f *applyFlags) {
 		for _, change := range t.Changes {
 			fmt.Fprintf(w, "    %s\t%s -> %s\n", change.Field, shownJSON(change.From), shownJSON(change.To))
 		}
+		for _, d := range t.Affected.Denied {
+			fmt.Fprintf(w, "    %s\twould be denied by %s, %s over\n", d.Subject, d.Limit, count(d.Over))
+		}
 	}
 	verb := "changed"
 	if f.dryRun {
 		verb = "would be changed"
 	}
 	if made == 0 {
-		verb, made = "changed: nothing differs", 0
+		verb = "changed: nothing differs"
 	}
-	fmt.Fprintf(w, "%d of %d tiers %s\n", made, len(changes), verb)
+	fmt.Fprintf(w, "%d of %d tiers %s\n", made, len(list), verb)
 }
 
-func (t *tierChange) affected() string {
-	text := fmt.Sprintf("%d known subjects", t.Subjects)
+func (t *appliedTier) affected() string {
+	text := fmt.Sprintf("%d known subjects", t.Affected.Subjects)
 	switch {
 	case t.Action == "create":
 		return "new"
-	case t.Subjects == 1:
+	case t.Affected.Subjects == 1:
 		text = "1 known subject"
 	}
-	if t.Unknown {
+	if t.Affected.Unknown {
 		text += ", and whoever is not known"
 	}
 	return text

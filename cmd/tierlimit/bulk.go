@@ -101,6 +101,9 @@ func moveSubjectsCommand(s streams) *cobra.Command {
 			if len(query) == 0 && !everybody {
 				return usage(errors.New("who is meant? give --tier, --status or --prefix, or --everybody"))
 			}
+			if everybody {
+				query.Set("everybody", "true")
+			}
 			query.Set("to", to)
 			if at != "" {
 				query.Set("at", at)
@@ -119,19 +122,30 @@ func moveSubjectsCommand(s streams) *cobra.Command {
 }
 
 func deleteSubjectCommand(s streams) *cobra.Command {
-	return adminCommand(s, "delete ID", "Delete a subject, with its overrides and keys", cobra.ExactArgs(1),
+	var dryRun bool
+	cmd := adminCommand(s, "delete ID", "Delete a subject, with its overrides and keys", cobra.ExactArgs(1),
 		func(ctx context.Context, c *client, args []string) error {
 			path := "/subjects/" + url.PathEscape(args[0])
 			old, err := c.get(ctx, path, nil)
 			if err != nil {
 				return err
 			}
-			if _, err := c.ask(ctx, http.MethodDelete, path, nil, old.etag, nil); err != nil {
+			query := url.Values{}
+			if dryRun {
+				query.Set("dry_run", "true")
+			}
+			a, err := c.ask(ctx, http.MethodDelete, path, query, old.etag, nil)
+			switch {
+			case err != nil:
 				return err
+			case dryRun:
+				return c.show(a.body, func(w io.Writer) { printEffect(w, a.body) })
 			}
 			_, err = fmt.Fprintf(c.out, "deleted %s\n", args[0])
 			return err
 		})
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what it would do to its limits, and delete nothing")
+	return cmd
 }
 
 // subjectFilters gives a command the flags that choose subjects.
@@ -188,7 +202,11 @@ func (c *client) bulk(ctx context.Context, path string, query url.Values, body i
 		if last.Subject != "" {
 			where += fmt.Sprintf("subject %q: ", last.Subject)
 		}
-		return fmt.Errorf("%s%s\nbefore it: %s", where, last.Error, done)
+		before := "before it: " + done
+		if last.Read == 0 {
+			before = "nothing was changed"
+		}
+		return fmt.Errorf("%s%s\n%s", where, last.Error, before)
 	case !last.Done:
 		return fmt.Errorf("the answer ended too early: %w\nso far: %s", errors.Join(lines.Err(), io.ErrUnexpectedEOF), done)
 	case c.json:

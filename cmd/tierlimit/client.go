@@ -50,7 +50,14 @@ func adminCommand(s streams, use, short string, args cobra.PositionalArgs, run f
 				return usage(err)
 			}
 			if c.token == "" { // whoever runs a server by itself has that one
-				owner := options{{name: "admin-token", secret: true, want: opts[1].want, parse: opts[1].parse}}
+				owner := options{{name: "admin-token", secret: true, want: tokensWanted, parse: func(v string) error {
+					var list []string
+					err := tokens(&list)(v)
+					if err == nil {
+						c.token = list[0]
+					}
+					return err
+				}}}
 				if err := owner.resolve(cmd.Flags(), s.env); err != nil {
 					return usage(err)
 				}

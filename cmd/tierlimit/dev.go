@@ -44,14 +44,14 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		return err
 	}
 	shown := "$TIERLIMIT_ADMIN_TOKEN" // a token that was given is not printed
-	if set.adminToken == "" {
-		set.adminToken = "tl_dev_" + rand.Text()
-		shown = set.adminToken
+	if len(set.adminTokens) == 0 {
+		set.adminTokens = []string{"tl_dev_" + rand.Text()}
+		shown = set.adminTokens[0]
 	}
 	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr()), shown))
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Keyring: catalogue, Load: cpu,
-		AdminToken: set.adminToken, Open: true, Demo: true,
+		Tokens: api.NewTokens(set.adminTokens, nil), Open: true, Demo: true,
 		TrustedProxies: set.trustedProxies, Logger: log,
 	}, 0)
 }

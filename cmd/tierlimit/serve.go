@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -34,8 +35,8 @@ const startPause = 500 * time.Millisecond
 
 // serve builds everything from the outside in and takes it down in reverse.
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
-	if set.serviceToken == set.adminToken {
-		return usage(&tierlimit.FieldError{Field: "TIERLIMIT_SERVICE_TOKEN", Want: "another than TIERLIMIT_ADMIN_TOKEN: applications are no owners"})
+	if err := checkTokens(set.adminTokens, set.serviceTokens); err != nil {
+		return usage(err)
 	}
 	slog.SetDefault(log)
 	redis.SetLogger(clientLog{log})
@@ -87,15 +88,69 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	defer l.close()
 	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
 	return serveUntil(ctx, l, api.Config{
-		Limiter: lim, Catalogue: catalogue, Keyring: cache, Load: cpu,
+		Limiter: lim, Catalogue: catalogue, Keyring: cache, Load: cpu, CatchUp: cache.CatchUp,
 		Health: api.Health{
 			Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping},
 			Notes:  map[string]func() string{"catalogue": cache.Following},
 		},
 
-		AdminToken: set.adminToken, ServiceToken: set.serviceToken,
+		Tokens:         watchTokens(ctx, set, log),
 		TrustedProxies: set.trustedProxies, Logger: log,
 	}, set.drain)
+}
+
+// tokensEvery is how often files of tokens are read again.
+const tokensEvery = 2 * time.Second
+
+// watchTokens returns the tokens of the configuration. Those in files are read again while
+// the service runs, until ctx ends; what cannot be read, or is not valid, changes nothing.
+func watchTokens(ctx context.Context, set *settings, log *slog.Logger) *api.Tokens {
+	known := api.NewTokens(set.adminTokens, set.serviceTokens)
+	renewOwners, renewServices := set.adminOption.renew(), set.serviceOption.renew()
+	if renewOwners == nil && renewServices == nil {
+		return known
+	}
+	again := func(renew func() (string, error), into *[]string) error {
+		if renew == nil {
+			return nil
+		}
+		text, err := renew()
+		if err != nil {
+			return err
+		}
+		return tokens(into)(text)
+	}
+	go func() {
+		owners, services, failing := set.adminTokens, set.serviceTokens, false
+		tick := time.NewTicker(tokensEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			nextOwners, nextServices := owners, services
+			err := errors.Join(again(renewOwners, &nextOwners), again(renewServices, &nextServices))
+			if err == nil {
+				err = checkTokens(nextOwners, nextServices)
+			}
+			if err != nil {
+				if !failing {
+					log.Warn("tokens cannot be read again: those from before stay valid", "error", err)
+				}
+				failing = true
+				continue
+			}
+			failing = false
+			if !slices.Equal(owners, nextOwners) || !slices.Equal(services, nextServices) {
+				owners, services = nextOwners, nextServices
+				known.Set(owners, services)
+				log.Info("tokens were read again", "owners", len(owners), "services", len(services))
+			}
+		}
+	}()
+	return known
 }
 
 // writeUsage writes what was used of long windows, once nobody is served any more.

@@ -17,22 +17,23 @@ import (
 
 // settings is the configuration of dev and serve, read.
 type settings struct {
-	addr, adminAddr          string
-	redisURL, redisMode      string
-	redisCA                  string
-	redisCert, redisKey      string
-	databaseURL              string
-	databaseOption           option
-	migrate                  string
-	adminToken, serviceToken string
-	dataFile                 string
-	trustedProxies           []netip.Prefix
-	budget, drain            time.Duration
-	startTimeout             time.Duration
-	loadMode                 load.Mode
-	loadMeter                load.Meter // nil: measure
-	logLevel                 slog.Level
-	logJSON                  bool
+	addr, adminAddr            string
+	redisURL, redisMode        string
+	redisCA                    string
+	redisCert, redisKey        string
+	databaseURL                string
+	databaseOption             option
+	migrate                    string
+	adminTokens, serviceTokens []string
+	adminOption, serviceOption option
+	dataFile                   string
+	trustedProxies             []netip.Prefix
+	budget, drain              time.Duration
+	startTimeout               time.Duration
+	loadMode                   load.Mode
+	loadMeter                  load.Meter // nil: measure
+	logLevel                   slog.Level
+	logJSON                    bool
 }
 
 // common are the options that dev and serve share.
@@ -92,14 +93,8 @@ func (s *settings) serve() options {
 			want: "a file of a key in PEM", parse: fileName(&s.redisKey),
 		},
 		s.database(),
-		{
-			name: "admin-token", usage: "bearer token that opens everything", secret: true, required: true,
-			want: "16 to 256 characters without spaces", parse: token(&s.adminToken),
-		},
-		{
-			name: "service-token", usage: "bearer token for applications that ask for decisions", secret: true,
-			want: "16 to 256 characters without spaces", parse: token(&s.serviceToken),
-		},
+		s.adminTokenOption(),
+		s.serviceTokenOption(),
 		{
 			name: "budget", usage: "longest a decision may take", fallback: tierlimit.DefaultBudget.String(),
 			want: "a duration from 1ms to 10s, such as 50ms", parse: duration(&s.budget, time.Millisecond, 10*time.Second),
@@ -135,7 +130,7 @@ func (s *settings) dev() options {
 		},
 		{
 			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
-			want: "16 to 256 characters without spaces", parse: token(&s.adminToken),
+			want: tokensWanted, parse: tokens(&s.adminTokens),
 		},
 	}, s.common("127.0.0.1:8080", "127.0.0.1:8081", "text", "")...)
 }
@@ -197,6 +192,51 @@ func address(into *string) func(string) error {
 		n, err := strconv.Atoi(port)
 		*into = v
 		return check(err == nil && n >= 0 && n <= 65535)
+	}
+}
+
+// tokensWanted is what may be given where a token is rotated: the old one stays valid beside
+// the new one.
+const tokensWanted = "a token of 16 to 256 characters, or two with a space between while one is rotated"
+
+func (s *settings) adminTokenOption() *option {
+	s.adminOption = option{
+		name: "admin-token", usage: "bearer token that opens everything", secret: true, required: true,
+		want: tokensWanted, parse: tokens(&s.adminTokens),
+	}
+	return &s.adminOption
+}
+
+func (s *settings) serviceTokenOption() *option {
+	s.serviceOption = option{
+		name: "service-token", usage: "bearer token for applications that ask for decisions", secret: true,
+		want: tokensWanted, parse: tokens(&s.serviceTokens),
+	}
+	return &s.serviceOption
+}
+
+// checkTokens refuses one token for two roles: applications are no owners.
+func checkTokens(owners, services []string) error {
+	for _, token := range services {
+		if slices.Contains(owners, token) {
+			return &tierlimit.FieldError{Field: "TIERLIMIT_SERVICE_TOKEN", Want: "another than TIERLIMIT_ADMIN_TOKEN: applications are no owners"}
+		}
+	}
+	return nil
+}
+
+// tokens reads one or two tokens.
+func tokens(into *[]string) func(string) error {
+	return func(v string) error {
+		list := strings.Fields(v)
+		for _, one := range list {
+			var kept string
+			if err := token(&kept)(one); err != nil {
+				return err
+			}
+		}
+		*into = list
+		return check(len(list) >= 1 && len(list) <= 2)
 	}
 }
 

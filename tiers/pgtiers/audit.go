@@ -19,7 +19,7 @@ func (c *Catalogue) Events(ctx context.Context, f tiers.EventFilter) ([]tiers.Ev
 		SELECT id, at, actor, actor_id, action, kind, object, detail, before, after,
 			coalesce(attempt_key, '') AS attempt_key, coalesce(attempt_fingerprint, '') AS attempt_fingerprint
 		FROM tierlimit.audit
-		WHERE $1 IN ('', kind) AND $2 IN ('', object) AND $3 IN ('', actor) AND ($4 = '' OR attempt_key = $4) AND ($5 = 0 OR id < $5)
+		WHERE $1 IN ('', kind) AND ($2 IN ('', object) OR kind = 'key' AND detail = $2) AND $3 IN ('', actor) AND ($4 = '' OR attempt_key = $4) AND ($5 = 0 OR id < $5)
 		ORDER BY id DESC LIMIT $6`, f.Kind, f.Object, f.Actor, f.Attempt, f.Before, f.Most)
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)

@@ -78,6 +78,7 @@ const (
 	classIntervention  = "57" // the server stops, or a statement took too long
 	readOnlyState      = "25006"
 	lockState          = "55P03"
+	uniqueState        = "23505"
 )
 
 func codeOf(err error) (code, class string) {
@@ -116,6 +117,8 @@ func unavailable(err error) error {
 	switch {
 	case err == nil || errors.Is(err, tiers.ErrUnavailable):
 		return err
+	case code == uniqueState: // the rules did not see it: somebody writes by hand
+		return fmt.Errorf("%w: %w", tiers.ErrExists, err)
 	case code != "":
 		switch class {
 		case classConnection, classAuthorization, classNoDatabase, classRollback, classResources, classIntervention:

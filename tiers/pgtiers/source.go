@@ -31,8 +31,8 @@ func (c *Catalogue) Changes(ctx context.Context, since int64) (ch tiers.Changes,
 func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Changes, err error) {
 	var tiersVersion, forgotten int64
 	var readOnly bool
-	err = tx.QueryRow(ctx, `SELECT version, tiers_version, forgotten, `+serverIsReadOnly+` FROM tierlimit.catalogue`).
-		Scan(&ch.Version, &tiersVersion, &forgotten, &readOnly)
+	err = tx.QueryRow(ctx, `SELECT version, tiers_version, forgotten, `+serverIsReadOnly+`, `+origin+` FROM tierlimit.catalogue`).
+		Scan(&ch.Version, &tiersVersion, &forgotten, &readOnly, &ch.Origin)
 	if err == nil && readOnly {
 		err = errReadOnly
 	}
@@ -76,6 +76,10 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 	ch.Removed, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Removal])
 	return ch, err
 }
+
+// origin differs where the catalogue was restored from a backup, or is on another server:
+// the table is another one, or the server began another time.
+const origin = `concat_ws('/', 'tierlimit.catalogue'::regclass::oid, extract(epoch FROM pg_postmaster_start_time()))`
 
 // AllSubjects implements tiers.Source.
 func (c *Catalogue) AllSubjects(ctx context.Context, after string, most int) ([]tiers.Subject, error) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -118,7 +119,7 @@ func needsOf(c *tiers.Command) (n needs) {
 	n.subjects = slices.DeleteFunc(n.subjects, func(id string) bool { return !tierlimit.ValidSubject(id) })
 	n.leaving = slices.DeleteFunc(n.leaving, func(id string) bool { return !tierlimit.ValidSubject(id) })
 	n.credentials = slices.DeleteFunc(n.credentials, func(id string) bool { return !access.ValidID(id) })
-	n.tokens = slices.DeleteFunc(n.tokens, func(name string) bool { return !tierlimit.ValidSubject(name) })
+	n.tokens = slices.DeleteFunc(n.tokens, func(name string) bool { return !utf8.ValidString(name) || strings.ContainsRune(name, 0) })
 	n.deleted = slices.DeleteFunc(n.deleted, func(key string) bool { return !tierlimit.ValidName(key) })
 	return n
 }

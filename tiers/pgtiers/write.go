@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -47,7 +46,7 @@ func (c *Catalogue) Do(ctx context.Context, command tiers.Command) (r tiers.Resu
 
 // patience returns how long a command of so many operations may take.
 func patience(operations int) time.Duration {
-	return queryTimeout + time.Duration(operations)*time.Millisecond
+	return min(queryTimeout+time.Duration(operations)*time.Millisecond, 5*time.Minute)
 }
 
 func decide(ctx context.Context, tx pgx.Tx, command *tiers.Command) (tiers.Result, error) {
@@ -61,142 +60,95 @@ func decide(ctx context.Context, tx pgx.Tx, command *tiers.Command) (tiers.Resul
 	return tiers.Decide(v, command, v.now)
 }
 
-// writeEdits writes what has become of each thing, and stamps the edits with the versions
-// that the database drew. Where a thing was edited twice, the last edit is written.
+// writeEdits writes edits in their order, in one round trip, and stamps each with the version
+// that the database drew.
 func writeEdits(ctx context.Context, tx pgx.Tx, edits []tiers.Edit) error {
-	final := make(map[tiers.Ref]*tiers.Edit)
-	for i := range edits {
-		final[edits[i].Ref] = &edits[i]
-	}
-	versions := make(map[tiers.Ref]int64)
 	batch := &pgx.Batch{}
-	w := writer{batch: batch, final: final, drawn: func(ref tiers.Ref, version int64) { versions[ref] = version }}
-	w.putTiers()
-	w.putSubjects()
-	w.putOverrides()
-	w.putCredentials()
-	w.putLoadControl()
-	w.removeAll()
-	w.readTierVersions()
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return err
-	}
-	for i := range edits {
-		if version, ok := versions[edits[i].Ref]; ok {
-			edits[i].Stamp(version)
+	for len(edits) > 0 {
+		n := 1
+		switch after := edits[0].After.(type) {
+		case tiers.Tier:
+			putTier(batch, &edits[0], after)
+		case tiers.Subject:
+			n = together(edits)
+			putSubjects(batch, edits[:n])
+		case tiers.Override:
+			n = together(edits)
+			putOverrides(batch, edits[:n])
+		case access.Credential:
+			putCredential(batch, &edits[0], after)
+		case tiers.LoadControl:
+			batch.Queue(`
+				INSERT INTO tierlimit.load_control (mode, pins) VALUES ($1, $2)
+				ON CONFLICT (only_row) DO UPDATE SET mode = $1, pins = $2 RETURNING version`, after.Mode, after.Pins).QueryRow(stamp(&edits[0]))
+		default:
+			remove(batch, edits[0].Ref)
 		}
+		edits = edits[n:]
 	}
-	return nil
+	return tx.SendBatch(ctx, batch).Close()
 }
 
-// A writer queues the statements for what has become of things.
-type writer struct {
-	batch *pgx.Batch
-	final map[tiers.Ref]*tiers.Edit
-	drawn func(ref tiers.Ref, version int64)
+// together returns how many of the first edits put things of one kind, each another one: they
+// are written by one statement, as thousands of customers are imported so.
+func together(edits []tiers.Edit) (n int) {
+	seen := make(map[tiers.Ref]bool)
+	for n < len(edits) && edits[n].Kind == edits[0].Kind && edits[n].After != nil && !seen[edits[n].Ref] {
+		seen[edits[n].Ref] = true
+		n++
+	}
+	return n
 }
 
-// those returns the refs of one kind that were put, or that were removed, in order.
-func (w *writer) those(kind string, put bool) []tiers.Ref {
-	var list []tiers.Ref
-	for ref, e := range w.final {
-		if ref.Kind == kind && (e.After != nil) == put {
-			list = append(list, ref)
-		}
-	}
-	slices.SortFunc(list, func(a, b tiers.Ref) int {
-		return cmp.Or(strings.Compare(a.Object, b.Object), strings.Compare(a.Limit, b.Limit))
-	})
-	return list
-}
-
-// putOf returns what was put of one kind, in order.
-func putOf[T any](w *writer, kind string) (refs []tiers.Ref, list []T) {
-	refs = w.those(kind, true)
-	for _, ref := range refs {
-		one, _ := w.final[ref].After.(T)
-		list = append(list, one)
-	}
-	return refs, list
-}
-
-// putTiers writes those first that cease to be the default: there is never more than one.
-// Columns that this release does not know are left as they are.
-func (w *writer) putTiers() {
-	_, list := putOf[tiers.Tier](w, tiers.KindTier)
-	slices.SortStableFunc(list, func(a, b tiers.Tier) int {
-		switch {
-		case a.Default == b.Default:
-			return 0
-		case b.Default:
-			return -1
-		}
-		return 1
-	})
-	for _, t := range list {
-		var start, full, floor *float64
-		if t.Load != nil {
-			start, full, floor = &t.Load.Start, &t.Load.Full, &t.Load.Floor
-		}
-		w.batch.Queue(`
-			INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-			ON CONFLICT (key) DO UPDATE SET name = $2, is_default = $3, priority = $4, on_store_error = $5,
-				load_start = $6, load_full = $7, load_floor = $8`,
-			t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor)
-		names := slices.Sorted(maps.Keys(t.Limits))
-		w.batch.Queue(`DELETE FROM tierlimit.limits WHERE tier = $1 AND name <> ALL ($2)`, t.Key, names)
-		for _, name := range names {
-			l := t.Limits[name]
-			w.batch.Queue(`
-				INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry)
-				VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11)
-				ON CONFLICT (tier, name) DO UPDATE SET scope = excluded.scope, max = excluded.max, window_ms = excluded.window_ms,
-					period = excluded.period, adaptive = excluded.adaptive, shadow = excluded.shadow, anchor = excluded.anchor,
-					algorithm = excluded.algorithm, on_expiry = excluded.on_expiry`,
-				t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Shadow,
-				anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)))
-		}
-	}
-}
-
-// readTierVersions reads them once limits are written, each of which is a change of its
-// tier too.
-func (w *writer) readTierVersions() {
-	refs := w.those(tiers.KindTier, true)
-	if len(refs) == 0 {
-		return
-	}
-	w.batch.Queue(`SELECT key, version FROM tierlimit.tiers WHERE key = ANY ($1)`, objectsOf(refs)).Query(func(rows pgx.Rows) error {
-		var key string
+// stamp reads the version of an edit.
+func stamp(e *tiers.Edit) func(pgx.Row) error {
+	return func(row pgx.Row) error {
 		var version int64
-		_, err := pgx.ForEachRow(rows, []any{&key, &version}, func() error {
-			w.drawn(tiers.TierRef(key), version)
-			return nil
-		})
-		return err
-	})
+		if err := row.Scan(&version); err != nil {
+			return fmt.Errorf("version of %s %q: %w", e.Kind, e.Object, err)
+		}
+		e.Stamp(version)
+		return nil
+	}
 }
 
-func objectsOf(refs []tiers.Ref) []string {
-	list := make([]string, len(refs))
-	for i, ref := range refs {
-		list[i] = ref.Object
+// putTier leaves columns that this release does not know as they are. The version is read
+// once limits are written, each of which is a change of its tier too.
+func putTier(batch *pgx.Batch, e *tiers.Edit, t tiers.Tier) {
+	var start, full, floor *float64
+	if t.Load != nil {
+		start, full, floor = &t.Load.Start, &t.Load.Full, &t.Load.Floor
 	}
-	return list
+	batch.Queue(`
+		INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (key) DO UPDATE SET name = $2, is_default = $3, priority = $4, on_store_error = $5,
+			load_start = $6, load_full = $7, load_floor = $8`,
+		t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor)
+	names := slices.Sorted(maps.Keys(t.Limits))
+	batch.Queue(`DELETE FROM tierlimit.limits WHERE tier = $1 AND name <> ALL ($2)`, t.Key, names)
+	for _, name := range names {
+		l := t.Limits[name]
+		batch.Queue(`
+			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry)
+			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11)
+			ON CONFLICT (tier, name) DO UPDATE SET scope = excluded.scope, max = excluded.max, window_ms = excluded.window_ms,
+				period = excluded.period, adaptive = excluded.adaptive, shadow = excluded.shadow, anchor = excluded.anchor,
+				algorithm = excluded.algorithm, on_expiry = excluded.on_expiry`,
+			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Shadow,
+			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)))
+	}
+	batch.Queue(`SELECT version FROM tierlimit.tiers WHERE key = $1`, t.Key).QueryRow(stamp(e))
 }
 
-// putSubjects writes all in one statement: thousands of customers are imported so.
-func (w *writer) putSubjects() {
-	_, list := putOf[tiers.Subject](w, tiers.KindSubject)
-	n := len(list)
-	if n == 0 {
-		return
-	}
+func putSubjects(batch *pgx.Batch, edits []tiers.Edit) {
+	n := len(edits)
+	at := make(map[string]*tiers.Edit, n)
 	ids, on, trials, nexts, statuses := make([]string, n), make([]string, n), make([]*string, n), make([]*string, n), make([]string, n)
 	trialEnds, nextAt, anchors, graces, blocked := make([]*time.Time, n), make([]*time.Time, n), make([]*time.Time, n), make([]*time.Time, n), make([]*time.Time, n)
-	for i := range list {
-		s := &list[i]
+	for i := range edits {
+		s, _ := edits[i].After.(tiers.Subject)
+		at[s.ID] = &edits[i]
 		ids[i], on[i], statuses[i] = s.ID, s.Tier, string(s.Status)
 		anchors[i], graces[i], blocked[i] = s.BillingAnchor, s.GraceUntil, s.BlockedUntil
 		if s.Trial != nil {
@@ -206,7 +158,7 @@ func (w *writer) putSubjects() {
 			nexts[i], nextAt[i] = &s.Next.Tier, &s.Next.At
 		}
 	}
-	w.batch.Queue(`
+	batch.Queue(`
 		INSERT INTO tierlimit.subjects (id, tier, trial_tier, trial_ends_at, next_tier, next_at, billing_anchor, status, grace_until, blocked_until)
 		SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::timestamptz[],
 			$7::timestamptz[], $8::text[], $9::timestamptz[], $10::timestamptz[])
@@ -218,25 +170,24 @@ func (w *writer) putSubjects() {
 		var id string
 		var version int64
 		_, err := pgx.ForEachRow(rows, []any{&id, &version}, func() error {
-			w.drawn(tiers.SubjectRef(id), version)
+			at[id].Stamp(version)
 			return nil
 		})
 		return err
 	})
 }
 
-func (w *writer) putOverrides() {
-	refs, list := putOf[tiers.Override](w, tiers.KindOverride)
-	n := len(list)
-	if n == 0 {
-		return
-	}
+func putOverrides(batch *pgx.Batch, edits []tiers.Edit) {
+	n := len(edits)
+	at := make(map[tiers.Ref]*tiers.Edit, n)
 	subjects, limits, reasons := make([]string, n), make([]string, n), make([]string, n)
 	most, starts, ends := make([]int64, n), make([]time.Time, n), make([]time.Time, n)
-	for i, o := range list {
-		subjects[i], limits[i], reasons[i], most[i], starts[i], ends[i] = refs[i].Object, o.Limit, o.Reason, o.Max, o.StartsAt, o.ExpiresAt
+	for i := range edits {
+		o, _ := edits[i].After.(tiers.Override)
+		at[edits[i].Ref] = &edits[i]
+		subjects[i], limits[i], reasons[i], most[i], starts[i], ends[i] = edits[i].Object, o.Limit, o.Reason, o.Max, o.StartsAt, o.ExpiresAt
 	}
-	w.batch.Queue(`
+	batch.Queue(`
 		INSERT INTO tierlimit.overrides (subject, limit_name, max, starts_at, expires_at, reason)
 		SELECT u.subject, u.limit_name, nullif(u.max, -1), u.starts_at, u.expires_at, u.reason
 		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::text[])
@@ -247,71 +198,33 @@ func (w *writer) putOverrides() {
 		var subject, limit string
 		var version int64
 		_, err := pgx.ForEachRow(rows, []any{&subject, &limit, &version}, func() error {
-			w.drawn(tiers.OverrideRef(subject, limit), version)
+			at[tiers.OverrideRef(subject, limit)].Stamp(version)
 			return nil
 		})
 		return err
 	})
 }
 
-func (w *writer) putCredentials() {
-	for _, kind := range []access.Kind{access.Key, access.Token} {
-		_, list := putOf[access.Credential](w, string(kind))
-		for _, c := range list {
-			w.batch.Queue(`
-				INSERT INTO tierlimit.credentials (id, kind, name, role, expires_at, subject, hash, created_at)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-				ON CONFLICT (id) DO UPDATE SET name = $3, role = $4, expires_at = $5
-				RETURNING version`,
-				c.ID, string(c.Kind), c.Name, textOrNull(string(c.Role)), c.ExpiresAt, textOrNull(c.Subject), c.Hash[:], c.CreatedAt).
-				QueryRow(w.version(tiers.CredentialRef(kind, c.ID)))
-		}
-	}
+func putCredential(batch *pgx.Batch, e *tiers.Edit, c access.Credential) {
+	batch.Queue(`
+		INSERT INTO tierlimit.credentials (id, kind, name, role, expires_at, subject, hash, created_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (id) DO UPDATE SET name = $3, role = $4, expires_at = $5
+		RETURNING version`,
+		c.ID, string(c.Kind), c.Name, textOrNull(string(c.Role)), c.ExpiresAt, textOrNull(c.Subject), c.Hash[:], c.CreatedAt).
+		QueryRow(stamp(e))
 }
 
-func (w *writer) putLoadControl() {
-	_, list := putOf[tiers.LoadControl](w, tiers.KindLoad)
-	for _, l := range list {
-		w.batch.Queue(`
-			INSERT INTO tierlimit.load_control (mode, pins) VALUES ($1, $2)
-			ON CONFLICT (only_row) DO UPDATE SET mode = $1, pins = $2 RETURNING version`, l.Mode, l.Pins).
-			QueryRow(w.version(tiers.LoadRef()))
-	}
-}
-
-func (w *writer) version(ref tiers.Ref) func(pgx.Row) error {
-	return func(row pgx.Row) error {
-		var version int64
-		if err := row.Scan(&version); err != nil {
-			return fmt.Errorf("version of %s %q: %w", ref.Kind, ref.Object, err)
-		}
-		w.drawn(ref, version)
-		return nil
-	}
-}
-
-// removeAll deletes what is gone. What belongs to a subject goes with it, by the foreign
-// keys.
-func (w *writer) removeAll() {
-	leaves := func(subject string) bool {
-		e := w.final[tiers.SubjectRef(subject)]
-		return e != nil && e.After == nil
-	}
-	for _, ref := range w.those(tiers.KindOverride, false) {
-		if !leaves(ref.Object) {
-			w.batch.Queue(`DELETE FROM tierlimit.overrides WHERE subject = $1 AND limit_name = $2`, ref.Object, ref.Limit)
-		}
-	}
-	for _, kind := range []access.Kind{access.Key, access.Token} {
-		if refs := w.those(string(kind), false); len(refs) > 0 {
-			w.batch.Queue(`DELETE FROM tierlimit.credentials WHERE id = ANY ($1)`, objectsOf(refs))
-		}
-	}
-	if refs := w.those(tiers.KindSubject, false); len(refs) > 0 {
-		w.batch.Queue(`DELETE FROM tierlimit.subjects WHERE id = ANY ($1)`, objectsOf(refs))
-	}
-	if refs := w.those(tiers.KindTier, false); len(refs) > 0 {
-		w.batch.Queue(`DELETE FROM tierlimit.tiers WHERE key = ANY ($1)`, objectsOf(refs))
+func remove(batch *pgx.Batch, ref tiers.Ref) {
+	switch ref.Kind {
+	case tiers.KindTier:
+		batch.Queue(`DELETE FROM tierlimit.tiers WHERE key = $1`, ref.Object)
+	case tiers.KindSubject:
+		batch.Queue(`DELETE FROM tierlimit.subjects WHERE id = $1`, ref.Object)
+	case tiers.KindOverride:
+		batch.Queue(`DELETE FROM tierlimit.overrides WHERE subject = $1 AND limit_name = $2`, ref.Object, ref.Limit)
+	default:
+		batch.Queue(`DELETE FROM tierlimit.credentials WHERE id = $1`, ref.Object)
 	}
 }
 

@@ -87,6 +87,7 @@ func dryRun(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	s := must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
 	free := must(c.Tier(ctx, "free"))(t)
+	free.Priority = 99
 	launch := tiers.Override{
 		Limit: "per_day", Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x",
 	}

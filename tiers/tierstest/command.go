@@ -39,7 +39,8 @@ func commandsAreWhole(t *testing.T, c tiers.Editor) {
 	if s := must(c.Subject(ctx, "acct_1"))(t); s.Tier != "gold" || s.Overrides["burst"].Max != 9 {
 		t.Errorf("made %+v", s)
 	}
-	if made, _ := r.Made(0).After.(tiers.Tier); made.Version != must(c.Tier(ctx, "gold"))(t).Version {
+	e, _ := r.Made(0)
+	if made, _ := e.After.(tiers.Tier); made.Version != must(c.Tier(ctx, "gold"))(t).Version {
 		t.Errorf("the result has version %d", made.Version)
 	}
 	_, err = c.Do(ctx, tiers.Command{Operations: []tiers.Operation{
@@ -48,6 +49,39 @@ func commandsAreWhole(t *testing.T, c tiers.Editor) {
 	}})
 	if err != nil {
 		t.Errorf("a tier that the same command empties: %v", err)
+	}
+	// What is written in an order that the database minds.
+	pro := must(c.Tier(ctx, "pro"))(t)
+	pro.Default = true
+	must(c.Do(ctx, tiers.Command{Operations: []tiers.Operation{
+		{Ref: tiers.SubjectRef("acct_1"), Put: tiers.Subject{Tier: "pro"}, Expect: tiers.Present},
+		{Ref: tiers.TierRef("pro"), Put: pro, Expect: tiers.Present},
+		{Ref: tiers.TierRef("free"), Expect: tiers.Present},
+	}}))(t)
+	ci := must(c.CreateCredential(ctx, token("ci", access.Viewer)))(t)
+	other := token("ci", access.Owner)
+	must(c.Do(ctx, tiers.Command{Operations: []tiers.Operation{
+		{Ref: tiers.CredentialRef(access.Token, ci.ID), Expect: tiers.Present},
+		{Ref: tiers.CredentialRef(access.Token, other.ID), Put: other},
+	}}))(t)
+	k := must(c.CreateCredential(ctx, key("acct_1")))(t)
+	taken := token("cd", access.Owner)
+	taken.ID = k.ID
+	_, err = c.Do(ctx, tiers.Command{Operations: []tiers.Operation{{Ref: tiers.CredentialRef(access.Token, k.ID), Put: taken, Expect: tiers.Anything}}})
+	wantErr(t, err, tiers.ErrExists)
+	wantErr(t, second(c.Credential(ctx, access.Key, k.ID)), nil)
+	odd := token("a\ufffd", access.Viewer)
+	must(c.CreateCredential(ctx, odd))(t)
+	wantErr(t, second(c.CreateCredential(ctx, token("a\ufffd", access.Viewer))), tiers.ErrExists)
+
+	// An override keeps its version whatever the command does to its subject.
+	r = must(c.Do(ctx, tiers.Command{Operations: []tiers.Operation{
+		{Ref: tiers.OverrideRef("acct_1", "per_minute"), Put: tiers.Override{Max: 3, ExpiresAt: instant("2926-12-02T00:00:00Z"), Reason: "y"}},
+		{Ref: tiers.SubjectRef("acct_1"), Put: tiers.Subject{Tier: "pro", Next: &tiers.Change{Tier: "enterprise", At: instant("2926-12-02T00:00:00Z")}}, Expect: tiers.Present},
+	}}))(t)
+	made, _ := r.Made(0)
+	if o := must(c.Override(ctx, "acct_1", "per_minute"))(t); o.Version == 0 || o.Version != made.After.(tiers.Override).Version { //nolint:forcetypeassert // a test
+		t.Errorf("the override has version %d, and the result %+v", o.Version, made.After)
 	}
 	if _, err := c.Do(ctx, tiers.Command{}); err == nil {
 		t.Error("a command without operations")
@@ -150,7 +184,8 @@ func expectations(t *testing.T, c tiers.Editor) {
 		if err != nil {
 			return 0, err
 		}
-		s, _ := r.Made(0).After.(tiers.Subject)
+		e, _ := r.Made(0)
+		s, _ := e.After.(tiers.Subject)
 		return s.Version, nil
 	}
 	_, err := put("acct_1", "pro", tiers.Present)
@@ -165,6 +200,34 @@ func expectations(t *testing.T, c tiers.Editor) {
 	wantErr(t, err, tiers.ErrStale)
 	must(put("acct_1", "pro", tiers.Version(first, second)))(t)
 	must(put("acct_1", "free", tiers.Present))(t)
+}
+
+// A billing webhook that is sent again and again filled the audit log.
+func whatIsSoAlreadyIsNoChange(t *testing.T, c tiers.Editor) {
+	ctx := t.Context()
+	must(c.CreateSubject(ctx, fullSubject()))(t)
+	o := must(c.CreateOverride(ctx, "acct_1", tiers.Override{Limit: "per_minute", Max: 9, ExpiresAt: instant("2926-12-02T00:00:00Z"), Reason: "x"}))(t)
+	s := must(c.Subject(ctx, "acct_1"))(t)
+	free := must(c.Tier(ctx, "free"))(t)
+	l := must(c.SetLoadControl(ctx, tiers.LoadControl{Mode: "observe"}, 0))(t)
+	before := must(c.Events(ctx, tiers.EventFilter{Most: 100}))(t)
+
+	again := o
+	again.StartsAt = time.Time{} // as whoever leaves it out
+	for _, version := range []int64{
+		must(c.ReplaceSubject(ctx, s, s.Version))(t).Version - s.Version,
+		must(c.ReplaceTier(ctx, free, free.Version))(t).Version - free.Version,
+		must(c.ReplaceOverride(ctx, "acct_1", again, o.Version))(t).Version - o.Version,
+		must(c.SetLoadControl(ctx, l, l.Version))(t).Version - l.Version,
+	} {
+		if version != 0 {
+			t.Errorf("what is so already has another version, by %d", version)
+		}
+	}
+	if after := must(c.Events(ctx, tiers.EventFilter{Most: 100}))(t); len(after) != len(before) {
+		t.Errorf("%d events more", len(after)-len(before))
+	}
+	wantErr(t, second(c.ReplaceSubject(ctx, s, s.Version-1)), tiers.ErrStale) // whatever it says
 }
 
 func overrideOfNothing(t *testing.T, c tiers.Editor) {

@@ -45,6 +45,7 @@ func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
 		"a patch is merged into what is there":       patches,
 		"a writer says what it expects":              expectations,
 		"an override is of a limit there is":         overrideOfNothing,
+		"what is so already is no change":            whatIsSoAlreadyIsNoChange,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, tiers.Editor{Catalogue: start(t)}) })
 	}
