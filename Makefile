@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit integration faults soak fuzz canaries mutants lint format bench microbench clean
+.PHONY: help run build test unit integration faults start soak fuzz canaries mutants lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ faults: ## let everything fail that may, and print what was promised and measure
 	$(GO) test -count=1 -timeout=40m -run='FaultMatrix|Linearizable|AtMostOnce|MadeUpSubjects' ./integration \
 		-args -on-time -matrix="$(CURDIR)/docs/faults.md" -histories=700 -lost=10000 -madeup=1000000 -seed=$(or $(SEED),1); \
 	status=$$?; cat docs/faults.md; exit $$status
+
+start: ## measure a replica's start with a million subjects in Postgres
+	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && \
+	$(GO) test -count=1 -timeout=20m -run=NONE -bench='^BenchmarkStart$$' -benchtime=3x ./integration
 
 soak: ## put a steady load on three replicas for ten minutes, a fault every minute: docs/soak.md (ARGS="-h")
 	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && $(GO) run ./integration/soak -o docs/soak.md $(ARGS)

@@ -208,6 +208,7 @@ type settleBody struct {
 type settleAnswer struct {
 	Settled bool           `json:"settled"`
 	Limits  []settledLimit `json:"limits"`
+	Unknown []string       `json:"unknown,omitempty"` // named in costs, and charged nothing by the hold
 }
 
 type settledLimit struct {
@@ -241,6 +242,11 @@ func (d *decisions) settle(w http.ResponseWriter, r *http.Request) error {
 	answer := settleAnswer{Settled: settled.Found, Limits: []settledLimit{}}
 	for _, l := range settled.Limits {
 		answer.Limits = append(answer.Limits, settledLimit{Limit: l.Limit, Estimate: l.Estimate, Cost: l.Cost, Used: l.Used, Ended: l.Ended})
+	}
+	for _, name := range slices.Sorted(maps.Keys(body.Costs)) {
+		if settled.Found && !slices.ContainsFunc(settled.Limits, func(l tierlimit.SettledLimit) bool { return l.Limit == name }) {
+			answer.Unknown = append(answer.Unknown, name)
+		}
 	}
 	respond(w, http.StatusOK, answer)
 	return nil

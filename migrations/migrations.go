@@ -135,10 +135,25 @@ func Grant(ctx context.Context, url, role string) error {
 		"REVOKE INSERT, UPDATE, DELETE ON " + table + " FROM ",
 	} {
 		if _, err := db.ExecContext(ctx, sql+name); err != nil {
-			return fmt.Errorf("grant to %s: %w", name, err)
+			return fmt.Errorf("grant to %s: %w%s", name, err, hint(err))
 		}
 	}
 	return nil
+}
+
+// hint says what to do about what Postgres refuses.
+func hint(err error) string {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return ""
+	}
+	switch refused.Code {
+	case "3F000", "42P01": // no such schema, no such table
+		return ": run `tierlimit migrate up` first"
+	case "42501":
+		return ": run `tierlimit migrate up`, and `tierlimit migrate grant` for the role of serve, as the owner"
+	}
+	return ""
 }
 
 func open(ctx context.Context, url string) (*sql.DB, error) {
@@ -163,7 +178,7 @@ func with(ctx context.Context, url string, do func(*goose.Provider) error) error
 	}
 	defer db.Close()
 	if err := makeRoom(ctx, db); err != nil {
-		return fmt.Errorf("migrate: %w", err)
+		return fmt.Errorf("migrate: %w%s", err, hint(err))
 	}
 	p, err := goose.NewProvider(goose.DialectPostgres, db, files,
 		goose.WithTableName(table), goose.WithSessionLocker(&turn{db: db}), goose.WithDisableGlobalRegistry(true))
@@ -171,7 +186,7 @@ func with(ctx context.Context, url string, do func(*goose.Provider) error) error
 		return fmt.Errorf("read migrations: %w", err)
 	}
 	if err := do(p); err != nil {
-		return fmt.Errorf("migrate: %w", err)
+		return fmt.Errorf("migrate: %w%s", err, hint(err))
 	}
 	return nil
 }

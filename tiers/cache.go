@@ -43,6 +43,7 @@ type Cache struct {
 	credentials *shelf[*credential] // changed under mu
 
 	asOf    atomic.Int64  // when the source was last asked and answered, in ns since the epoch
+	lost    atomic.Bool   // the source did not answer the last time
 	unheard atomic.Bool   // the source says that notifications do not arrive
 	stale   chan struct{} // holds one element when the source should be asked
 	uses    uses
@@ -121,7 +122,7 @@ func (c *Cache) Age() time.Duration { return time.Since(time.Unix(0, c.asOf.Load
 // Following says for people whether the source is followed, and since when it is not.
 func (c *Cache) Following() string {
 	age := c.Age().Round(100 * time.Millisecond)
-	if age > 2*c.cfg.Poll+lookupTimeout {
+	if c.lost.Load() || age > 2*c.cfg.Poll+lookupTimeout {
 		return fmt.Sprintf("not followed, as of %v ago", age)
 	}
 	return fmt.Sprintf("followed, as of %v ago", age)

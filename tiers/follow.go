@@ -27,7 +27,7 @@ func (c *Cache) follow(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err == nil {
+		if c.lost.Store(err != nil); err == nil {
 			c.asOf.Store(asked.UnixNano())
 		}
 		c.report(err, failing)

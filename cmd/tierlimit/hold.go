@@ -21,6 +21,7 @@ func runHeld(ctx context.Context, s streams, f takeFlags, id string, command []s
 	ctx = context.WithoutCancel(ctx)                            // a signal ends the command, and not its settlement
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // what the user asked to run
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.in, s.out, s.err
+	cmd.SysProcAttr = endWithParent() // else it would run on without its place
 	// A ^C goes to the command as well; other signals are passed on. What the command
 	// charged is settled all the same.
 	signals := make(chan os.Signal, 1)

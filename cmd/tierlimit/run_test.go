@@ -187,7 +187,7 @@ func TestAHoldIsSettledFromTheShell(t *testing.T) {
 	does(exitOK, "used 4 of 5", "take", "--peek", "acct_42")
 	does(7, "", "take", "acct_42", "--", "sh", "-c", "exit 7")
 	does(exitDenied, "denied: exceeded", "take", "acct_42", "--", "touch", filepath.Join(t.TempDir(), "never"))
-	does(exitFailed, "no-such-command", "take", "acct_43", "--give-back-failures", "--", "no-such-command")
+	does(127, "no-such-command", "take", "acct_43", "--give-back-failures", "--", "no-such-command")
 	does(exitOK, "used 0 of 5", "take", "--peek", "acct_43")
 	does(exitUsage, "only behind --", "take", "acct_42", "echo")
 	does(exitUsage, "of no use", "take", "acct_42", "--peek", "--", "echo")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -27,6 +28,9 @@ type takeFlags struct {
 	giveBack          bool
 }
 
+// exitNoCommand is what a shell says of a command that there is not.
+const exitNoCommand = 127
+
 // defaultHold is how long take holds for a command at first; the hold is renewed.
 const defaultHold = time.Minute
 
@@ -38,7 +42,8 @@ func takeCommand(s streams) *cobra.Command {
 		Long: "Charge a subject through a running server and show the decision.\n" +
 			"With a command, run it if the charge is allowed: the charge is held while it runs, and counts under limits that\n" +
 			"count what runs at a time.\n" +
-			"Exits with 0 when allowed, 3 when denied, 1 when the server could not be asked; or as the command did.",
+			"Exits with 0 when allowed, 3 when denied, 1 when the server could not be asked, 127 when there is no such command;\n" +
+			"or as the command did.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); dash == 1 && len(args) > 1 || dash < 0 && len(args) == 1 {
 				return nil
@@ -72,7 +77,9 @@ func envOr(s streams, name, fallback string) string {
 func serverFlags(cmd *cobra.Command, s streams, url, token *string) {
 	fs := cmd.Flags()
 	fs.StringVar(url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
-	fs.StringVar(token, "token", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")), "bearer token [TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN]")
+	// Of two tokens that are valid while one is rotated the first will do.
+	known, _, _ := strings.Cut(strings.TrimSpace(envOr(s, "TIERLIMIT_TOKEN", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")))), " ")
+	fs.StringVar(token, "token", known, "bearer token [TIERLIMIT_TOKEN, TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN]")
 	fs.Lookup("token").DefValue = "" // a secret does not belong into the help
 }
 
@@ -92,6 +99,9 @@ func take(ctx context.Context, s streams, f takeFlags, subject string, command [
 		}
 		if f.hold == 0 {
 			f.hold = defaultHold
+		}
+		if _, err := exec.LookPath(command[0]); err != nil { // before anything is charged
+			return &codedError{code: exitNoCommand, cause: err}
 		}
 	}
 	asked := map[string]any{"subject": subject, "scope": f.scope, "cost": f.cost, "hold_ms": f.hold.Milliseconds()}
@@ -151,7 +161,11 @@ func post(ctx context.Context, url, token string, body []byte) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK {
 		var p struct{ Title, Detail string }
 		_ = json.Unmarshal(answer, &p) // an answer that is no problem leaves the status to tell
-		return nil, errors.New(strings.TrimSuffix(url+": "+resp.Status+": "+p.Detail, ": "))
+		text := strings.TrimSuffix(url+": "+resp.Status+": "+p.Detail, ": ")
+		if resp.StatusCode == http.StatusUnauthorized {
+			text += " Give one by --token or TIERLIMIT_TOKEN."
+		}
+		return nil, errors.New(text)
 	}
 	return answer, nil
 }
