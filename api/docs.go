@@ -2,19 +2,22 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"html/template"
+	"html"
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 )
 
-//go:embed docs.html
-var docsHTML string
+//go:embed docs_head.html
+var docsHead string // up to the body: styles, and no script
 
 // docsPolicy lets the page be itself and load nothing: it works without a network
 // and runs no script.
@@ -35,53 +38,92 @@ func (d docs) serve(w http.ResponseWriter) {
 	_, _ = w.Write(d.html) // the client may be gone
 }
 
-// A docsSection is the operations of one tag.
-type docsSection struct {
-	Tag        string
-	Operations []docsOperation
+// A docsPage writes the page. It escapes what it is given; html/template would add a third to
+// the size of the binary, for this one page.
+type docsPage struct{ bytes.Buffer }
+
+// write writes a format whose values are escaped.
+func (p *docsPage) write(format string, values ...string) {
+	escaped := make([]any, len(values))
+	for i, v := range values {
+		escaped[i] = html.EscapeString(v)
+	}
+	fmt.Fprintf(p, format, escaped...)
 }
-
-type docsOperation struct {
-	Method, Path, ID, Summary, Listener string
-	Roles                               []string
-	Parameters                          []docsParameter
-	Body, Answer                        string
-	Success                             int
-	Failures                            []docsFailure
-}
-
-type docsParameter struct{ Name, In, Description string }
-
-type docsFailure struct {
-	Status int
-	Text   string
-}
-
-type docsSchema struct{ Name, Text string }
 
 func writeDocs() docs {
 	public, admin := documented()
-	var sections []docsSection
-	for listener, ops := range [][]operation{public, admin} {
+	listeners := map[string]string{}
+	var tags []string
+	for listener, ops := range map[string][]operation{"public": public, "admin": admin} {
 		for i := range ops {
-			sections = addToDocs(sections, &ops[i], []string{"public", "admin"}[listener])
+			listeners[ops[i].id] = listener
 		}
 	}
+	all := slices.Concat(public, admin)
+	for i := range all {
+		if !slices.Contains(tags, all[i].tag) {
+			tags = append(tags, all[i].tag)
+		}
+	}
+	p := &docsPage{}
+	p.WriteString(docsHead)
+	p.write("<h1>tierlimit API</h1>\n<p>Version %s. The public listener decides, the admin listener manages. The same as <a href=\"/openapi.json\">OpenAPI 3.1</a>.</p>\n<nav>", moduleVersion())
+	for _, tag := range append(slices.Clone(tags), "Schemas") {
+		p.write("<a href=\"#%s\">%s</a>", tag, tag)
+	}
+	p.write("</nav>\n")
+	for _, tag := range tags {
+		p.write("\n<h2 id=\"%s\">%s</h2>\n", tag, tag)
+		for i := range all {
+			if all[i].tag == tag {
+				p.operation(&all[i], listeners[all[i].id])
+			}
+		}
+	}
+	p.schemas()
+	p.write("</body>\n</html>\n")
+	return docs{html: p.Bytes(), policy: policyFor(p.Bytes())}
+}
+
+func (p *docsPage) operation(o *operation, listener string) {
+	who := strings.Join(o.roles(), ", ")
+	if len(o.rights) == 0 {
+		who = "everybody"
+	}
+	p.write("<details id=\"%s\">\n<summary><b>%s</b><code>%s</code><span>%s</span></summary>\n<div><dl>\n", o.id, o.method, o.path, o.summary)
+	p.write("<dt>Listener</dt><dd>%s</dd>\n<dt>Who may</dt><dd>%s</dd>\n", listener, who)
+	for _, one := range o.parameters() {
+		p.write("<dt><code>%s</code></dt><dd>%s (%s)</dd>\n", fmt.Sprint(one["name"]), fmt.Sprint(one["description"]), fmt.Sprint(one["in"]))
+	}
+	for _, body := range []string{o.bodySchema(), o.lines} {
+		if body != "" {
+			p.write("<dt>Body</dt><dd><a href=\"#schema-%s\">%s</a></dd>\n", body, body)
+		}
+	}
+	p.write("<dt>%s</dt><dd>", strconv.Itoa(max(o.status, http.StatusOK)))
+	answer := cmp.Or(o.answerLines, o.answer)
+	if _, ok := documentSchemas()[answer]; ok {
+		p.write("<a href=\"#schema-%s\">%s</a></dd>\n", answer, answer)
+	} else {
+		p.write("done</dd>\n")
+	}
+	for _, code := range o.failures() {
+		p.write("<dt>%s</dt><dd>%s (<a href=\"#schema-Problem\">Problem</a>)</dd>\n", strconv.Itoa(code), http.StatusText(code))
+	}
+	p.write("</dl></div>\n</details>\n")
+}
+
+func (p *docsPage) schemas() {
+	p.write("\n<h2 id=\"Schemas\">Schemas</h2>\n")
 	all := documentSchemas()
-	var list []docsSchema
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		data, err := json.MarshalIndent(all[name], "", "  ")
+		text, err := json.MarshalIndent(all[name], "", "  ")
 		if err != nil {
 			panic(err) // it is ours
 		}
-		list = append(list, docsSchema{name, string(data)})
+		p.write("<details>\n<summary><b></b><code>%s</code><span></span></summary>\n<div><pre id=\"schema-%s\">%s</pre></div>\n</details>\n", name, name, string(text))
 	}
-	var out bytes.Buffer
-	page := template.Must(template.New("docs").Parse(docsHTML))
-	if err := page.Execute(&out, map[string]any{"Sections": sections, "Schemas": list, "Version": moduleVersion()}); err != nil {
-		panic(err)
-	}
-	return docs{html: out.Bytes(), policy: policyFor(out.Bytes())}
 }
 
 // policyFor allows the one style element of a page by its hash.
@@ -90,30 +132,4 @@ func policyFor(page []byte) string {
 	style, _, _ := bytes.Cut(rest, []byte("</style>"))
 	sum := sha256.Sum256(style)
 	return fmt.Sprintf(docsPolicy, base64.StdEncoding.EncodeToString(sum[:]))
-}
-
-func addToDocs(sections []docsSection, o *operation, listener string) []docsSection {
-	one := docsOperation{
-		Method: o.method, Path: o.path, ID: o.id, Summary: o.summary, Listener: listener, Roles: o.roles(),
-		Body: o.bodySchema(), Success: max(o.status, http.StatusOK),
-	}
-	if _, ok := documentSchemas()[o.answer]; ok {
-		one.Answer = o.answer
-	}
-	for _, p := range o.parameters() {
-		name, _ := p["name"].(string)
-		in, _ := p["in"].(string)
-		description, _ := p["description"].(string)
-		one.Parameters = append(one.Parameters, docsParameter{name, in, description})
-	}
-	for _, code := range o.failures() {
-		one.Failures = append(one.Failures, docsFailure{code, http.StatusText(code)})
-	}
-	i := slices.IndexFunc(sections, func(s docsSection) bool { return s.Tag == o.tag })
-	if i < 0 {
-		i = len(sections)
-		sections = append(sections, docsSection{Tag: o.tag})
-	}
-	sections[i].Operations = append(sections[i].Operations, one)
-	return sections
 }
