@@ -115,9 +115,13 @@ func (a *admin) operations() []operation {
 			{name: "kind", description: "only changes of this kind of thing", schema: oneOf(eventKinds...)},
 			{name: "object", description: "only of this one", schema: ofText},
 			{name: "actor", description: "only by this one", schema: ofText},
+			{name: "since", description: "only from this instant on", schema: ofInstant},
+			{name: "until", description: "only before this instant", schema: ofInstant},
 		}, pages...), a.listEvents)},
 	)
 }
+
+var ofInstant = map[string]any{"type": "string", "format": "date-time"}
 
 // pages are the parameters of a list that comes in pages.
 var pages = []parameter{
@@ -319,7 +323,7 @@ func (a *admin) listCredentials(kind access.Kind) handlerFunc {
 
 // listEvents lists what administrators did, the newest first.
 func (a *admin) listEvents(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "kind", "object", "actor", "limit", "cursor")
+	q, err := query(r, "kind", "object", "actor", "since", "until", "limit", "cursor")
 	if err != nil {
 		return err
 	}
@@ -339,6 +343,13 @@ func (a *admin) listEvents(w http.ResponseWriter, r *http.Request) error {
 	for _, name := range []string{"object", "actor"} {
 		if err := checkFilter(q, name, q.Get(name) == "" || tierlimit.ValidSubject(q.Get(name)), tierlimit.SubjectRule); err != nil {
 			return err
+		}
+	}
+	for name, into := range map[string]*time.Time{"since": &f.Since, "until": &f.Until} {
+		if v := q.Get(name); v != "" {
+			if *into, err = time.Parse(time.RFC3339Nano, v); err != nil {
+				return &tierlimit.FieldError{Field: name, Value: v, Want: "an instant such as 2026-12-01T00:00:00Z"}
+			}
 		}
 	}
 	list, err := a.catalogue.Events(r.Context(), f)

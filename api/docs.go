@@ -48,7 +48,7 @@ func (p *docsPage) write(format string, values ...string) {
 	for i, v := range values {
 		escaped[i] = html.EscapeString(v)
 	}
-	fmt.Fprintf(p, format, escaped...)
+	_, _ = fmt.Fprintf(p, format, escaped...) // a buffer does not fail
 }
 
 func writeDocs() docs {

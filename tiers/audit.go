@@ -41,11 +41,14 @@ type EventFilter struct {
 	Attempt string // its Key
 	Before  int64  // only events with a smaller ID; 0: all
 	Most    int    // of so many events
+
+	Since, Until time.Time // only events from the one on, and before the other; zero: all
 }
 
 func (f *EventFilter) chooses(e *Event) bool {
 	object := f.Object == "" || f.Object == e.Object || e.Kind == string(access.Key) && f.Object == e.Detail
-	return (f.Kind == "" || f.Kind == e.Kind) && object &&
+	at := !e.At.Before(f.Since) && (f.Until.IsZero() || e.At.Before(f.Until))
+	return (f.Kind == "" || f.Kind == e.Kind) && object && at &&
 		(f.Actor == "" || f.Actor == e.Actor) && (f.Attempt == "" || f.Attempt == e.Attempt.Key) && (f.Before == 0 || e.ID < f.Before)
 }
 

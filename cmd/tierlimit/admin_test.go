@@ -271,3 +271,58 @@ func TestKeysAndTokensAreShownOnceAndRevoked(t *testing.T) {
 	viewer.env["TIERLIMIT_ADMIN_URL"] = "http://127.0.0.1:1"
 	viewer.refuses(exitFailed, []string{"127.0.0.1:1"}, "tiers", "list")
 }
+
+func TestOverridesUsageHoldsLoadAndAuditFromTheShell(t *testing.T) {
+	sh := administrator(t)
+	sh.does("subjects", "set", "acct_42", "--tier", "free")
+	if out := sh.does("overrides", "set", "acct_42", "per_minute", "--max", "50", "--until", "2926-12-01T00:00:00Z", "--reason", "launch day", "--dry-run"); !strings.Contains(out, "5 -> 50") || !strings.Contains(out, "nothing was changed") {
+		t.Errorf("tried: %s", out)
+	}
+	if out := sh.does("overrides", "set", "acct_42", "per_minute", "--max", "50", "--until", "2926-12-01T00:00:00Z", "--reason", "launch day"); !strings.Contains(out, "used 0 of 50 in 60s, from override") {
+		t.Errorf("set: %s", out)
+	}
+	if out := sh.does("overrides", "set", "acct_42", "per_minute", "--max", "unlimited"); !strings.Contains(out, "used 0 of unlimited") {
+		t.Errorf("changed: %s", out)
+	}
+	if out := sh.does("overrides", "list", "acct_42"); !strings.Contains(out, "launch day") || !strings.Contains(out, "unlimited") {
+		t.Errorf("listed: %s", out)
+	}
+	if out := sh.does("overrides", "delete", "acct_42", "per_minute"); !strings.Contains(out, "used 0 of 5 in 60s, from tier") {
+		t.Errorf("deleted: %s", out)
+	}
+	sh.refuses(exitUsage, []string{"--max", "many"}, "overrides", "set", "acct_42", "per_minute", "--max", "many")
+	sh.refuses(exitFailed, []string{"400", "per_week", "per_day, per_minute"}, "overrides", "set", "acct_42", "per_week", "--max", "5", "--until", "2926-12-01T00:00:00Z", "--reason", "x")
+
+	sh.does("take", "acct_42", "--cost", "3", "--hold", "1m")
+	if out := sh.does("usage", "get", "acct_42"); !strings.Contains(out, "used 3") {
+		t.Errorf("used: %s", out)
+	}
+	out := sh.does("holds", "list", "acct_42")
+	id := strings.Fields(out)[len(strings.Fields(out))-1]
+	if !strings.Contains(out, "per_day 3, per_minute 3") {
+		t.Errorf("held: %s", out)
+	}
+	sh.does("holds", "release", "acct_42", id)
+	sh.refuses(exitFailed, []string{"404"}, "holds", "release", "acct_42", id)
+	sh.does("take", "acct_42", "--cost", "3")
+	if out := sh.does("usage", "reset", "acct_42", "--limit", "per_minute"); !strings.Contains(out, "per_minute  used 0") || !strings.Contains(out, "per_day     used 3") {
+		t.Errorf("reset: %s", out)
+	}
+
+	if out := sh.does("load", "set", "--mode", "observe", "--pin", "free=0.5@2926-12-01T00:00:00Z,pro=0.9"); !strings.Contains(out, "observe") || !strings.Contains(out, "free  x0.5 until 2926-12-01T00:00:00Z") {
+		t.Errorf("load: %s", out)
+	}
+	if out := sh.does("load", "set", "--unpin", "free"); strings.Contains(out, "free") || !strings.Contains(out, "pro   x0.9") {
+		t.Errorf("load: %s", out)
+	}
+	sh.refuses(exitUsage, []string{"--pin", "free"}, "load", "set", "--pin", "free")
+	sh.refuses(exitUsage, []string{"told what"}, "load", "set")
+
+	if out := sh.does("audit", "--object", "acct_42"); !strings.Contains(out, "usage.reset") || !strings.Contains(out, "hold.release") || !strings.Contains(out, "override.create") || !strings.Contains(out, "max 50 -> none") {
+		t.Errorf("audit: %s", out)
+	}
+	if out := sh.does("audit", "--until", "2026-01-01T00:00:00Z"); strings.Contains(out, "acct_42") {
+		t.Errorf("long ago: %s", out)
+	}
+	sh.refuses(exitFailed, []string{"400", "since"}, "audit", "--since", "soon")
+}

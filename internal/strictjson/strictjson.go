@@ -184,7 +184,11 @@ func near(field, unreadable string) bool {
 	return field == parent || field == unreadable || strings.HasPrefix(field, parent+".")
 }
 
-// Printable reports whether s is UTF-8 that every screen and database can take.
+// Printable reports whether s is UTF-8 that every screen and database can take, and that
+// looks like what it is: without characters that are not seen, or change the direction of
+// others.
 func Printable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
+	})
 }

@@ -20,7 +20,8 @@ func (c *Catalogue) Events(ctx context.Context, f tiers.EventFilter) ([]tiers.Ev
 			coalesce(attempt_key, '') AS attempt_key, coalesce(attempt_fingerprint, '') AS attempt_fingerprint
 		FROM tierlimit.audit
 		WHERE $1 IN ('', kind) AND ($2 IN ('', object) OR kind = 'key' AND detail = $2) AND $3 IN ('', actor) AND ($4 = '' OR attempt_key = $4) AND ($5 = 0 OR id < $5)
-		ORDER BY id DESC LIMIT $6`, f.Kind, f.Object, f.Actor, f.Attempt, f.Before, f.Most)
+			AND ($7::timestamptz IS NULL OR at >= $7) AND ($8::timestamptz IS NULL OR at < $8)
+		ORDER BY id DESC LIMIT $6`, f.Kind, f.Object, f.Actor, f.Attempt, f.Before, f.Most, timeOrNull(f.Since), timeOrNull(f.Until))
 	if err != nil {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}

@@ -120,3 +120,10 @@ func textOrNull(s string) *string {
 	}
 	return &s
 }
+
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}

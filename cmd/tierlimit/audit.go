@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tierlimit/tierlimit/internal/jsondiff"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+func auditCommand(s streams) *cobra.Command {
+	filters := make(map[string]*string)
+	var most int
+	cmd := adminCommand(s, "audit", "Show what administrators did, the newest first", cobra.NoArgs,
+		func(ctx context.Context, c *client, _ []string) error {
+			query := url.Values{"limit": {strconv.Itoa(most)}}
+			for name, value := range filters {
+				if *value != "" {
+					query.Set(name, *value)
+				}
+			}
+			a, err := c.get(ctx, "/audit", query)
+			if err != nil {
+				return err
+			}
+			var list page[tiers.Event]
+			if err := json.Unmarshal(a.body, &list); err != nil {
+				return err
+			}
+			return c.show(list.Data, func(w io.Writer) { printEvents(w, list.Data) })
+		})
+	for name, text := range map[string]string{
+		"kind": "only changes of this kind of thing", "object": "only of this one; of a subject its keys too", "actor": "only by this one",
+		"since": "only from this instant on, such as 2026-12-01T00:00:00Z", "until": "only before this instant",
+	} {
+		filters[name] = cmd.Flags().String(name, "", text)
+	}
+	cmd.Flags().IntVar(&most, "limit", 50, "how many at most, up to 500")
+	return cmd
+}
+
+func printEvents(w io.Writer, list []tiers.Event) {
+	fmt.Fprintln(w, "AT\tACTOR\tACTION\tOBJECT\tCHANGES")
+	for i := range list {
+		e := &list[i]
+		changed := ""
+		if len(e.Before) > 0 && len(e.After) > 0 && string(e.Before) != "null" && string(e.After) != "null" {
+			changes, _ := jsondiff.Of(e.Before, e.After) // what the server stored is JSON
+			for _, change := range changes {
+				if change.Field != "version" {
+					changed += fmt.Sprintf("%s %s -> %s  ", change.Field, shownJSON(change.From), shownJSON(change.To))
+				}
+			}
+		}
+		object := e.Object
+		if e.Detail != "" {
+			object += " " + e.Detail
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", instantOrDash(&e.At), e.Actor, e.Action, object, orDash(changed))
+	}
+}

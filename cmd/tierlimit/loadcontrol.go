@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+func loadCommand(s streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "load", Short: "See and change what CPU load does to adaptive limits", Args: cobra.NoArgs, RunE: help}
+	cmd.AddCommand(adminCommand(s, "get", "Show the mode and the pins", cobra.NoArgs, getLoad), setLoadCommand(s))
+	return cmd
+}
+
+func getLoad(ctx context.Context, c *client, _ []string) error {
+	a, err := c.get(ctx, "/load", nil)
+	if err != nil {
+		return err
+	}
+	return showLoad(c, a.body)
+}
+
+func showLoad(c *client, body []byte) error {
+	var l tiers.LoadControl
+	if err := json.Unmarshal(body, &l); err != nil {
+		return err
+	}
+	return c.show(json.RawMessage(body), func(w io.Writer) {
+		mode := l.Mode
+		if mode == "" {
+			mode = "as each replica is configured"
+		}
+		fmt.Fprintf(w, "mode\t%s\n", mode)
+		for _, tier := range slices.Sorted(maps.Keys(l.Pins)) {
+			p := l.Pins[tier]
+			until := "until it is taken away"
+			if p.ExpiresAt != nil {
+				until = "until " + instantOrDash(p.ExpiresAt)
+			}
+			fmt.Fprintf(w, "%s\tx%s %s\n", tier, strconv.FormatFloat(p.Multiplier, 'g', -1, 64), until)
+		}
+	})
+}
+
+func setLoadCommand(s streams) *cobra.Command {
+	var cmd *cobra.Command
+	cmd = adminCommand(s, "set", "Change the mode, or pin a tier's multiplier", cobra.NoArgs,
+		func(ctx context.Context, c *client, _ []string) error {
+			patch := make(map[string]any)
+			if cmd.Flags().Changed("mode") {
+				patch["mode"], _ = cmd.Flags().GetString("mode")
+			}
+			pins := make(map[string]any)
+			list, _ := cmd.Flags().GetStringSlice("pin")
+			for _, text := range list {
+				tier, pin, err := parsePin(text)
+				if err != nil {
+					return usage(err)
+				}
+				pins[tier] = pin
+			}
+			gone, _ := cmd.Flags().GetStringSlice("unpin")
+			for _, tier := range gone {
+				pins[tier] = nil
+			}
+			if len(pins) > 0 {
+				patch["pins"] = pins
+			}
+			if len(patch) == 0 {
+				return usage(&tierlimit.FieldError{Field: "set", Want: "told what to change: --mode, --pin or --unpin"})
+			}
+			old, err := c.get(ctx, "/load", nil)
+			if err != nil {
+				return err
+			}
+			a, err := c.ask(ctx, http.MethodPatch, "/load", nil, old.etag, patch)
+			if err != nil {
+				return err
+			}
+			return showLoad(c, a.body)
+		})
+	cmd.Flags().String("mode", "", `off, observe or enforce; "" as each replica is configured`)
+	cmd.Flags().StringSlice("pin", nil, "a tier's multiplier in place of what the CPU tells: free=0.5, or free=0.5@2026-12-01T00:00:00Z")
+	cmd.Flags().StringSlice("unpin", nil, "a tier whose pin is taken away")
+	return cmd
+}
+
+// parsePin reads tier=multiplier, perhaps with @ and an instant.
+func parsePin(text string) (tier string, pin map[string]any, err error) {
+	tier, rest, ok := strings.Cut(text, "=")
+	number, until, dated := strings.Cut(rest, "@")
+	multiplier, err := strconv.ParseFloat(number, 64)
+	if !ok || err != nil {
+		return "", nil, &tierlimit.FieldError{Field: "--pin", Value: text, Want: "a tier, = and a multiplier from 0.05 to 1, such as free=0.5"}
+	}
+	pin = map[string]any{"multiplier": multiplier}
+	if dated {
+		pin["expires_at"] = until
+	}
+	return tier, pin, nil
+}
