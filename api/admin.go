@@ -26,7 +26,7 @@ func Admin(cfg Config) http.Handler {
 	allow := newGuard(&cfg).allow
 	mount(r, cfg.Logger, allow, a.operations())
 	mount(r, cfg.Logger, allow, cfg.Health.operations(true))
-	mount(r, cfg.Logger, allow, documentOperations())
+	mount(r, cfg.Logger, allow, documentOperations(adminListener))
 	return r
 }
 

@@ -627,6 +627,25 @@ func TestWhatIsAnsweredAgainIsAnsweredAlike(t *testing.T) {
 	}
 }
 
+// Whoever reads the document of a listener asks that listener, wherever it is.
+func TestTheDocumentOfAListenerIsOfItsAddress(t *testing.T) {
+	s := newSite(t, 0)
+	for _, c := range []struct {
+		handler      http.Handler
+		own, another string
+	}{{s.public, "/v1/take", "/admin/v1/tiers"}, {s.admin, "/admin/v1/tiers", "/v1/take"}} {
+		var d struct {
+			Paths map[string]struct{ Servers []struct{ URL string } }
+		}
+		if err := json.Unmarshal(s.ask(c.handler, "GET", "/openapi.json", "").want(200).body, &d); err != nil {
+			t.Fatal(err)
+		}
+		if own, another := d.Paths[c.own].Servers[0].URL, d.Paths[c.another].Servers[0].URL; own != "/" || !strings.HasPrefix(another, "http://127.0.0.1:") {
+			t.Errorf("%s is at %q, and %s at %q", c.own, own, c.another, another)
+		}
+	}
+}
+
 func TestWhatIsNotThere(t *testing.T) {
 	s := newSite(t, 0)
 	s.ask(s.public, "GET", "/nosuch", "").want(404)

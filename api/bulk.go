@@ -243,6 +243,9 @@ func (a *admin) doPart(r *http.Request, out *stream, tally *bulkTally, p part, d
 	out.extend()
 	result, err := a.catalogue.Do(context.WithoutCancel(r.Context()), tiers.Command{Actor: actorOf(r), DryRun: dry, Operations: p.operations})
 	if err != nil {
+		if statusOf(err) == http.StatusInternalServerError {
+			a.log.Error("api: a part of many subjects failed", "path", r.URL.Path, "error", err)
+		}
 		refusal := &bulkError{err: err}
 		var at *tiers.OperationError
 		switch {

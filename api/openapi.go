@@ -38,16 +38,23 @@ func oneOf(values ...string) map[string]any {
 
 // documented are the operations of both listeners.
 func documented() (public, administration []operation) {
-	public = slices.Concat(new(decisions).operations(), Health{}.operations(false), documentOperations())
+	public = slices.Concat(new(decisions).operations(), Health{}.operations(false), documentOperations(publicListener))
 	return public, (&admin{catalogue: noCatalogue{}}).operations()
 }
 
 // noCatalogue stands for one where operations are only told of.
 type noCatalogue struct{ tiers.Catalogue }
 
-// documentOperations serve the document, and it for people, on each listener.
-func documentOperations() []operation {
-	written, page := sync.OnceValue(writeDocument), sync.OnceValue(writeDocs)
+// The listeners, as the document tells them apart. Each serves the document with its own
+// operations at the address where the document was read.
+const (
+	publicListener = "http://127.0.0.1:8080"
+	adminListener  = "http://127.0.0.1:8081"
+)
+
+// documentOperations serve the document, and it for people, on a listener.
+func documentOperations(listener string) []operation {
+	written, page := sync.OnceValue(func() []byte { return writeDocument(listener) }), sync.OnceValue(writeDocs)
 	serveDocument := func(w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(written()) // the client may be gone
@@ -63,8 +70,8 @@ func documentOperations() []operation {
 	}
 }
 
-func writeDocument() []byte {
-	data, err := json.MarshalIndent(document(), "", " ")
+func writeDocument(listener string) []byte {
+	data, err := json.MarshalIndent(document(listener), "", " ")
 	if err != nil {
 		panic(err) // it is ours
 	}
@@ -73,10 +80,13 @@ func writeDocument() []byte {
 
 type object = map[string]any
 
-func document() object {
+func document(listener string) object {
 	paths := object{}
 	public, admin := documented()
-	for server, ops := range map[string][]operation{"http://127.0.0.1:8080": public, "http://127.0.0.1:8081": admin} {
+	for server, ops := range map[string][]operation{publicListener: public, adminListener: admin} {
+		if server == listener {
+			server = "/"
+		}
 		for i := range ops {
 			o := &ops[i]
 			item, _ := paths[o.path].(object)

@@ -50,7 +50,7 @@ func Public(cfg Config) (http.Handler, error) {
 	}
 	mount(r, cfg.Logger, allow, d.operations())
 	mount(r, cfg.Logger, allow, cfg.Health.operations(false))
-	mount(r, cfg.Logger, allow, documentOperations())
+	mount(r, cfg.Logger, allow, documentOperations(publicListener))
 	if cfg.Demo {
 		limit, err := httplimit.New(cfg.Limiter, httplimit.Config{
 			Keys: keysOf(cfg.Keyring), Address: httplimit.AddressConfig{Trusted: cfg.TrustedProxies}, Logger: cfg.Logger,

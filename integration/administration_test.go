@@ -378,7 +378,8 @@ func TestAHundredThousandCustomersAreImported(t *testing.T) {
 		})
 	}
 	t.Logf("%d customers in %v, and %d other changes meanwhile", customers, took.Round(time.Millisecond), n)
-	if again := replicas[1].bulk("subjects:import?dry_run=true", in.String()); again.Unchanged != customers {
+	some := strings.Join(strings.SplitAfterN(in.String(), "\n", 5001)[:5000], "")
+	if again := replicas[1].bulk("subjects:import?dry_run=true", some); again.Unchanged != 5000 {
 		t.Errorf("tried again: %+v", again)
 	}
 	// One event for each, written in order.
