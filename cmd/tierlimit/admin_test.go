@@ -326,3 +326,24 @@ func TestOverridesUsageHoldsLoadAndAuditFromTheShell(t *testing.T) {
 	}
 	sh.refuses(exitFailed, []string{"400", "since"}, "audit", "--since", "soon")
 }
+
+func TestAWrongListenerIsNamed(t *testing.T) {
+	sh := administrator(t)
+	public, admin := sh.env["TIERLIMIT_URL"], sh.env["TIERLIMIT_ADMIN_URL"]
+	sh.env["TIERLIMIT_URL"], sh.env["TIERLIMIT_ADMIN_URL"] = admin, public
+	sh.refuses(exitFailed, []string{"404", "admin listener", "--admin-url " + public}, "tiers", "list")
+	sh.refuses(exitFailed, []string{"404", "public listener", "--url " + admin}, "take", "acct_42")
+	sh.env["TIERLIMIT_ADMIN_URL"] = admin
+	code, _, errs := sh.run("subjects", "delete", "acct_42")
+	if code != exitFailed || strings.Contains(errs, "listener") {
+		t.Errorf("a subject that is not there: %d: %s", code, errs)
+	}
+}
+
+func TestAnAddressThatCannotBeReadSaysWhatToEscape(t *testing.T) {
+	sh := shell{T: t, env: map[string]string{"TIERLIMIT_REDIS_URL": "redis://:pass%word@127.0.0.1", "TIERLIMIT_DATABASE_URL": "postgres://a:pass%word@127.0.0.1/x"}}
+	code, out, errs := sh.run("config")
+	if code != exitUsage || strings.Count(errs, "% is written %25") != 2 || strings.Contains(out+errs, "pass%word") {
+		t.Errorf("%d: %s%s", code, out, errs)
+	}
+}

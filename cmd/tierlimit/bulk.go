@@ -240,7 +240,7 @@ func (c *client) stream(ctx context.Context, method, path string, query url.Valu
 	if resp.StatusCode >= http.StatusMultipleChoices {
 		defer resp.Body.Close()
 		text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-		return nil, errors.Join(refused(method, path, resp, text), err)
+		return nil, errors.Join(c.refused(method, path, resp, text), err)
 	}
 	return resp, nil
 }

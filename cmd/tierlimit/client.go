@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -130,26 +129,34 @@ func (c *client) ask(ctx context.Context, method, path string, query url.Values,
 		return a, err
 	}
 	if resp.StatusCode >= http.StatusMultipleChoices {
-		return a, refused(method, path, resp, a.body)
+		return a, c.refused(method, path, resp, a.body)
 	}
 	return a, nil
 }
 
-// refused tells what a problem says, each wrong field on a line of its own.
-func refused(method, path string, resp *http.Response, body []byte) error {
+func (c *client) refused(method, path string, resp *http.Response, body []byte) error {
+	return refused(method+" "+path, resp, body, "the admin listener: is --admin-url "+c.base+"?")
+}
+
+// refused tells what a problem says, each wrong field on a line of its own. Who knows no
+// such path at all is not the listener that was meant.
+func refused(asked string, resp *http.Response, body []byte, meant string) error {
 	var p struct {
 		Detail string
 		Errors []struct{ Detail string }
 	}
 	_ = json.Unmarshal(body, &p) // an answer that is no problem leaves the status to tell
-	text := strings.TrimSuffix(fmt.Sprintf("%s %s: %s: %s", method, path, resp.Status, p.Detail), ": ")
+	text := strings.TrimSuffix(asked+": "+resp.Status+": "+p.Detail, ": ")
 	if len(p.Errors) > 1 {
 		for _, e := range p.Errors {
 			text += "\n  " + e.Detail
 		}
 	}
-	if resp.StatusCode == http.StatusUnauthorized {
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
 		text += " Give one by --token or TIERLIMIT_TOKEN."
+	case resp.StatusCode == http.StatusNotFound && p.Detail == "":
+		text += ". This path belongs to " + meant
 	}
 	return &refusal{resp.StatusCode, text}
 }
@@ -184,8 +191,8 @@ func all[T any](ctx context.Context, c *client, path string, query url.Values) (
 	}
 }
 
-// show prints v as JSON if that was asked for, else as table does.
-func (c *client) show(v any, table func(w io.Writer)) error {
+// show prints v as JSON if that was asked for, else as rows does.
+func (c *client) show(v any, rows func(w io.Writer)) error {
 	if c.json {
 		text, err := json.MarshalIndent(v, "", "  ")
 		if err != nil {
@@ -194,8 +201,8 @@ func (c *client) show(v any, table func(w io.Writer)) error {
 		_, err = fmt.Fprintln(c.out, string(text))
 		return err
 	}
-	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	table(w)
+	w := newTable(c.out)
+	rows(w)
 	return w.Flush()
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 )
@@ -16,7 +15,7 @@ func configCommand(s streams) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			wrong := opts.resolve(cmd.Flags(), s.env)
-			w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+			w := newTable(s.out)
 			for _, o := range opts {
 				fmt.Fprintf(w, "%s\t%s\t%s\n", o.env(), o.shown(), o.source)
 			}

@@ -70,11 +70,14 @@ func (s *settings) common(addr, adminAddr, logFormat string, loadMode load.Mode)
 	}
 }
 
+// What a password may hold that an address may not (RFC 3986, section 3.2.1).
+const escapes = "in a user or password, % is written %25, @ %40, / %2F, # %23 and ? %3F"
+
 func (s *settings) serve() options {
 	return append(options{
 		{
 			name: "redis-url", usage: "the Redis that counts", fallback: "redis://127.0.0.1:6379/0", secret: true,
-			want: "redis://, rediss:// or unix:// and an address, such as redis://user:password@host:6379/0", parse: s.parseRedisURL,
+			want: "redis://, rediss:// or unix:// and an address, such as redis://user:password@host:6379/0; " + escapes, parse: s.parseRedisURL,
 		},
 		{
 			name: "redis-mode", usage: "how Redis is run", fallback: redisSingle,
@@ -117,7 +120,7 @@ func (s *settings) serve() options {
 func (s *settings) database() *option {
 	s.databaseOption = option{
 		name: "database-url", usage: "the Postgres that holds tiers and subjects", secret: true, required: true,
-		want: "postgres:// and an address, such as postgres://user:password@host:5432/tierlimit", parse: s.parseDatabaseURL,
+		want: "postgres:// and an address, such as postgres://user:password@host:5432/tierlimit; " + escapes, parse: s.parseDatabaseURL,
 	}
 	return &s.databaseOption
 }

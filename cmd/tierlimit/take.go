@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -159,13 +158,7 @@ func post(ctx context.Context, url, token string, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		var p struct{ Title, Detail string }
-		_ = json.Unmarshal(answer, &p) // an answer that is no problem leaves the status to tell
-		text := strings.TrimSuffix(url+": "+resp.Status+": "+p.Detail, ": ")
-		if resp.StatusCode == http.StatusUnauthorized {
-			text += " Give one by --token or TIERLIMIT_TOKEN."
-		}
-		return nil, errors.New(text)
+		return nil, refused("POST "+url, resp, answer, "the public listener: is --url "+strings.TrimSuffix(url, req.URL.Path)+"?")
 	}
 	return answer, nil
 }
@@ -188,7 +181,7 @@ func printDecision(out io.Writer, d *tierlimit.Decision) error {
 	case d.Degraded:
 		fmt.Fprintf(out, "degraded: not counted in Redis, answered from %s\n", d.Source)
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	w := newTable(out)
 	for _, x := range d.Windows {
 		most := count(x.EffectiveMax)
 		if x.EffectiveMax != x.Max {
