@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -33,16 +35,22 @@ import (
 // hostile makes a database whose sessions begin with whatever somebody else may have wanted.
 func hostile(t *testing.T) (url string) {
 	t.Helper()
+	return newDatabaseWith(t,
+		"timezone = 'Asia/Kolkata'", "default_transaction_isolation = 'serializable'", "lock_timeout = '1ms'",
+		"statement_timeout = '20s'", "search_path = 'pg_temp'", "datestyle = 'German'", "intervalstyle = 'sql_standard'",
+		"bytea_output = 'escape'", "idle_in_transaction_session_timeout = '50ms'", "extra_float_digits = -2",
+	)
+}
+
+// newDatabaseWith makes a database whose sessions begin with settings.
+func newDatabaseWith(t *testing.T, settings ...string) (url string) {
+	t.Helper()
 	url = newDatabase(t)
 	name := url[strings.LastIndexByte(url, '/')+1:]
 	if at := strings.IndexByte(name, '?'); at >= 0 {
 		name = name[:at]
 	}
-	for _, set := range []string{
-		"timezone = 'Asia/Kolkata'", "default_transaction_isolation = 'serializable'", "lock_timeout = '1ms'",
-		"statement_timeout = '20s'", "search_path = 'pg_temp'", "datestyle = 'German'", "intervalstyle = 'sql_standard'",
-		"bytea_output = 'escape'", "idle_in_transaction_session_timeout = '50ms'", "extra_float_digits = -2",
-	} {
+	for _, set := range settings {
 		must(t, execute(t.Context(), url, "ALTER DATABASE "+name+" SET "+set))
 	}
 	return url
@@ -80,6 +88,40 @@ func TestSessionsDoNotDependOnWhatTheyBeginWith(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// The planner took a table of one row that nobody analyzed for a large one, and compiled
+// each look-up: a fifth of a second instead of a fifth of a millisecond, and a customer was
+// answered as free meanwhile. The server tells how it ran a statement in a notice.
+func TestALookUpIsNotCompiled(t *testing.T) {
+	database := newDatabaseWith(t, "session_preload_libraries = 'auto_explain'", "auto_explain.log_min_duration = 0",
+		"auto_explain.log_level = 'notice'", "auto_explain.log_settings = on", "jit = on", "jit_above_cost = 0")
+	between, err := proxy.New(hostOf(t, database))
+	must(t, err)
+	defer between.Close()
+	var mu sync.Mutex
+	var said bytes.Buffer
+	between.Replies(func(r proxy.Reply) proxy.Fate {
+		mu.Lock()
+		defer mu.Unlock()
+		said.Write(r.Text)
+		return proxy.Fate{}
+	})
+	address, err := url.Parse(database)
+	must(t, err)
+	address.Host = between.Addr
+	_, _, err = openCatalogue(t, address.String()).LookupSubjects(t.Context(), []string{"acct_42", "acct_43"})
+	must(t, err)
+	mu.Lock()
+	defer mu.Unlock()
+	_, told, found := strings.Cut(said.String(), "tierlimit.subjects")
+	if !found || !strings.Contains(told, "jit = 'off'") {
+		t.Errorf("it was run so: %q", told)
+	}
+	// The version is one row, so few are expected, however many ids there are.
+	if most := regexp.MustCompile(`Left Join  \(cost=\S+ rows=(\d+) `).FindStringSubmatch(told); most == nil || len(most[1]) > 2 {
+		t.Errorf("%v rows expected", most)
+	}
 }
 
 // With one transaction holding the catalogue's lock, and eight administrators waiting, twelve

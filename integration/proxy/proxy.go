@@ -15,8 +15,9 @@ import (
 
 // A Reply is what a server answered in one piece.
 type Reply struct {
-	Script bool // to a Redis script
-	Size   int  // bytes
+	Script bool   // to a Redis script
+	Size   int    // bytes
+	Text   []byte // those bytes, for as long as its fate is decided
 }
 
 // A Fate is what befalls a reply.
@@ -217,7 +218,7 @@ func (p *Proxy) passReplies(client, server net.Conn, script *atomic.Bool) {
 		}
 		var f Fate
 		if fate := p.fate.Load(); fate != nil {
-			f = (*fate)(Reply{Script: script.Swap(false), Size: n})
+			f = (*fate)(Reply{Script: script.Swap(false), Size: n, Text: buf[:n]})
 		}
 		if f.Delay > 0 {
 			time.Sleep(f.Delay)

@@ -100,7 +100,7 @@ func (c *Catalogue) LookupCredentials(ctx context.Context, ids []string) (found 
 		return err
 	}, `
 		SELECT c.version AS read_at, `+credentialColumns+`
-		FROM tierlimit.catalogue c LEFT JOIN tierlimit.credentials k ON k.id = ANY ($1)`, ids)
+		FROM `+catalogueVersion+` c LEFT JOIN tierlimit.credentials k ON k.id = ANY ($1)`, ids)
 	if err != nil {
 		return nil, 0, fmt.Errorf("look up %d credentials: %w", len(ids), err)
 	}

@@ -103,6 +103,10 @@ func (c *Catalogue) AllCredentials(ctx context.Context, after string, most int) 
 // another took over. What is read there is no news.
 const serverIsReadOnly = `(pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean)`
 
+// catalogueVersion is one row. An aggregate tells the planner so: of a small table that
+// nobody analyzed it expects thousands.
+const catalogueVersion = `(SELECT max(version) AS version FROM tierlimit.catalogue)`
+
 // LookupSubjects implements tiers.Source. One statement sees one snapshot, so the
 // version and the subjects belong together.
 func (c *Catalogue) LookupSubjects(ctx context.Context, ids []string) (found []tiers.Subject, version int64, err error) {
@@ -116,7 +120,7 @@ func (c *Catalogue) LookupSubjects(ctx context.Context, ids []string) (found []t
 		return err
 	}, `
 		SELECT c.version AS read_at, `+subjectColumns+`
-		FROM tierlimit.catalogue c LEFT JOIN tierlimit.subjects s ON s.id = ANY ($1)`, ids)
+		FROM `+catalogueVersion+` c LEFT JOIN tierlimit.subjects s ON s.id = ANY ($1)`, ids)
 	if err != nil {
 		return nil, 0, fmt.Errorf("look up %d subjects: %w", len(ids), err)
 	}
