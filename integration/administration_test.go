@@ -36,7 +36,7 @@ import (
 func hostile(t *testing.T) (url string) {
 	t.Helper()
 	return newDatabaseWith(t,
-		"timezone = 'Asia/Kolkata'", "default_transaction_isolation = 'serializable'", "lock_timeout = '1ms'",
+		"timezone = 'IST-05:30'", "default_transaction_isolation = 'serializable'", "lock_timeout = '1ms'",
 		"statement_timeout = '20s'", "search_path = 'pg_temp'", "datestyle = 'German'", "intervalstyle = 'sql_standard'",
 		"bytea_output = 'escape'", "idle_in_transaction_session_timeout = '50ms'", "extra_float_digits = -2",
 	)
