@@ -126,6 +126,27 @@ func (s *sender) batches() []*batch {
 	return slices.Clone(s.under)
 }
 
+// late puts the calls under way back by d, as if their timers had fired so much too late.
+func (s *sender) late(d time.Duration) {
+	synctest.Wait()
+	s.line.mu.Lock()
+	defer s.line.mu.Unlock()
+	for _, b := range s.batches() {
+		b.due = b.due.Add(-d)
+	}
+}
+
+// takeLate takes in a process that is late by d.
+func (s *sender) takeLate(d time.Duration) error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.take("acct_42", testTimeout)
+		done <- err
+	}()
+	s.late(d)
+	return <-done
+}
+
 // many takes for n subjects at once.
 func (s *sender) many(n int, patience time.Duration) (failed int) {
 	var wg sync.WaitGroup
@@ -456,22 +477,8 @@ func TestAClosedLineRefusesAndItsWorkersEnd(t *testing.T) {
 func TestALateProcessIsNotALostRedis(t *testing.T) {
 	bubble(t, func(s *sender) {
 		s.set(testTimeout+15*time.Millisecond, nil)
-		lateBy := func(d time.Duration) {
-			synctest.Wait()
-			s.line.mu.Lock()
-			defer s.line.mu.Unlock()
-			for _, b := range s.batches() {
-				b.due = b.due.Add(-d) // as if the timer had fired so late
-			}
-		}
 		for range 2 * failuresInARow {
-			done := make(chan error, 1)
-			go func() {
-				_, err := s.take("acct_42", testTimeout)
-				done <- err
-			}()
-			lateBy(10 * time.Millisecond)
-			if err := <-done; err != nil {
+			if err := s.takeLate(10 * time.Millisecond); err != nil {
 				s.Fatalf("a reply that was there when the process came to it: %v", err)
 			}
 		}
@@ -484,7 +491,7 @@ func TestALateProcessIsNotALostRedis(t *testing.T) {
 			}()
 			var err error
 			for waiting := true; waiting; { // late, each time the timer fires
-				lateBy(10 * time.Millisecond)
+				s.late(10 * time.Millisecond)
 				select {
 				case err = <-done:
 					waiting = false
@@ -536,18 +543,7 @@ func TestALateProcessSeesALostRedis(t *testing.T) {
 	bubble(t, func(s *sender) {
 		s.set(10*testTimeout, nil)
 		for range failuresInARow {
-			done := make(chan error, 1)
-			go func() {
-				_, err := s.take("acct_42", testTimeout)
-				done <- err
-			}()
-			synctest.Wait()
-			s.line.mu.Lock()
-			for _, b := range s.batches() {
-				b.due = b.due.Add(-10 * time.Millisecond)
-			}
-			s.line.mu.Unlock()
-			if err := <-done; err == nil || errors.Is(err, ErrLate) == errors.Is(err, tierlimit.ErrStoreUnavailable) {
+			if err := s.takeLate(10 * time.Millisecond); err == nil || errors.Is(err, ErrLate) == errors.Is(err, tierlimit.ErrStoreUnavailable) {
 				s.Fatalf("got %v", err)
 			}
 		}
@@ -671,20 +667,9 @@ func TestCallsThatFailWhileTheProcessIsLateDoNotCount(t *testing.T) {
 			return fmt.Errorf("%w: read: %w", tierlimit.ErrStoreUnavailable, os.ErrDeadlineExceeded)
 		})
 		for range 2 * failuresInARow {
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				if _, err := s.take("acct_42", testTimeout); !errors.Is(err, ErrLate) || errors.Is(err, tierlimit.ErrStoreUnavailable) {
-					s.Errorf("got %v", err)
-				}
-			}()
-			synctest.Wait()
-			s.line.mu.Lock()
-			for _, b := range s.batches() {
-				b.due = b.due.Add(-10 * time.Millisecond)
+			if err := s.takeLate(10 * time.Millisecond); !errors.Is(err, ErrLate) || errors.Is(err, tierlimit.ErrStoreUnavailable) {
+				s.Errorf("got %v", err)
 			}
-			s.line.mu.Unlock()
-			<-done
 		}
 		if s.line.health.open.Load() {
 			s.Error("the breaker is open")
@@ -738,18 +723,7 @@ func TestABusyProcessLearnsThatRedisIsLost(t *testing.T) {
 			s.set(2*testTimeout, func(int) error { return timedOut })
 			began := time.Now()
 			for !s.line.health.open.Load() && time.Since(began) < 10*silence {
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					_, _ = s.take("acct_42", testTimeout)
-				}()
-				synctest.Wait()
-				s.line.mu.Lock()
-				for _, b := range s.batches() { // its timer will have been late
-					b.due = b.due.Add(-behind)
-				}
-				s.line.mu.Unlock()
-				<-done
+				_ = s.takeLate(behind)
 			}
 			if took := time.Since(began); took > 2*silence {
 				s.Errorf("%v late each time: not known after %v", behind, took)
@@ -766,18 +740,7 @@ func TestAPauseIsNoSilence(t *testing.T) {
 		s.set(2*testTimeout, func(int) error { return timedOut })
 		_, _ = s.take("acct_42", testTimeout)
 		time.Sleep(2 * silence)
-		done := make(chan error)
-		go func() {
-			_, err := s.take("acct_42", testTimeout)
-			done <- err
-		}()
-		synctest.Wait()
-		s.line.mu.Lock()
-		for _, b := range s.batches() {
-			b.due = b.due.Add(-25 * time.Millisecond)
-		}
-		s.line.mu.Unlock()
-		if err := <-done; !errors.Is(err, ErrLate) {
+		if err := s.takeLate(25 * time.Millisecond); !errors.Is(err, ErrLate) {
 			s.Errorf("got %v", err)
 		}
 		time.Sleep(testLongest)
