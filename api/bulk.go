@@ -121,7 +121,7 @@ func (s *stream) line(v any) error {
 func (a *admin) bulkOperations(path string) []operation {
 	dry := parameter{name: "dry_run", description: "true answers what would be done, and does nothing", schema: oneOf("true", "false")}
 	filters := []parameter{
-		{name: "tier", description: "only those who are on this tier, try it or will be on it", schema: ofName},
+		{name: "tier", description: "only subjects on this tier; an export also writes those that try it or will be on it", schema: ofName},
 		{name: "status", description: "only those of this status", schema: oneOf("active", "past_due", "suspended")},
 		{name: "prefix", description: "only those whose id begins so", schema: ofText},
 	}
@@ -243,9 +243,6 @@ func (a *admin) doPart(r *http.Request, out *stream, tally *bulkTally, p part, d
 	out.extend()
 	result, err := a.catalogue.Do(context.WithoutCancel(r.Context()), tiers.Command{Actor: actorOf(r), DryRun: dry, Operations: p.operations})
 	if err != nil {
-		if statusOf(err) == http.StatusInternalServerError {
-			a.log.Error("api: a part of many subjects failed", "path", r.URL.Path, "error", err)
-		}
 		refusal := &bulkError{err: err}
 		var at *tiers.OperationError
 		switch {
@@ -253,6 +250,9 @@ func (a *admin) doPart(r *http.Request, out *stream, tally *bulkTally, p part, d
 			refusal.line, refusal.subject, refusal.err = p.lines[at.Index], p.operations[at.Index].Object, at.Err
 		case len(p.operations) == 1:
 			refusal.line, refusal.subject = p.lines[0], p.operations[0].Object
+		}
+		if statusOf(refusal.err) == http.StatusInternalServerError {
+			a.log.Error("api: a part of many subjects failed", "path", r.URL.Path, "error", err)
 		}
 		return refusal
 	}
@@ -426,8 +426,13 @@ func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
 		}
 		patch = fmt.Appendf(nil, `{"next":{"tier":%q,"at":%q}}`, to, at)
 	}
-	if _, err := a.catalogue.Tier(r.Context(), to); err != nil {
-		return err
+	for _, key := range []string{to, f.Tier} {
+		if key == "" {
+			continue
+		}
+		if _, err := a.catalogue.Tier(r.Context(), key); err != nil {
+			return err
+		}
 	}
 	f.Most = bulkPart
 	out := newStream(w)
@@ -439,6 +444,9 @@ func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
 		}
 		var p part
 		for i := range page {
+			if f.Tier != "" && page[i].Tier != f.Tier { // only tries it, or will be on it
+				continue
+			}
 			p.add(0, tiers.Operation{Ref: tiers.SubjectRef(page[i].ID), Expect: tiers.Version(page[i].Version), Patch: patch})
 		}
 		refusal := a.doPart(r, out, &tally, p, dry)

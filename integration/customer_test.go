@@ -203,6 +203,11 @@ func TestTheServiceNeedsNoOwnership(t *testing.T) {
 		t.Fatal(err)
 	}
 	lesser.User = neturl.UserPassword(role, "secret")
+	other := role + "_other"
+	must(t, execute(t.Context(), url, "CREATE ROLE "+other))
+	if err := migrations.Grant(t.Context(), lesser.String(), other); err == nil || !strings.Contains(err.Error(), "as the owner") {
+		t.Errorf("granted by who may not: %v", err)
+	}
 	r := startReplica(t, redisServer.URL, lesser.String())
 	id := newSubject(t)
 	tag, _ := r.want(201, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"pro"}`, id))

@@ -138,6 +138,15 @@ func Grant(ctx context.Context, url, role string) error {
 			return fmt.Errorf("grant to %s: %w%s", name, err, hint(err))
 		}
 	}
+	var granted bool // Postgres only warns whoever may not grant
+	err = db.QueryRowContext(ctx, `SELECT has_schema_privilege($1, 'tierlimit', 'USAGE')
+		AND has_table_privilege($1, 'tierlimit.subjects', 'SELECT') AND has_table_privilege($1, 'tierlimit.audit', 'INSERT')`, role).Scan(&granted)
+	if err != nil {
+		return fmt.Errorf("grant to %s: %w", name, err)
+	}
+	if !granted {
+		return fmt.Errorf("grant to %s: nothing was granted: run it as the owner of the schema tierlimit", name)
+	}
 	return nil
 }
 

@@ -24,6 +24,9 @@ func merge(ref Ref, before Object, patch json.RawMessage, now time.Time) (Object
 	case Tier:
 		return merged(before, fields, func(t *Tier) { t.Key = ref.Object })
 	case Subject:
+		if status, named := fields["status"]; named && status == nil { // the default would lift a suspension
+			return nil, &tierlimit.FieldError{Field: "status", Value: "null", Want: statuses}
+		}
 		return merged(before.AsOf(now), fields, func(s *Subject) { s.ID = ref.Object })
 	case Override:
 		return merged(before, fields, func(o *Override) { o.Limit = ref.Limit })

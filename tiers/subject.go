@@ -48,6 +48,8 @@ const (
 	Suspended Status = "suspended" // every request is denied
 )
 
+const statuses = "active, past_due or suspended"
+
 // Normalize fills in what a subject may leave out, and rounds its instants.
 func (s *Subject) Normalize() {
 	if s.Status == "" {
@@ -89,7 +91,7 @@ func (s *Subject) Validate() error {
 	checkTime(s.BillingAnchor, "billing_anchor")
 	checkTime(s.BlockedUntil, "blocked_until")
 	checkTime(s.GraceUntil, "grace_until")
-	check(s.Status == Active || s.Status == PastDue || s.Status == Suspended, "status", string(s.Status), "active, past_due or suspended")
+	check(s.Status == Active || s.Status == PastDue || s.Status == Suspended, "status", string(s.Status), statuses)
 	check(s.Status != PastDue || s.GraceUntil != nil, "grace_until", "", "given for a subject that is past due")
 	check(s.Status == PastDue || s.GraceUntil == nil, "grace_until", "", "left out unless the status is past_due")
 	return errors.Join(errs...)

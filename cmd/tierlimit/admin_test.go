@@ -2,6 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -325,6 +329,65 @@ func TestOverridesUsageHoldsLoadAndAuditFromTheShell(t *testing.T) {
 		t.Errorf("long ago: %s", out)
 	}
 	sh.refuses(exitFailed, []string{"400", "since"}, "audit", "--since", "soon")
+}
+
+func TestAMoveLeavesAloneWhoOnlyTriesTheTier(t *testing.T) {
+	sh := administrator(t)
+	sh.does("subjects", "set", "on", "--tier", "free", "--trial", "pro@2926-01-01T00:00:00Z")
+	sh.does("subjects", "set", "tries", "--tier", "pro", "--trial", "free@2926-01-01T00:00:00Z")
+	sh.does("subjects", "set", "later", "--tier", "pro", "--next", "free@2926-01-01T00:00:00Z")
+	if out := sh.does("subjects", "move", "--tier", "free", "--to", "enterprise"); !strings.HasPrefix(out, "0 created, 1 replaced, 0 unchanged") {
+		t.Errorf("moved: %s", out)
+	}
+	if out := sh.does("subjects", "get", "later"); !strings.Contains(out, "tier        pro") || !strings.Contains(out, "next        free at 2926") {
+		t.Errorf("who will be on the tier: %s", out)
+	}
+	sh.refuses(exitFailed, []string{"404", "fre"}, "subjects", "move", "--tier", "fre", "--to", "pro")
+}
+
+// An empty status, as of a shell variable that is not set, lifted a suspension.
+func TestAStatusCannotBeTakenAway(t *testing.T) {
+	sh := administrator(t)
+	sh.does("subjects", "set", "acct_42", "--tier", "pro", "--status", "suspended")
+	sh.refuses(exitFailed, []string{"400", "status", "active, past_due or suspended"}, "subjects", "set", "acct_42", "--status", "")
+	if out := sh.does("subjects", "get", "acct_42"); !strings.Contains(out, "suspended") {
+		t.Errorf("lifted: %s", out)
+	}
+}
+
+// With Redis away a change that was made was told as failed.
+func TestASubjectIsShownThoughItsUsageIsNotKnown(t *testing.T) {
+	sh := administrator(t)
+	sh.does("subjects", "set", "acct_42", "--tier", "pro")
+	behind, err := url.Parse(sh.env["TIERLIMIT_ADMIN_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(behind)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/usage") {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	sh.env["TIERLIMIT_ADMIN_URL"] = server.URL
+	if out := sh.does("subjects", "set", "acct_42", "--tier", "enterprise"); !strings.Contains(out, "enterprise") || !strings.Contains(out, "unknown: Redis does not answer") {
+		t.Errorf("set: %s", out)
+	}
+	if out := sh.does("subjects", "get", "acct_42", "--json"); !strings.Contains(out, `"usage": null`) {
+		t.Errorf("read: %s", out)
+	}
+}
+
+func TestAPinHasTheEndThatIsGivenWithIt(t *testing.T) {
+	sh := administrator(t)
+	sh.does("load", "set", "--pin", "free=0.2@2926-12-01T00:00:00Z")
+	if out := sh.does("load", "set", "--pin", "free=0.3"); strings.Contains(out, "2926") {
+		t.Errorf("the end of an older pin: %s", out)
+	}
+	sh.refuses(exitUsage, []string{"--unpin", "free"}, "load", "set", "--pin", "free=0.5", "--unpin", "free")
 }
 
 func TestAWrongListenerIsNamed(t *testing.T) {

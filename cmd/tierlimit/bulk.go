@@ -141,8 +141,7 @@ func deleteSubjectCommand(s streams) *cobra.Command {
 			case dryRun:
 				return c.show(a.body, func(w io.Writer) { printEffect(w, a.body) })
 			}
-			_, err = fmt.Fprintf(c.out, "deleted %s\n", args[0])
-			return err
+			return c.show(map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintln(w, "deleted", args[0]) })
 		})
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what it would do to its limits, and delete nothing")
 	return cmd
@@ -152,7 +151,7 @@ func deleteSubjectCommand(s streams) *cobra.Command {
 func subjectFilters(cmd *cobra.Command) func() url.Values {
 	flags := make(map[string]*string)
 	for name, text := range map[string]string{
-		"tier": "only those who are on this tier, try it or will be on it", "status": "only those of this status", "prefix": "only those whose id begins so",
+		"tier": "only subjects on this tier; an export also writes those that try it or will be on it", "status": "only those of this status", "prefix": "only those whose id begins so",
 	} {
 		flags[name] = cmd.Flags().String(name, "", text)
 	}

@@ -140,7 +140,7 @@ func settleCommand(s streams) *cobra.Command {
 		return askHold(cmd.Context(), s, url, token, "settle", asked)
 	}
 	serverFlags(cmd, s, &url, &token)
-	cmd.Flags().Int64Var(&cost, "cost", 0, "what limits really cost that took the request's cost; default: they keep their charge")
+	cmd.Flags().Int64Var(&cost, "cost", 0, "what limits really cost that took the request's cost; without it they keep their charge, and --costs must be given")
 	cmd.Flags().StringToInt64Var(&costs, "costs", nil, "what limits really cost by name, as tokens=1200,bytes=5")
 	return cmd
 }

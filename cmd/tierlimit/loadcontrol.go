@@ -72,6 +72,9 @@ func setLoadCommand(s streams) *cobra.Command {
 			}
 			gone, _ := cmd.Flags().GetStringSlice("unpin")
 			for _, tier := range gone {
+				if pins[tier] != nil {
+					return usage(&tierlimit.FieldError{Field: "--unpin", Value: tier, Want: "a tier that --pin does not name"})
+				}
 				pins[tier] = nil
 			}
 			if len(pins) > 0 {
@@ -104,7 +107,7 @@ func parsePin(text string) (tier string, pin map[string]any, err error) {
 	if !ok || err != nil {
 		return "", nil, &tierlimit.FieldError{Field: "--pin", Value: text, Want: "a tier, = and a multiplier from 0.05 to 1, such as free=0.5"}
 	}
-	pin = map[string]any{"multiplier": multiplier}
+	pin = map[string]any{"multiplier": multiplier, "expires_at": nil} // not that of an older pin
 	if dated {
 		pin["expires_at"] = until
 	}

@@ -59,10 +59,13 @@ func getSubject(ctx context.Context, c *client, args []string) error {
 		return err
 	}
 	u, err := c.get(ctx, path+"/usage", nil)
-	if err != nil {
+	var used tierlimit.Usage
+	switch {
+	case !unknown && isStatus(err, http.StatusServiceUnavailable): // what Postgres knows is known
+		u.body = []byte("null")
+	case err != nil:
 		return err
 	}
-	var used tierlimit.Usage
 	if err := json.Unmarshal(u.body, &used); err != nil {
 		return err
 	}
@@ -101,6 +104,9 @@ func printSubject(w io.Writer, s *tiers.Subject, used *tierlimit.Usage) {
 	if s.BlockedUntil != nil {
 		fmt.Fprintf(w, "blocked until\t%s\n", instantOrDash(s.BlockedUntil))
 	}
+	if used.Windows == nil {
+		fmt.Fprintln(w, "used\tunknown: Redis does not answer now")
+	}
 	printUsage(w, used)
 }
 
@@ -127,7 +133,7 @@ func setSubjectCommand(s streams) *cobra.Command {
 	fs.String("tier", "", "the tier it is on")
 	fs.String("trial", "", "a tier it tries, and until when: pro@2026-12-15T00:00:00Z")
 	fs.String("next", "", "a tier it will be on, and from when: free@2027-01-01T00:00:00Z")
-	fs.String("status", "", "active, past_due (with --grace-until) or suspended")
+	fs.String("status", "", "active, past_due (with --grace-until) or suspended; it cannot be taken away")
 	fs.String("grace-until", "", "when one that is past due is suspended")
 	fs.String("billing-anchor", "", "when its billing periods begin")
 	fs.String("blocked-until", "", "denied until then")

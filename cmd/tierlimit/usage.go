@@ -52,8 +52,7 @@ func holdsCommand(s streams) *cobra.Command {
 				if _, err := c.ask(ctx, http.MethodDelete, path, nil, "", nil); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(c.out, "released a hold of %s\n", args[0])
-				return err
+				return c.show(map[string]string{"released": args[1]}, func(w io.Writer) { fmt.Fprintln(w, "released a hold of", args[0]) })
 			}),
 	)
 	return cmd
