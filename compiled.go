@@ -16,7 +16,7 @@ type compiled struct {
 	effective  []int64   // one for each limit: its max under load
 	ceilings   *Ceilings // what a store holds a request to; nil if there are no limits
 	adaptive   bool      // whether load changes any limit
-	concurrent bool      // whether any limit counts the holds that are open
+	concurrent bool      // whether any limit counts open holds
 	policy     string    // the RateLimit-Policy field's value
 }
 

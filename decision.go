@@ -18,7 +18,7 @@ type Decision struct {
 	Degraded   bool          // not charged in the shared store, or not on a tier known for sure
 	Source     Source
 	Cost       int64         // what was charged, or would have been
-	ID         string        // for Settle and Renew; "" if nothing was charged that is held
+	ID         string        // for Settle and Renew; "" if the request has no hold
 	Windows    []WindowState // by limit name; empty when nothing could be counted; shared, not to be changed
 
 	policy string // the RateLimit-Policy field's value; "" if it has to be worked out
@@ -31,11 +31,11 @@ type WindowState struct {
 	EffectiveMax int64 // as load left it, or what this process may grant alone; or Unlimited
 	Used         int64
 	Remaining    int64         // never negative, or Unlimited
-	Held         int64         // of Used, what open holds have charged; 0 if the request had nothing to do with holds
+	Held         int64         // the part of Used charged by open holds; 0 if holds do not concern the request
 	Reset        time.Duration // until nothing counts any more; 0 when a fixed window has not begun; of a concurrent limit until the first open hold expires
 	Window       Window        // the zero Window of a concurrent limit
-	From         string        // what set the limit
-	Shadow       bool          // it counts and never denies
+	From         string        // the source of the limit: FromTier and so on
+	Shadow       bool          // the limit counts but never denies
 	Algorithm    Algorithm
 }
 
@@ -52,7 +52,7 @@ const (
 	Suspended    Reason = "suspended"      // the subject is
 	Blocked      Reason = "blocked"        // the subject is, for a while
 	Shadowed     Reason = "shadow"         // allowed; a limit in shadow mode would have denied
-	TooManyHolds Reason = "too_many_holds" // the subject has as many holds open as it may
+	TooManyHolds Reason = "too_many_holds" // the subject has the maximum number of open holds
 )
 
 // A Source says where a decision was made.
@@ -70,12 +70,12 @@ const (
 type judgement struct {
 	*compiled
 	counts      []Count
-	maxes       []int64 // what each limit was held to, load included
+	maxes       []int64 // the effective max of each limit
 	cost        int64
 	costs       []int64 // one for each limit, as Charge has them; nil: cost for all
-	places      int64   // what the request takes of a concurrent limit: 1 if it has a hold
+	places      int64   // cost under a concurrent limit: 1 if the request has a hold
 	charged     bool    // the counts are those after the charge
-	firstExpiry int64   // after how many milliseconds the first of the open holds expires; 0: none is known
+	firstExpiry int64   // milliseconds until the first open hold expires; 0 if unknown
 	replicas    int     // that count apart, this process among them; 0 if the store counted
 }
 
@@ -94,7 +94,7 @@ func (d *Decision) judge(j *judgement, charged bool) {
 	}
 	asked := *j
 	if j.charged = charged; charged {
-		j.cost, j.costs, j.places = 0, nil, 0 // they are in the counts
+		j.cost, j.costs, j.places = 0, nil, 0 // the counts include the charge
 	} else if i, reason := j.worst(); reason != OK {
 		d.Allowed, d.Reason, d.Limit = false, reason, j.limits[i].Name
 		d.RetryAfter = time.Duration(j.wait(i, reason)) * time.Millisecond
@@ -164,7 +164,7 @@ func (j *judgement) worst() (worst int, reason Reason) {
 	return worst, reason
 }
 
-// costOf returns what the charge costs of limit i.
+// costOf returns the cost of the charge under limit i.
 func (j *judgement) costOf(i int) int64 {
 	switch {
 	case j.limits[i].Algorithm == Concurrent:
@@ -209,13 +209,13 @@ func (j *judgement) wait(i int, reason Reason) int64 {
 	}
 	wait := j.ceilings.Spec(i).Wait(j.counts[i].State, j.maxes[i], j.costOf(i))
 	if j.limits[i].OnExpiry == ReleaseOnExpiry && j.counts[i].Held > 0 && j.firstExpiry > 0 {
-		return min(wait, j.firstExpiry) // something may be given back then
+		return min(wait, j.firstExpiry) // an expiring hold may give usage back then
 	}
 	return wait
 }
 
-// waitForPlace returns when to come back for a place that an open hold has: when the first
-// of them expires, and within a second, as most are settled long before.
+// waitForPlace returns how long to wait for a place of a concurrent limit: until the first
+// hold expires, but at most a second, because most holds are settled earlier.
 func waitForPlace(firstExpiry int64) time.Duration {
 	wait := time.Duration(firstExpiry) * time.Millisecond
 	return min(max(wait, time.Millisecond), time.Second)

@@ -10,7 +10,7 @@ type evaluation struct {
 	charge   int64   // Cost, or 0 to look only
 	costs    []int64 // one for each limit, as Charge has them; nil: Cost for all
 	hold     *Hold   // nil: none
-	held     bool    // the answer is to tell what is held
+	held     bool    // whether the outcome includes held usage
 	replicas int     // that count apart, this process among them; 0 if the store counts
 }
 
@@ -26,7 +26,7 @@ func (e *evaluation) chargeBy(deadline time.Time) Charge {
 	return c
 }
 
-// costsOf returns what a request with Costs charges to each limit, as Charge has it.
+// costsOf returns Charge.Costs for a request with Costs.
 func (c *compiled) costsOf(req *Request) []int64 {
 	costs := make([]int64, len(c.limits))
 	for i := range costs {
@@ -38,8 +38,8 @@ func (c *compiled) costsOf(req *Request) []int64 {
 	return costs
 }
 
-// cached reports whether a denial of e may be given again from memory: not where costs
-// differ, nor where holds count, which end at any time.
+// cached reports whether a denial of e may be repeated from memory. It may not if costs
+// differ by limit, or if holds matter: a hold can end at any time.
 func (e *evaluation) cached() bool {
 	return e.charge > 0 && e.costs == nil && !e.compiled.ceilings.holds
 }

@@ -14,17 +14,16 @@ import (
 	"github.com/tierlimit/tierlimit/window"
 )
 
-// Bounds of how long a hold stays open.
+// The minimum and maximum duration of a hold.
 const (
 	MinHold = time.Second
 	MaxHold = time.Hour
 )
 
-// DefaultMaxHolds is the most open holds of a subject, unless a store is configured with
-// another number.
+// DefaultMaxHolds is a store's default for the maximum number of open holds of a subject.
 const DefaultMaxHolds = 1024
 
-// Keep as a cost leaves the charge as it is.
+// Keep is a cost that leaves the charge unchanged.
 const Keep int64 = -1
 
 // A HoldID names a hold among those of its subject: 128 random bits.
@@ -43,13 +42,13 @@ type holdRef struct {
 	local   bool
 }
 
-// The first byte of an ID says where the hold is.
+// The first byte of an ID: whether the hold is shared or local.
 const (
 	sharedHold byte = 2
 	localHold  byte = 3
 )
 
-// String returns the ID: base64url of where the hold is, the hold's own id, and the
+// String returns the ID: base64url of the location byte, the hold's own id, and the
 // subject.
 func (h holdRef) String() string {
 	place := sharedHold
@@ -89,24 +88,24 @@ type Hold struct {
 	For time.Duration // MinHold to MaxHold, whole milliseconds
 }
 
-// A Correction asks a Store to settle an open hold: to charge what the request really
-// cost in place of the estimate, and to close the hold.
+// A Correction asks a Store to settle an open hold: to replace the estimate by the actual
+// cost, and to close the hold.
 type Correction struct {
 	Subject string
 	ID      HoldID
-	// Cost is for the limits that were charged the request's Cost: 0 to MaxCount, or Keep.
+	// Cost applies to the limits that were charged Request.Cost: 0 to MaxCount, or Keep.
 	Cost int64
-	// Costs are for the limits that they name, 0 to MaxCount. A limit with a cost of its
-	// own in the request that is not named keeps its charge, unless Cost is 0 and Costs
-	// are empty: then everything is given back.
+	// Costs maps limits to their actual costs, 0 to MaxCount. A limit that was charged from
+	// Request.Costs and is not in Costs keeps its charge. Exception: if Cost is 0 and Costs is
+	// empty, all charges are given back.
 	Costs    map[string]int64
-	Deadline time.Time // when the answer must be there; the zero time: whenever the Store gives up
+	Deadline time.Time // of the answer; the zero time: the Store's own timeout
 }
 
-// GivesBack reports whether c gives everything back.
+// GivesBack reports whether c gives back all charges of the hold.
 func (c *Correction) GivesBack() bool { return c.Cost == 0 && len(c.Costs) == 0 }
 
-// Validate reports a correction that no store should see, as a *FieldError.
+// Validate returns a *FieldError if c is malformed.
 func (c *Correction) Validate() error {
 	if err := checkSubject(c.Subject); err != nil {
 		return err
@@ -119,8 +118,8 @@ func (c *Correction) Validate() error {
 	return checkCosts(c.Costs)
 }
 
-// Real returns what a limit really cost whose estimate was charged. own says that the
-// request had a cost of its own for the limit.
+// Real returns the actual cost of a limit. estimate is the cost charged so far; own says
+// whether it came from Request.Costs.
 func (c *Correction) Real(limit string, estimate int64, own bool) int64 {
 	if cost, named := c.Costs[limit]; named {
 		return cost
@@ -134,24 +133,24 @@ func (c *Correction) Real(limit string, estimate int64, own bool) int64 {
 	return c.Cost
 }
 
-// A Settlement is what came of a Correction.
+// A Settlement is the result of a Correction.
 type Settlement struct {
-	// Found is false if there is no such open hold: it was settled before, has expired, or
-	// never was. Nothing is changed then.
+	// Found reports whether the hold was open. If the hold is settled, expired or unknown,
+	// Found is false and nothing has changed.
 	Found  bool
 	At     int64          // on the store's clock, in milliseconds since the epoch
-	Limits []SettledLimit // those that were charged, in ascending order of names
+	Limits []SettledLimit // the charged limits, in ascending order of names
 }
 
-// A SettledLimit is what a settlement did to the charge of one limit.
+// A SettledLimit is the result of a settlement for one limit.
 type SettledLimit struct {
 	Limit    string
 	Spec     window.Spec // how the window counts over time, without the anchor of a period
-	Estimate int64       // charged until then
-	Cost     int64       // charged from then on
-	Ended    bool        // the window of the charge has ended, or its usage was reset: nothing was changed
-	Used     int64       // of the window after it; 0 if it has ended
-	End      int64       // of the window, as Count has it; 0 if it has ended
+	Estimate int64       // the cost charged before the settlement
+	Cost     int64       // the cost charged after the settlement
+	Ended    bool        // nothing changed: the charge's window has ended or was reset
+	Used     int64       // usage of the window after the settlement; 0 if Ended
+	End      int64       // end of the window, as in Count; 0 if Ended
 }
 
 // A Renewal asks a Store to keep a hold open.
@@ -159,10 +158,10 @@ type Renewal struct {
 	Subject  string
 	ID       HoldID
 	For      time.Duration // from now on, MinHold to MaxHold
-	Deadline time.Time     // as Correction has it
+	Deadline time.Time     // as in Correction
 }
 
-// Validate reports a renewal that no store should see, as a *FieldError.
+// Validate returns a *FieldError if r is malformed.
 func (r *Renewal) Validate() error {
 	if err := checkSubject(r.Subject); err != nil {
 		return err
@@ -177,21 +176,21 @@ type OpenHold struct {
 	Limits  []HeldLimit
 }
 
-// A HeldLimit is what a hold has charged to one limit.
+// A HeldLimit is the charge of a hold to one limit.
 type HeldLimit struct {
 	Limit      string
 	Cost       int64
-	Concurrent bool // it is one of a concurrent limit's
+	Concurrent bool // whether the limit is concurrent
 }
 
-// A HoldStore is what a Store and a LocalStore do about holds that are open.
+// A HoldStore manages open holds. Store and LocalStore include it.
 type HoldStore interface {
-	// Settle corrects the charge of an open hold, and closes the hold, at most once: to ask
-	// again after an error is safe, and finds nothing if the first was made.
+	// Settle corrects the charge of an open hold and closes the hold, at most once. A retry
+	// after an error is safe: if the first call has settled the hold, Found is false.
 	Settle(ctx context.Context, c Correction) (Settlement, error)
-	// Renew has an open hold expire later, or sooner. It reports whether there is one.
+	// Renew changes when an open hold expires, and reports whether the hold is open.
 	Renew(ctx context.Context, r Renewal) (found bool, err error)
-	// Holds returns the holds that a subject has open, the first to expire first.
+	// Holds returns the open holds of a subject, the first to expire first.
 	Holds(ctx context.Context, subject string) ([]OpenHold, error)
 }
 
@@ -217,18 +216,18 @@ func checkCosts(costs map[string]int64) error {
 	return nil
 }
 
-// Settle corrects what the hold of a decision has charged to what the request really cost,
-// and closes the hold, exactly once. cost is for the limits that were charged the
-// request's Cost, costs for those that it names. A limit that neither concerns keeps its
-// charge: cost is [Keep] to correct none but those named, and a limit to which the request
-// gave a cost of its own must be named. A cost of 0 without costs gives everything back.
+// Settle replaces the charge of a decision's hold by the actual cost and closes the hold,
+// exactly once. cost applies to the limits that were charged Request.Cost, and costs to the
+// limits that it names. All other limits keep their charge: pass [Keep] as cost to correct
+// only the limits in costs, and name each limit that was charged from Request.Costs. A cost
+// of 0 without costs gives back all charges.
 //
-// More than was left is charged all the same: used may then be above max, and the next
-// request is denied. A window that has ended is left as it is, and so is the one after.
+// The actual cost is charged even if it exceeds what remains: used is then above max, and
+// the next request is denied. If a window has ended, neither it nor its successor changes.
 //
-// A hold that was settled before, has expired or never was is not found: that is no error.
-// After an error the hold may have been settled; to ask again is safe. An error is a
-// *FieldError if an argument is malformed.
+// If the hold is settled, expired or unknown, Settle returns no error and Found is false.
+// After an error the hold may have been settled; a retry is safe. The error is a *FieldError
+// if an argument is malformed.
 func (l *Limiter) Settle(ctx context.Context, id string, cost int64, costs map[string]int64) (Settlement, error) {
 	h, err := parseHold(id)
 	if err != nil {
@@ -250,9 +249,9 @@ func (l *Limiter) Settle(ctx context.Context, id string, cost int64, costs map[s
 	return s, nil
 }
 
-// Renew has the hold of a decision expire after d from now, 1 s to 1 h. It reports whether
-// the hold is open: one that has expired cannot be renewed. An error is a *FieldError if an
-// argument is malformed.
+// Renew sets the hold of a decision to expire in d, 1 s to 1 h. It reports whether the hold
+// is open; an expired hold cannot be renewed. The error is a *FieldError if an argument is
+// malformed.
 func (l *Limiter) Renew(ctx context.Context, id string, d time.Duration) (found bool, err error) {
 	h, err := parseHold(id)
 	if err != nil {
@@ -272,15 +271,14 @@ func (l *Limiter) Renew(ctx context.Context, id string, d time.Duration) (found 
 	return found, nil
 }
 
-// An OpenHoldState is an open hold as people see it.
+// An OpenHoldState describes an open hold to a user.
 type OpenHoldState struct {
 	ID      string // for Settle and Renew
 	Expires time.Time
 	Limits  []HeldLimit
 }
 
-// Holds returns the open holds of a subject in the shared store, in the order of their
-// expiry.
+// Holds returns the open holds of a subject in the shared store, the first to expire first.
 func (l *Limiter) Holds(ctx context.Context, subject string) ([]OpenHoldState, error) {
 	if err := checkSubject(subject); err != nil {
 		return nil, err
@@ -301,7 +299,7 @@ func (l *Limiter) Holds(ctx context.Context, subject string) ([]OpenHoldState, e
 	return states, nil
 }
 
-// holdsOf returns where a hold is, nil if no store of this process can have it.
+// holdsOf returns the store that has hold h, or nil if h is local and l has no local store.
 func (l *Limiter) holdsOf(h holdRef) HoldStore {
 	switch {
 	case !h.local:

@@ -58,8 +58,8 @@ func TestAHoldIsSettledOnce(t *testing.T) {
 	}
 }
 
-// With 900 of 1,000 used, a charge of 500 afterwards was denied again and again, and what
-// it stood for was free.
+// Regression test: with 900 of 1,000 used, a later charge of 500 for work already done was
+// denied each time, so that the work was free.
 func TestWhatARequestReallyCostIsChargedAlthoughItPassesTheMax(t *testing.T) {
 	w := newWorld(t, tokens(1000))
 	w.take(cost(900))
@@ -152,8 +152,8 @@ func TestWhatHoldsNothingHasNoID(t *testing.T) {
 	}
 }
 
-// Under local a hold is this process' own: it counts here, and is settled here, also once
-// the store is back.
+// Under local a hold belongs to this process. It is counted and settled here, even after the
+// store is back.
 func TestAHoldOfAnOutageIsLocal(t *testing.T) {
 	w := newWorld(t, atOnce(4), perMinute(20))
 	w.without(tierlimit.Local, tierlimit.ErrStoreUnavailable)
@@ -167,7 +167,7 @@ func TestAHoldOfAnOutageIsLocal(t *testing.T) {
 	}
 	first := take(true)
 	take(true)
-	take(false) // of two replicas' four places this one has two
+	take(false) // this process has two of the four places
 	w.fail = nil
 	if s := w.settle(first.ID, 1, nil); !s.Found {
 		t.Errorf("%+v", s)
@@ -195,8 +195,8 @@ func TestAShadowLimitThatARequestDoesNotTouchSaysNothing(t *testing.T) {
 	}
 }
 
-// Redis comes back while a hold of the outage is open, and counts in a window of its own:
-// the hold is settled in the window that this process has, whose end moved with the answer.
+// Redis comes back, with its own window, while a hold of the outage is open. The hold is
+// settled in this process' window, whose end has moved to the end of Redis' window.
 func TestAHoldOfAnOutageIsSettledOnceTheStoreIsBack(t *testing.T) {
 	w := newWorld(t, perMinute(20))
 	w.replicas = 1
@@ -214,7 +214,7 @@ func TestAHoldOfAnOutageIsSettledOnceTheStoreIsBack(t *testing.T) {
 	}
 }
 
-// What this process knows to be taken in the store is not given again in an outage.
+// Places that the store reported as taken are not granted again in an outage.
 func TestAPlaceThatWasSeenTakenIsNotGivenAgain(t *testing.T) {
 	w := newWorld(t, atOnce(3))
 	w.replicas = 1
@@ -227,13 +227,13 @@ func TestAPlaceThatWasSeenTakenIsNotGivenAgain(t *testing.T) {
 			t.Errorf("%d: %+v", i, d)
 		}
 	}
-	w.now = w.now.Add(time.Minute) // those that were seen have expired
+	w.now = w.now.Add(time.Minute) // the reported holds have expired
 	if d, _ := w.lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Hold: time.Minute}); !d.Allowed {
 		t.Errorf("%+v", d)
 	}
 }
 
-// A denial that the expiry of a hold may lift says so.
+// RetryAfter of a denial takes into account that an expiring hold gives usage back.
 func TestADenialSaysWhenAHoldGivesBack(t *testing.T) {
 	l := perDay(100)
 	l.OnExpiry = tierlimit.ReleaseOnExpiry
@@ -342,8 +342,7 @@ func TestMalformedHoldsAreRefused(t *testing.T) {
 	}
 }
 
-// An id that somebody makes up gives nothing back: not to a stranger, and not of one's
-// own.
+// A made-up ID finds no hold, neither of the same subject nor of another.
 func TestAMadeUpIDFindsNothing(t *testing.T) {
 	w := newWorld(t, perMinute(50))
 	id := w.take(held(5)).ID

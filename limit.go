@@ -31,18 +31,18 @@ type Limit struct {
 	Shadow   bool // counted and reported, and never denies
 
 	Algorithm Algorithm
-	OnExpiry  OnExpiry // what becomes of the charge of a hold that expires
+	OnExpiry  OnExpiry // whether an expiring hold keeps its charge
 	From      string   // what set it: FromTier and so on
 }
 
-// An OnExpiry says what becomes of a charge when its hold expires unsettled. The zero
+// An OnExpiry says whether the charge stays when its hold expires unsettled. The zero
 // OnExpiry is ChargeOnExpiry.
 type OnExpiry string
 
-// What may become of it.
+// The values of OnExpiry.
 const (
 	ChargeOnExpiry  OnExpiry = "charge"  // it stays
-	ReleaseOnExpiry OnExpiry = "release" // it is given back
+	ReleaseOnExpiry OnExpiry = "release" // the charge is given back
 )
 
 // An Algorithm says how charges are counted over a window. The zero Algorithm is
@@ -57,8 +57,8 @@ const (
 	// Sliding adds to a window the charges of the one before, weighted by how much
 	// of it lies in the stretch that ends now. There is no such burst.
 	Sliding Algorithm = "sliding"
-	// Concurrent counts the holds that are open now, each as 1 whatever its cost. Such a
-	// limit has no window. A request without a hold is not held to it.
+	// Concurrent counts the open holds, each as 1 whatever its cost. Such a limit has no
+	// window, and does not apply to requests without a hold.
 	Concurrent Algorithm = "concurrent"
 )
 

@@ -16,14 +16,14 @@ type Request struct {
 	Subject string // who is limited; ValidSubject
 	Scope   string // the part of the API asked for; "" charges only the limits that guard everything
 	Cost    int64  // 1 to MaxCount; 0 means 1 (to ask without charging, use Peek)
-	// Costs are for the limits that they name, 0 to MaxCount each; all others take Cost.
-	// Names that are not of the subject's plan do nothing.
+	// Costs maps limits to costs, 0 to MaxCount; all other limits are charged Cost. Limits
+	// that are not in the subject's plan are ignored.
 	Costs map[string]int64
 	// Hold is how long the charge can be corrected, 1 s to 1 h: the decision then has an
-	// ID for Settle. 0: it cannot, and concurrent limits do not apply.
+	// ID for Settle. If Hold is 0, the charge is final and concurrent limits do not apply.
 	Hold time.Duration
-	// HoldIfCounted has Hold apply only if the subject's plan has a concurrent limit for the
-	// request: others are charged without a hold, which costs less.
+	// HoldIfCounted ignores Hold unless a concurrent limit of the subject's plan applies to
+	// the request: a charge without a hold is cheaper.
 	HoldIfCounted bool
 }
 

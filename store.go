@@ -49,8 +49,8 @@ type Charge struct {
 	Subject  string  // valid: see ValidSubject
 	Cost     int64   // 0 to MaxCount; 0 only reads
 	Costs    []int64 // one for each ceiling: what it costs, or -1 for Cost, which is above 0; nil: Cost for all
-	Hold     *Hold   // keeps the charge open for correction, and takes a place under concurrent ceilings; nil: neither
-	Held     bool    // tell what is held: Count.Held
+	Hold     *Hold   // makes the charge correctable and counts under concurrent ceilings; nil: neither
+	Held     bool    // fill in Count.Held
 	Ceilings *Ceilings
 	Deadline time.Time // when the answer must be there; the zero time: whenever the Store gives up
 	Unknown  bool      // no customer has this name: anybody may have made it up
@@ -62,7 +62,7 @@ type Ceiling struct {
 	Max        int64  // 0 to MaxCount, or Unlimited
 	Window     Window // the zero Window if Concurrent
 	Sliding    bool   // counts the window before too, see window.Weighted; of fixed length
-	Concurrent bool   // counts the holds that are open now
+	Concurrent bool   // counts open holds
 	Release    bool   // a hold that expires gives its charge back
 }
 
@@ -137,8 +137,8 @@ func (c *Ceilings) Max(i int) int64 { return c.list[i].Max }
 // Spec returns how the ceiling at index i counts over time.
 func (c *Ceilings) Spec(i int) window.Spec { return c.specs[i] }
 
-// CountHolds reports whether any of c counts open holds, or gives back what an expired hold
-// has charged: the holds of a subject are then part of each charge.
+// CountHolds reports whether any ceiling counts open holds or gives back the charges of
+// expired holds. The outcome of each charge then depends on the subject's holds.
 func (c *Ceilings) CountHolds() bool { return c.holds }
 
 // Equal reports whether c and other are the same ceilings.
@@ -209,10 +209,11 @@ type Outcome struct {
 	StandsFor time.Duration
 	// At is when the store decided, on its own clock, in milliseconds since the epoch.
 	At int64
-	// TooManyHolds says that the charge was not made for want of room for its hold.
+	// TooManyHolds reports that the charge was denied because the subject has the maximum
+	// number of open holds.
 	TooManyHolds bool
-	// FirstExpiry is after how many milliseconds the first of the open holds expires; 0 if
-	// none is open, or the charge had nothing to do with holds.
+	// FirstExpiry is the number of milliseconds until the first open hold expires; 0 if no
+	// hold is open or Charge.CountsHolds is false.
 	FirstExpiry int64
 }
 
@@ -221,7 +222,7 @@ type Outcome struct {
 type Count struct {
 	window.State
 	Began bool  // with this charge, or with one that travelled with it
-	Held  int64 // of Used, what open holds have charged; 0 if the Charge had nothing to do with holds
+	Held  int64 // the part of Used charged by open holds; 0 unless Charge.CountsHolds
 }
 
 // Validate reports a charge that no store should see, as a *FieldError. Stores call it
@@ -251,8 +252,8 @@ func (c *Charge) Validate() error {
 	return checkCost(c.Cost)
 }
 
-// CostOf returns what c charges under the ceiling at index i: 1 under a concurrent one if
-// c has a hold.
+// CostOf returns the cost of c under the ceiling at index i. Under a concurrent ceiling the
+// cost is 1 if c has a hold.
 func (c *Charge) CostOf(i int) int64 {
 	switch {
 	case c.Cost == 0:
@@ -268,23 +269,23 @@ func (c *Charge) CostOf(i int) int64 {
 	return c.Cost
 }
 
-// Begins reports whether c, once it is made, begins the window under the ceiling at index i:
-// if it costs something there, or has a hold, which is corrected there.
+// Begins reports whether c begins the window of the ceiling at index i if no window runs:
+// it does if it has a cost there, or a hold, whose settlement may raise the cost from 0.
 func (c *Charge) Begins(i int) bool {
 	return c.Cost > 0 && c.Ceilings.specs[i].Kind != window.Concurrent && (c.Hold != nil || c.CostOf(i) > 0)
 }
 
-// Own reports whether the ceiling at index i has a cost of its own in c.
+// Own reports whether c.Costs has a cost for the ceiling at index i.
 func (c *Charge) Own(i int) bool { return c.Costs != nil && c.Costs[i] != takesCost }
 
-// takesCost stands among costs where a limit takes the request's Cost.
+// takesCost is the element of Charge.Costs for a ceiling that is charged Charge.Cost.
 const takesCost = -1
 
-// CountsHolds reports whether the answer to c tells what is held.
+// CountsHolds reports whether the outcome of c includes held usage.
 func (c *Charge) CountsHolds() bool { return c.Hold != nil || c.Held || c.Ceilings.holds }
 
-// Plain reports whether c is a charge that has nothing to do with holds, and costs the
-// same under all its ceilings.
+// Plain reports whether c does not depend on holds and has the same cost under all
+// ceilings.
 func (c *Charge) Plain() bool {
 	return c.Costs == nil && !c.CountsHolds()
 }

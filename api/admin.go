@@ -39,12 +39,12 @@ type admin struct {
 	catchUp   func(context.Context) // may be nil
 }
 
-// catchUpWithin is how long the answer to a change waits until this process decides by the
-// change.
+// catchUpWithin bounds how long the response to a change waits for this process to apply
+// the change.
 const catchUpWithin = 500 * time.Millisecond
 
-// do has a command made, and returns once this process decides by what was changed: who looks
-// right afterwards sees it.
+// do runs a command and waits, for at most catchUpWithin, until this process applies the
+// change: a client that reads afterwards sees the change.
 func (a *admin) do(ctx context.Context, c tiers.Command) (tiers.Result, error) {
 	result, err := a.catalogue.Do(ctx, c)
 	if err == nil && !c.DryRun && len(result.Edits) > 0 && a.catchUp != nil {
@@ -133,7 +133,7 @@ var eventKinds = []string{tiers.KindTier, tiers.KindSubject, tiers.KindOverride,
 
 var conflict = []int{http.StatusConflict}
 
-// reads makes a resource's read of a catalogue's.
+// reads adapts a catalogue's read method to a resource's.
 func reads[T any](f func(context.Context, string) (T, error)) func(*http.Request, string) (T, error) {
 	return func(r *http.Request, name string) (T, error) { return f(r.Context(), name) }
 }
@@ -261,7 +261,7 @@ func (a *admin) listSubjects(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// subjectFilter reads which subjects are meant.
+// subjectFilter parses the query parameters that select subjects.
 func subjectFilter(q url.Values) (f tiers.SubjectFilter, err error) {
 	f = tiers.SubjectFilter{Tier: q.Get("tier"), Status: tiers.Status(q.Get("status")), Prefix: q.Get("prefix")}
 	known := slices.Contains([]tiers.Status{"", tiers.Active, tiers.PastDue, tiers.Suspended}, f.Status)
@@ -401,8 +401,8 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// record does what is not done in the catalogue, and writes its event: neither without the
-// other.
+// record runs do, which changes something outside the catalogue, and writes its event in
+// the audit log. If either fails, e is not logged.
 func (a *admin) record(r *http.Request, e tiers.Event, do func(context.Context) error) error {
 	e.Actor, e.ActorID = actorOf(r).Name, actorOf(r).ID
 	return a.catalogue.Record(r.Context(), e, do)
@@ -442,7 +442,7 @@ func (a *admin) listHolds(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// releaseHold gives back what an open hold of the subject has charged.
+// releaseHold settles an open hold of the subject at a cost of 0.
 func (a *admin) releaseHold(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -459,7 +459,7 @@ func (a *admin) releaseHold(w http.ResponseWriter, r *http.Request) error {
 		Action: "hold.release", Kind: tiers.KindUsage, Object: subject, Detail: id,
 	}, func(ctx context.Context) error {
 		settled, err := a.lim.Settle(ctx, id, 0, nil)
-		if err == nil && !settled.Found { // settled, or expired, in this moment
+		if err == nil && !settled.Found { // the hold was settled or expired in the meantime
 			err = fmt.Errorf("hold %q of subject %q %w", id, subject, tiers.ErrNotFound)
 		}
 		return err

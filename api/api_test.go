@@ -279,7 +279,7 @@ func TestATiersLifeOverHTTP(t *testing.T) {
 	for _, bad := range []string{"gold", `"`, `"4" or so`} {
 		s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", bad).want(400, "If-Match")
 	}
-	for _, other := range []string{"W/" + tag, `"+4"`, `"8", "9"`, `""`, `"-1"`} { // of no version that there is
+	for _, other := range []string{"W/" + tag, `"+4"`, `"8", "9"`, `""`, `"-1"`} { // none is the current version's ETag
 		s.ask(s.admin, "PUT", "/admin/v1/tiers/gold", changed, "If-Match", other).want(412)
 	}
 	s.ask(s.admin, "PUT", "/admin/v1/tiers/silver", changed, "If-Match", tag).want(400, "key")
@@ -361,7 +361,7 @@ func TestAPlanChangesOverHTTPAndKeepsUsage(t *testing.T) {
 	takes(tierlimit.OK, "free", "override")
 	s.ask(s.admin, "GET", subject+"/overrides", "").want(200, `"data":[{"limit":"per_minute"`)
 	patched := s.ask(s.admin, "PATCH", subject+"/overrides/per_minute", `{"max":null}`, "If-Match", etag(launch))
-	patched.want(200, `"max":null`) // a max cannot be taken away: null is unlimited, as everywhere
+	patched.want(200, `"max":null`) // null means unlimited, as everywhere
 	s.ask(s.admin, "PATCH", subject+"/overrides/per_minute", `{"max":7}`, "If-Match", etag(launch)+`, `+etag(patched)).want(200, `"max":7`)
 	takes(tierlimit.Exceeded, "free", "override")
 	s.ask(s.admin, "DELETE", subject+"/overrides/per_minute", "", "If-Match", etag(launch)).want(412)
@@ -530,7 +530,7 @@ func TestHealth(t *testing.T) {
 	s.ask(s.public, "GET", "/livez", "").want(200)
 }
 
-// As RFC 9110 has it: what a client of HTTP may rely on without reading our documents.
+// Preconditions and Location follow RFC 9110, so that generic HTTP clients can rely on them.
 func TestPreconditionsAndLocationsAreThoseOfHTTP(t *testing.T) {
 	s := newSite(t, 0)
 	const subject = "/admin/v1/subjects/acct%2F42"
@@ -561,7 +561,7 @@ func TestPreconditionsAndLocationsAreThoseOfHTTP(t *testing.T) {
 	}
 	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_7", `{"tier":"pro"}`, "If-None-Match", `"1"`).want(400, "If-None-Match")
 
-	// A billing webhook that does not know who is there.
+	// A billing webhook does not know whether the subject exists.
 	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_8?upsert=true", `{"tier":"pro"}`).want(201)
 	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_8?upsert=true", `{"tier":"free"}`).want(200, `"tier":"free"`)
 	s.ask(s.admin, "PUT", "/admin/v1/subjects/acct_8?upsert=true", `{"tier":"pro"}`, "If-Match", `"1"`).want(412)
@@ -571,7 +571,7 @@ func TestPreconditionsAndLocationsAreThoseOfHTTP(t *testing.T) {
 	s.ask(s.admin, "PUT", "/admin/v1/tiers/free?upsert=true", `{}`).want(400, "upsert")
 }
 
-// Of two members of one name encoding/json takes the last, and says nothing.
+// encoding/json silently takes the last of two members with the same name.
 func TestAMemberThatStandsTwiceIsRefused(t *testing.T) {
 	s := newSite(t, 0)
 	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_1","tier":"free","tier":"enterprise"}`).want(400, "tier", "given once")
@@ -580,7 +580,7 @@ func TestAMemberThatStandsTwiceIsRefused(t *testing.T) {
 	s.ask(s.admin, "PATCH", "/admin/v1/tiers/free", `{"name":"a","name":"b"}`, "If-Match", "*").want(400, "name", "given once")
 }
 
-// 62 KB of wrong limits were answered with 1.8 MB, after seconds.
+// Regression test: 62 KB of invalid limits produced an error of 1.8 MB, after seconds.
 func TestAnErrorIsNoLongerThanWhatWasSent(t *testing.T) {
 	s := newSite(t, 0)
 	for _, limit := range []string{`"l%d":{"max":-1,"window":"x","nope":1},`, `"l%d":{},`, `"l%d":7,`} {
@@ -603,7 +603,7 @@ func TestAnErrorIsNoLongerThanWhatWasSent(t *testing.T) {
 	}
 }
 
-// A patch of 59 KB that was nested 9,900 deep took a gigabyte.
+// Regression test: a patch of 59 KB, nested 9,900 levels deep, took a gigabyte of memory.
 func TestWhatIsNestedWithoutEndIsRefused(t *testing.T) {
 	s := newSite(t, 0)
 	deep := strings.Repeat(`{"a":`, 9900) + "1" + strings.Repeat("}", 9900)
@@ -611,8 +611,8 @@ func TestWhatIsNestedWithoutEndIsRefused(t *testing.T) {
 	s.ask(s.public, "POST", "/v1/take", `{"subject":`+strings.Repeat("[", 9900)).want(400, "nested")
 }
 
-// What was asked for again says where it is, as the first time; and a secret that was sent is
-// not shown as if it were set.
+// The response to a repeated creation has the same Location as the first response. No
+// response echoes a secret that the client sent.
 func TestWhatIsAnsweredAgainIsAnsweredAlike(t *testing.T) {
 	s := newSite(t, 0)
 	for _, replayed := range []string{"", "true"} {
@@ -627,7 +627,7 @@ func TestWhatIsAnsweredAgainIsAnsweredAlike(t *testing.T) {
 	}
 }
 
-// Whoever reads the document of a listener asks that listener, wherever it is.
+// In the document of a listener, the server of the listener's own operations is "/".
 func TestTheDocumentOfAListenerIsOfItsAddress(t *testing.T) {
 	s := newSite(t, 0)
 	for _, c := range []struct {

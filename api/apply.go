@@ -12,13 +12,13 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// A tierFile says what tiers there should be.
+// A tierFile is a request body that lists the desired tiers.
 type tierFile struct {
 	Tiers []tiers.Tier `json:"tiers"`
-	Prune bool         `json:"prune"` // delete those that are not named
+	Prune bool         `json:"prune"` // delete the tiers that are not listed
 }
 
-// applied is what became of the tiers, or would become of them.
+// applied is the response: what was done to each tier or, in a dry run, would be done.
 type applied struct {
 	DryRun bool          `json:"dry_run"`
 	Tiers  []appliedTier `json:"tiers"`
@@ -32,10 +32,10 @@ type appliedTier struct {
 	Affected affected          `json:"affected"`
 }
 
-// maxTierFile bounds what is read of a file of tiers.
+// maxTierFile is the maximum size of a tierFile, in bytes.
 const maxTierFile = 1 << 20
 
-// applyTiers makes the tiers what a file says: all of it, or nothing.
+// applyTiers changes the tiers to those of a tierFile, in one command.
 func (a *admin) applyTiers(w http.ResponseWriter, r *http.Request) error {
 	dry, err := dryRun(r, false)
 	if err != nil {
@@ -61,7 +61,7 @@ func (a *admin) applyTiers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		var at *tiers.OperationError
 		if errors.As(err, &at) {
-			err = at.Err // which names the tier
+			err = at.Err // this error names the tier
 		}
 		return err
 	}
@@ -73,7 +73,7 @@ func (a *admin) applyTiers(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// check refuses a file that no order of changes would satisfy.
+// check returns an error if the file contradicts itself or a tier in it is invalid.
 func (f *tierFile) check() error {
 	seen, defaults := make(map[string]bool), 0
 	var errs []error
@@ -100,8 +100,8 @@ func (f *tierFile) check() error {
 	return errors.Join(errs...)
 }
 
-// operations puts the new default tier first, which takes that from the one that was, and
-// deletes last, when nothing moves away any more.
+// operations returns the operations that apply f to the tiers in have. The default tier comes
+// first, because it replaces the previous default. Deletions come last.
 func (f *tierFile) operations(have []tiers.Tier) (list []tiers.Operation) {
 	put := slices.Clone(f.Tiers)
 	slices.SortStableFunc(put, func(a, b tiers.Tier) int {
@@ -125,7 +125,7 @@ func (f *tierFile) operations(have []tiers.Tier) (list []tiers.Operation) {
 	return list
 }
 
-// applied tells what a command for tiers has done, or would do.
+// applied returns what a command has done to each tier or, in a dry run, would do.
 func (a *admin) applied(r *http.Request, c *tiers.Command, result *tiers.Result, have []tiers.Tier) (applied, error) {
 	out := applied{DryRun: c.DryRun, Tiers: []appliedTier{}}
 	events, err := tiers.EventsOf(c, result)
@@ -139,7 +139,7 @@ func (a *admin) applied(r *http.Request, c *tiers.Command, result *tiers.Result,
 	}
 	for i := range events {
 		e := &events[i]
-		if e.Kind != tiers.KindTier { // a subject for which the tier had ended already
+		if e.Kind != tiers.KindTier { // a subject that named the tier for a trial or a change in the past
 			continue
 		}
 		one := appliedTier{Key: e.Object, Action: e.Action[len("tier."):], Named: named[e.Object]}
@@ -175,7 +175,7 @@ func kept(key string, named bool) appliedTier {
 	return appliedTier{Key: key, Action: "keep", Named: named, Changes: []jsondiff.Change{}, Affected: affected{Sample: []string{}}}
 }
 
-// turn sorts those that were not named behind the others.
+// turn returns the sort key of t: listed tiers come before all others.
 func (t *appliedTier) turn() int {
 	if t.Named {
 		return 0

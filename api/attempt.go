@@ -14,14 +14,14 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// An Idempotency-Key makes a creation that is asked for again, as its answer was lost,
-// answer as it did before. The audit log remembers: the event of a change is written with
-// it, so that there is never the one without the other.
+// With an Idempotency-Key, a client that lost the response to a creation can repeat the
+// request and gets the same response. The key is stored in the audit log: a change and its
+// event are written together.
 
 var errAttemptReused = errors.New("the Idempotency-Key was used for something else")
 
-// attempt reads the Idempotency-Key of a request with a body. The key is the caller's: two
-// callers may use the same one.
+// attempt returns the attempt that the Idempotency-Key of a request identifies. Keys are
+// scoped to the caller: two callers may use the same key.
 func attempt(r *http.Request, body []byte) (tiers.Attempt, error) {
 	key := strings.Join(r.Header.Values("Idempotency-Key"), ", ")
 	if key == "" {
@@ -46,8 +46,8 @@ func (a *admin) made(r *http.Request, attempt tiers.Attempt) (*tiers.Event, erro
 	return &events[0], nil
 }
 
-// once makes an attempt, or answers as it was answered when it was made. What was shown once
-// is not shown again.
+// once runs create, or repeats the response of an earlier request with the same attempt.
+// The repeated response does not contain a secret.
 func (a *admin) once(w http.ResponseWriter, r *http.Request, attempt tiers.Attempt, create func() error) error {
 	if attempt.Key == "" {
 		return create()

@@ -22,26 +22,26 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// Many subjects in one request. What is read and answered is NDJSON, one JSON object a line:
-// https://github.com/ndjson/ndjson-spec. An answer is a stream, so that a client sees how far
-// it is: a line for each part that was made, then one with "done".
+// Bulk requests change many subjects. Requests and responses are NDJSON, one JSON object a
+// line: https://github.com/ndjson/ndjson-spec. The response is streamed to show progress: one
+// line for each part that was written, then a line with "done".
 
 const (
 	ndjson = "application/x-ndjson"
-	// bulkPart is how many subjects are made together: others write in between, and wait for
-	// some milliseconds.
+	// bulkPart is the number of subjects in one command. Other writers get their turn between
+	// two commands, after some milliseconds.
 	bulkPart = 500
-	// maxAtomic bounds what is made all or nothing: it is one transaction, for whose end all
-	// others wait.
+	// maxAtomic is the most subjects of an atomic request. All other writers wait for the end
+	// of its one transaction.
 	maxAtomic      = 100_000
 	maxAtomicBytes = 64 << 20
-	// maxLine bounds one subject with its overrides.
+	// maxLine is the maximum length of a line, in bytes.
 	maxLine = 64 << 10
-	// bulkPatience is how long a client may take for the next part.
+	// bulkPatience is how long a client may take to send or receive the next part.
 	bulkPatience = 30 * time.Second
 )
 
-// A bulkTally is what came of a bulk request so far, and the lines of its answer.
+// A bulkTally counts the changes of a bulk request so far. Each response line is one.
 type bulkTally struct {
 	DryRun    bool            `json:"dry_run,omitempty"`
 	Read      int             `json:"read"`
@@ -55,7 +55,7 @@ type bulkTally struct {
 	Errors    []problem.Field `json:"errors,omitempty"`
 }
 
-// add counts what was made of subjects; their overrides count with them.
+// add counts the changes in r by subject: a subject and its overrides count as one.
 func (b *bulkTally) add(operations []tiers.Operation, r *tiers.Result) {
 	const (
 		unchanged = iota
@@ -87,7 +87,7 @@ func (b *bulkTally) add(operations []tiers.Operation, r *tiers.Result) {
 	b.Read += len(what)
 }
 
-// A stream writes the lines of an answer.
+// A stream writes a response line by line.
 type stream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
@@ -99,10 +99,10 @@ func newStream(w http.ResponseWriter) *stream {
 	return &stream{w: w, control: http.NewResponseController(w)}
 }
 
-// extend gives the client more time: a server's timeouts are for requests that are small.
+// extend moves the read and write deadlines: the server's timeouts suit only short requests.
 func (s *stream) extend() {
 	deadline := time.Now().Add(bulkPatience)
-	_ = s.control.SetReadDeadline(deadline) // a recorder in a test has none
+	_ = s.control.SetReadDeadline(deadline) // httptest.ResponseRecorder has no deadlines
 	_ = s.control.SetWriteDeadline(deadline)
 }
 
@@ -117,7 +117,7 @@ func (s *stream) line(v any) error {
 	return err
 }
 
-// bulkOperations are those under path.
+// bulkOperations returns the bulk operations under path.
 func (a *admin) bulkOperations(path string) []operation {
 	dry := parameter{name: "dry_run", description: "true answers what would be done, and does nothing", schema: oneOf("true", "false")}
 	filters := []parameter{
@@ -149,7 +149,7 @@ func (a *admin) bulkOperations(path string) []operation {
 	}
 }
 
-// flag reads a parameter that is true or false.
+// flag parses a boolean parameter.
 func flag(name, value string) (bool, error) {
 	switch value {
 	case "", "false":
@@ -160,7 +160,7 @@ func flag(name, value string) (bool, error) {
 	return false, &tierlimit.FieldError{Field: name, Value: value, Want: "true or false"}
 }
 
-// A part is operations that are made together, with the line of each.
+// A part is a list of operations for one command, with the input line of each.
 type part struct {
 	operations []tiers.Operation
 	lines      []int
@@ -172,13 +172,13 @@ func (p *part) add(line int, operations ...tiers.Operation) {
 	}
 }
 
-// before returns what stands before a line.
+// before returns the operations of the lines before line.
 func (p *part) before(line int) part {
 	n, _ := slices.BinarySearch(p.lines, line)
 	return part{p.operations[:n], p.lines[:n]}
 }
 
-// importSubjects makes what the catalogue has of each line what the line says.
+// importSubjects creates or replaces a subject for each line of the body.
 func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 	q, err := query(r, "dry_run", "atomic")
 	if err != nil {
@@ -194,7 +194,7 @@ func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := newStream(w)
 	out.extend()
-	_ = out.control.EnableFullDuplex() // else the first line that is answered ends what is read
+	_ = out.control.EnableFullDuplex() // else the server stops reading at the first line of the response
 	body := io.Reader(r.Body)
 	if atomic {
 		body = http.MaxBytesReader(w, r.Body, maxAtomicBytes)
@@ -216,7 +216,7 @@ func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 			return out.refuse(&tally, refusal)
 		}
 		if refused := a.doPart(r, out, &tally, p, dry); refused != nil {
-			if !atomic && refused.line > 0 { // what stands before it is made
+			if !atomic && refused.line > 0 { // write the operations before the refused line
 				if again := a.doPart(r, out, &tally, p.before(refused.line), dry); again != nil {
 					refused = again
 				}
@@ -235,7 +235,7 @@ func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// doPart makes a part, and counts it.
+// doPart runs the operations of p as one command and adds the result to tally.
 func (a *admin) doPart(r *http.Request, out *stream, tally *bulkTally, p part, dry bool) *bulkError {
 	if len(p.operations) == 0 {
 		return nil
@@ -260,14 +260,14 @@ func (a *admin) doPart(r *http.Request, out *stream, tally *bulkTally, p part, d
 	return nil
 }
 
-// A bulkError says which line of a bulk request was refused, and why.
+// A bulkError is the error of one line of a bulk request.
 type bulkError struct {
 	line    int // 0: none in particular
 	subject string
 	err     error
 }
 
-// refuse ends an answer with what was refused.
+// refuse writes the last line of a response whose request failed.
 func (s *stream) refuse(tally *bulkTally, refusal *bulkError) error {
 	tally.Line, tally.Subject = refusal.line, refusal.subject
 	tally.Errors = fieldErrors(refusal.err)
@@ -289,18 +289,18 @@ func (s *stream) refuse(tally *bulkTally, refusal *bulkError) error {
 // A lineReader reads subjects from NDJSON.
 type lineReader struct {
 	r    *bufio.Reader
-	line int       // the number of the line that was read last
-	wait func()    // gives the client time for the next line
-	last time.Time // when it was called last
+	line int       // number of the last line read
+	wait func()    // extends the client's deadline
+	last time.Time // when wait was last called
 
-	// Hashes of the ids that were read: an id that stands twice would be counted twice by a dry
-	// run, which makes none of the parts before.
+	// Hashes of the ids read so far. A repeated id is an error: a dry run, which writes no
+	// part, would count the subject twice.
 	seen map[uint64]bool
 	seed maphash.Seed
 }
 
-// part reads the operations of so many subjects at most. refusal is of the line behind them
-// that cannot be read.
+// part reads up to most subjects. If a line is invalid, part returns the operations before the
+// line, and refusal.
 func (l *lineReader) part(most int) (p part, n int, refusal *bulkError) {
 	for ; n < most; n++ {
 		record, err := l.next()
@@ -315,7 +315,7 @@ func (l *lineReader) part(most int) (p part, n int, refusal *bulkError) {
 	return p, n, nil
 }
 
-// next returns the next subject, io.EOF behind the last.
+// next returns the next subject, or io.EOF after the last.
 func (l *lineReader) next() (*tiers.Record, error) {
 	for {
 		if now := time.Now(); now.Sub(l.last) > bulkPatience/10 {
@@ -332,7 +332,7 @@ func (l *lineReader) next() (*tiers.Record, error) {
 			return nil, bodyError("lines of at most 64 KiB")
 		case errors.As(err, new(*http.MaxBytesError)):
 			return nil, bodyError("at most 64 MiB, where all or nothing is made")
-		case err != nil && !errors.Is(err, io.EOF): // what came of the line is not all of it
+		case err != nil && !errors.Is(err, io.EOF): // the line was cut off
 			return nil, bodyError("complete")
 		}
 		if text = bytes.TrimSpace(text); l.line == 1 {
@@ -357,7 +357,7 @@ func (l *lineReader) next() (*tiers.Record, error) {
 	}
 }
 
-// exportSubjects writes all subjects that a filter chooses.
+// exportSubjects writes all subjects that match a filter, one a line.
 func (a *admin) exportSubjects(w http.ResponseWriter, r *http.Request) error {
 	q, err := query(r, "tier", "status", "prefix")
 	if err != nil {
@@ -385,13 +385,13 @@ func (a *admin) exportSubjects(w http.ResponseWriter, r *http.Request) error {
 		}
 		f.After = page[len(page)-1].ID
 		if page, err = a.catalogue.Subjects(r.Context(), f); err != nil {
-			panic(http.ErrAbortHandler) // the client must not take this for all
+			panic(http.ErrAbortHandler) // abort, or the client takes the response for complete
 		}
 	}
 	return nil
 }
 
-// moveSubjects has subjects that a filter chooses be on another tier, now or at an instant.
+// moveSubjects moves the subjects that match a filter to another tier, now or at an instant.
 func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
 	q, err := query(r, "dry_run", "to", "at", "tier", "status", "prefix", "everybody")
 	if err != nil {

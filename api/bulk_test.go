@@ -11,7 +11,7 @@ import (
 	"testing/iotest"
 )
 
-// lastLine returns the last line of an answer in NDJSON.
+// lastLine decodes the last line of an NDJSON response.
 func (a answer) lastLine() (tally struct {
 	Read, Created, Replaced, Unchanged, Line int
 	Done                                     bool
@@ -46,7 +46,7 @@ func TestSubjectsAreImportedExportedAndMoved(t *testing.T) {
 	}
 	s.ask(s.admin, "GET", root+"/vip/overrides/per_minute", "").want(200, `"max":null`)
 
-	// What is so already is left as it is: no event, no version.
+	// An import that changes nothing draws no version and writes no event.
 	out := s.ask(s.admin, "GET", root+":export", "").want(200)
 	if n := strings.Count(string(out.body), "\n"); n != 1201 {
 		t.Errorf("%d lines are exported", n)
@@ -106,14 +106,14 @@ func TestARefusedLineIsNamed(t *testing.T) {
 					t.Errorf("nothing was made, and it says %+v", got)
 				}
 			}
-			s.ask(s.admin, "GET", root+"/a", "").want(200) // it stands before the line
+			s.ask(s.admin, "GET", root+"/a", "").want(200) // a precedes the invalid line
 			s.ask(s.admin, "GET", root+"/d", "").want(404)
 		})
 	}
 }
 
-// A file of more than 560 lines was not read to its end, and halves of lines were read as one:
-// a server of HTTP/1 gives up what it has not read when the answer begins.
+// Regression test: a file of more than 560 lines was not read to its end. An HTTP/1 server
+// discards the rest of the request body when the response begins.
 func TestAFileIsReadToItsEndWhileTheAnswerIsWritten(t *testing.T) {
 	server := httptest.NewServer(newSite(t, 0).admin)
 	defer server.Close()
@@ -148,7 +148,7 @@ func TestAFileIsReadToItsEndWhileTheAnswerIsWritten(t *testing.T) {
 	}
 }
 
-// What was cut off in the middle of a line is not read as a line.
+// A line that is cut off is not imported.
 func TestALineThatWasCutOffIsNotRead(t *testing.T) {
 	s := newSite(t, 0)
 	r := httptest.NewRequest(http.MethodPost, "/admin/v1/subjects:import", io.MultiReader(
@@ -163,8 +163,8 @@ func TestALineThatWasCutOffIsNotRead(t *testing.T) {
 	s.ask(s.admin, "GET", "/admin/v1/subjects/b", "").want(404)
 }
 
-// A customer with an override of a limit that its tier has not any more stopped the import of
-// the whole export.
+// Regression test: the import of an export failed if a subject had an override of a limit that
+// its tier no longer has.
 func TestWhatWasExportedIsImported(t *testing.T) {
 	s, other := newSite(t, 0), newSite(t, 0)
 	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"a","tier":"pro"}`).want(201)

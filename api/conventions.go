@@ -77,16 +77,16 @@ func decodeJSON(data []byte, into any) error {
 	return nil
 }
 
-// maxDepth is how deep JSON is nested that anybody means.
+// maxDepth is the maximum nesting depth of JSON in a request.
 const maxDepth = 16
 
-// checkNames refuses names of fields that stand twice in an object, of which encoding/json
-// takes the last, and those that it would fold into ours: it takes "Status" for "status".
-// Ours, and the names of limits, have no capitals.
+// checkNames returns an error for a field name that an object repeats or that is not a
+// ValidName. encoding/json would use the last of repeated fields, and take "Status" for
+// "status". No valid name has capitals.
 func checkNames(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	var levels []map[string]bool // the names in each object that is open; nil for a list
-	name := false                // whether a name comes next
+	name := false                // whether the next token is a name
 	for {
 		token, err := dec.Token()
 		if err != nil {
@@ -167,9 +167,9 @@ func samePath(r *http.Request, field, inBody string) (string, error) {
 	return inPath, nil
 }
 
-// ifMatch reads what a writer has seen: * for anything that is there, or ETags of which one
-// must be that of now (RFC 9110, 13.1.1). A weak ETag is none of ours, and so never that of
-// now.
+// ifMatch parses the precondition of a write: If-None-Match: * to create, If-Match: * for any
+// version, or If-Match with ETags, one of which must be current (RFC 9110, 13.1.1). A weak
+// ETag never matches.
 func ifMatch(r *http.Request) (tiers.Expect, error) {
 	if none := strings.Join(r.Header.Values("If-None-Match"), ", "); none != "" {
 		if strings.TrimSpace(none) != "*" || r.Header.Get("If-Match") != "" {
@@ -204,7 +204,7 @@ func ifMatch(r *http.Request) (tiers.Expect, error) {
 	}
 }
 
-// entityTag is an ETag at the beginning of a text: RFC 9110, 8.8.3.
+// entityTag matches an ETag at the start of a string: RFC 9110, 8.8.3.
 var entityTag = regexp.MustCompile(`^(W/)?"[\x21\x23-\x7E\x80-\xFF]*"`)
 
 // tagOf is the ETag of a version.

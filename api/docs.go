@@ -17,7 +17,7 @@ import (
 )
 
 //go:embed docs_head.html
-var docsHead string // up to the body: styles, and no script
+var docsHead string // HTML up to the body, with styles and without scripts
 
 // docsPolicy lets the page be itself and load nothing: it works without a network
 // and runs no script.
@@ -38,11 +38,11 @@ func (d docs) serve(w http.ResponseWriter) {
 	_, _ = w.Write(d.html) // the client may be gone
 }
 
-// A docsPage writes the page. It escapes what it is given; html/template would add a third to
-// the size of the binary, for this one page.
+// A docsPage builds the page and escapes all values. html/template would add a third to the
+// size of the binary.
 type docsPage struct{ bytes.Buffer }
 
-// write writes a format whose values are escaped.
+// write formats like fmt.Fprintf, with values escaped as HTML.
 func (p *docsPage) write(format string, values ...string) {
 	escaped := make([]any, len(values))
 	for i, v := range values {

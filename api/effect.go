@@ -34,8 +34,8 @@ type affected struct {
 
 	Refused tierlimit.Reason `json:"refused,omitempty"` // why it would be denied whatever it has used
 
-	// Of a change to a tier: of how many of the subjects usage was looked at, and who of them
-	// would be denied the next request, and is not denied now.
+	// For a change of a tier: the number of subjects whose usage was read, and those whose next
+	// request the change would deny, although it is allowed now.
 	Checked int            `json:"checked,omitempty"`
 	Denied  []deniedEffect `json:"denied,omitempty"`
 }
@@ -46,7 +46,7 @@ type deniedEffect struct {
 	Limit   string `json:"limit"`
 	Used    int64  `json:"used"`
 	Max     int64  `json:"max"`
-	Over    int64  `json:"over"` // by how much used is above max; 0: it is used up
+	Over    int64  `json:"over"` // used minus max; 0 if the max is reached exactly
 }
 
 // A limitEffect is what becomes of one limit of a subject.
@@ -67,10 +67,10 @@ type most struct {
 // sampled is how many of those affected are named.
 const sampled = 10
 
-// checked is of how many subjects on a tier a dry run looks at the usage.
+// checked is how many subjects' usage a dry run of a tier reads at most.
 const checked = 200
 
-// dryRun reads ?dry_run=, a parameter of all changes.
+// dryRun parses ?dry_run=, a parameter of all changes.
 func dryRun(r *http.Request, upserts bool) (bool, error) {
 	known := []string{"dry_run"}
 	if upserts {
@@ -90,7 +90,7 @@ func dryRun(r *http.Request, upserts bool) (bool, error) {
 	}
 }
 
-// tried answers with what a command of one change would do.
+// tried writes what a command of one change would do.
 func (a *admin) tried(w http.ResponseWriter, r *http.Request, c *tiers.Command, result *tiers.Result) error {
 	made, _ := result.Made(0)
 	e, err := tiers.EventOf(c, made)
@@ -143,7 +143,7 @@ func (a *admin) affectedByTier(r *http.Request, e *tiers.Event) (out affected, e
 	return out, a.findDenied(r, e, &out)
 }
 
-// findDenied finds out who of the subjects on a tier would be denied by its change.
+// findDenied adds to out the subjects on a tier that the change e would deny.
 func (a *admin) findDenied(r *http.Request, e *tiers.Event, out *affected) error {
 	var changed tiers.Tier
 	if err := json.Unmarshal(e.After, &changed); err != nil {
@@ -173,7 +173,7 @@ func (a *admin) findDenied(r *http.Request, e *tiers.Event, out *affected) error
 			return err
 		}
 		found, looked := a.newlyDenied(r, list[i].ID, before, after)
-		if !looked { // the store does not answer: nobody knows
+		if !looked { // the store did not answer
 			return nil
 		}
 		out.Checked++
@@ -182,8 +182,8 @@ func (a *admin) findDenied(r *http.Request, e *tiers.Event, out *affected) error
 	return nil
 }
 
-// newlyDenied returns the limits of a plan that would deny a subject's next request, where
-// those of the plan before do not; and whether the store has answered.
+// newlyDenied returns the limits that would deny a subject's next request under the plan
+// after, but do not deny it under the plan before. looked is false if the store failed.
 func (a *admin) newlyDenied(r *http.Request, subject string, before, after *tierlimit.Plan) (list []deniedEffect, looked bool) {
 	was, err := a.lim.UsageUnder(r.Context(), subject, before)
 	if err != nil {

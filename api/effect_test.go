@@ -362,7 +362,7 @@ func (awayCatalogue) Tiers(context.Context) ([]tiers.Tier, error) {
 	return nil, fmt.Errorf("dial: %w", tiers.ErrUnavailable)
 }
 
-// A change of a tier says who would be denied now, and by how much.
+// A dry run of a tier change lists the subjects that it would deny, and by how much.
 func TestATriedTierSaysWhoWouldBeDenied(t *testing.T) {
 	s := newSite(t, 0)
 	for id, cost := range map[string]int{"light": 3, "heavy": 60, "at_the_edge": 20} {

@@ -47,7 +47,7 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	problem.Write(w, p)
 }
 
-// maxFields bounds how many fields one answer says something about.
+// maxFields is the maximum number of invalid fields listed in one response.
 const maxFields = 32
 
 func statusOf(err error) int {

@@ -20,8 +20,8 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// Tokens are those of the configuration, which need no database. They may be set while they
-// are used: to rotate a token, the old one and the new one are valid for a while.
+// Tokens holds the tokens of the configuration, which work without a database. During a
+// rotation both the old and the new token are valid. Tokens is safe for concurrent use.
 type Tokens struct {
 	known atomic.Pointer[[]configured]
 }
@@ -31,14 +31,14 @@ type configured struct {
 	role access.Role
 }
 
-// NewTokens returns the tokens of owners, and those of services.
+// NewTokens returns Tokens with the given tokens for the roles owner and service.
 func NewTokens(owners, services []string) *Tokens {
 	t := new(Tokens)
 	t.Set(owners, services)
 	return t
 }
 
-// Set puts tokens in place of those there were.
+// Set replaces all tokens.
 func (t *Tokens) Set(owners, services []string) {
 	var list []configured
 	for role, tokens := range map[access.Role][]string{access.Owner: owners, access.Service: services} {
@@ -51,8 +51,7 @@ func (t *Tokens) Set(owners, services []string) {
 	t.known.Store(&list)
 }
 
-// role returns what a token opens, "" if it is none of t. It takes as long whatever the token
-// is.
+// role returns the role of token, or "" if t does not contain it. It runs in constant time.
 func (t *Tokens) role(token string) (role access.Role) {
 	sum := sha256.Sum256([]byte(token))
 	for _, one := range *t.known.Load() {
@@ -63,12 +62,12 @@ func (t *Tokens) role(token string) (role access.Role) {
 	return role
 }
 
-// A guard knows who brings which token: those of the configuration, and those of the keyring.
+// A guard authenticates requests by the tokens of the configuration and of the keyring.
 type guard struct {
 	configured *Tokens
 	keyring    tiers.Keyring
 	throttle   *throttle
-	lookups    singleflight.Group // by token: many requests may bring one that is not held
+	lookups    singleflight.Group // by token: concurrent requests with one token share a look-up
 	log        *slog.Logger
 }
 
@@ -111,7 +110,7 @@ func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 
 type actorKey struct{}
 
-// actorOf returns who asks.
+// actorOf returns the actor that guard has authenticated for r.
 func actorOf(r *http.Request) tiers.Actor {
 	actor, _ := r.Context().Value(actorKey{}).(tiers.Actor)
 	return actor
@@ -122,9 +121,9 @@ type waitError struct{ wait time.Duration }
 
 func (e *waitError) Error() string { return "not looked at for " + e.wait.String() }
 
-// who returns the role of whoever asks, and who that is: the role for the configuration's
-// tokens, and name and id of others. What can be compared in memory is compared first, and is
-// never refused because somebody else has guessed.
+// who returns the role and the actor of a request. A token of the configuration has its role
+// as the actor's id and name. Tokens in memory are compared first; the throttle never
+// refuses them.
 func (g *guard) who(r *http.Request) (role access.Role, actor tiers.Actor, err error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -140,7 +139,7 @@ func (g *guard) who(r *http.Request) (role access.Role, actor tiers.Actor, err e
 	return c.Role, tiers.Actor{ID: c.ID, Name: c.Actor()}, nil
 }
 
-// credential returns the keyring's token that was brought.
+// credential returns the keyring's credential for token.
 func (g *guard) credential(r *http.Request, token string) (c access.Credential, err error) {
 	err = tiers.ErrNotFound
 	if g.keyring != nil {
@@ -153,13 +152,14 @@ func (g *guard) credential(r *http.Request, token string) (c access.Credential, 
 			err = wait
 		}
 	}
-	if err == nil && c.Kind != access.Token { // a customer's key opens nothing here
+	if err == nil && c.Kind != access.Token { // a customer's key is no token
 		err = tiers.ErrNotFound
 	}
 	return c, err
 }
 
-// lookUp asks the keyring for a token that is not in memory, once for all who bring it.
+// lookUp asks the keyring for a token that is not in memory. Concurrent requests with the
+// same token share one look-up.
 func (g *guard) lookUp(r *http.Request, token string) (access.Credential, error) {
 	found, err, _ := g.lookups.Do(token, func() (any, error) {
 		takeBack, err := g.throttle.count(r)
@@ -170,7 +170,7 @@ func (g *guard) lookUp(r *http.Request, token string) (access.Credential, error)
 		defer cancel()
 		c, err := g.keyring.Authenticate(ctx, token)
 		if !errors.Is(err, tiers.ErrNotFound) {
-			takeBack() // it is right, or not known to be wrong
+			takeBack() // the token is valid, or the keyring did not answer
 		}
 		return c, err
 	})
@@ -178,5 +178,5 @@ func (g *guard) lookUp(r *http.Request, token string) (access.Credential, error)
 	return c, err
 }
 
-// tokenWait is how long a token is looked up.
+// tokenWait is the timeout of a look-up.
 const tokenWait = time.Second

@@ -18,7 +18,7 @@ import (
 type Health struct {
 	Draining *atomic.Bool // true: about to stop, send nothing more
 	Checks   map[string]func(context.Context) error
-	Notes    map[string]func() string // what else /readyz?verbose says, by name
+	Notes    map[string]func() string // further lines of /readyz?verbose, by name
 }
 
 const checkTimeout = time.Second

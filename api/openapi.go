@@ -45,14 +45,14 @@ func documented() (public, administration []operation) {
 // noCatalogue stands for one where operations are only told of.
 type noCatalogue struct{ tiers.Catalogue }
 
-// The listeners, as the document tells them apart. Each serves the document with its own
-// operations at the address where the document was read.
+// The servers of the document: the listeners' default addresses. In the document that a
+// listener serves, the server of its own operations is "/".
 const (
 	publicListener = "http://127.0.0.1:8080"
 	adminListener  = "http://127.0.0.1:8081"
 )
 
-// documentOperations serve the document, and it for people, on a listener.
+// documentOperations returns the operations that serve the document as JSON and as HTML.
 func documentOperations(listener string) []operation {
 	written, page := sync.OnceValue(func() []byte { return writeDocument(listener) }), sync.OnceValue(writeDocs)
 	serveDocument := func(w http.ResponseWriter, _ *http.Request) error {
@@ -191,7 +191,7 @@ func (o *operation) document() object {
 	return doc
 }
 
-// linesOf is a text of JSON objects, one a line.
+// linesOf returns the schema of NDJSON whose lines have the given schema.
 func linesOf(schema string) object {
 	return object{"description": "JSON objects, one a line, each as #/components/schemas/" + schema + " says."}
 }

@@ -24,19 +24,19 @@ type operation struct {
 	body       string // the schema of the request's body, "" for none
 	ifMatch    bool   // needs the ETag of what it changes
 	repeatable bool   // heeds Idempotency-Key
-	dryRun     bool   // heeds ?dry_run=true, and answers it with an Effect
-	dryRuns    bool   // heeds ?dry_run=true, and answers it as always
+	dryRun     bool   // accepts ?dry_run=true, and answers with an Effect
+	dryRuns    bool   // accepts ?dry_run=true, and answers with its usual schema
 
 	status             int    // of success; default 200
-	lines, answerLines string // the schemas of the lines that are sent and answered, as NDJSON
+	lines, answerLines string // the schemas of the lines of the request and of the response, if NDJSON
 
-	answer   string // the schema of what it answers, "" for nothing, text for plain text
+	answer   string // the schema of the response, "" for no body, text for plain text
 	etag     bool   // answers with an ETag
 	location bool   // answers with a Location
-	creates  bool   // a PUT that creates what is not there, where it is asked to
+	creates  bool   // a PUT that can create the resource
 	conform  bool   // answers with the RateLimit headers
 	unready  bool   // answers 503 in the same form while it drains
-	fails    []int  // statuses beside those that follow from the above
+	fails    []int  // statuses in addition to those implied by the fields above
 
 	serve handlerFunc
 }

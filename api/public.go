@@ -25,11 +25,11 @@ type Config struct {
 	Keyring   tiers.Keyring // knows tokens and API keys; nil: only the configured tokens
 	Load      *load.Controller
 	Health    Health
-	// CatchUp returns once the limiter decides by what was just changed, or ctx ends; nil if it
-	// always does. A change is answered after that.
+	// CatchUp returns once the limiter applies all changes made so far, or ctx ends. The
+	// response to a change waits for CatchUp. nil if the limiter always applies them at once.
 	CatchUp func(ctx context.Context)
 
-	Tokens         *Tokens        // those of the configuration; nil: the two below
+	Tokens         *Tokens        // the tokens of the configuration; nil: the two below
 	AdminToken     string         // the owner's: opens everything, and needs no catalogue
 	ServiceToken   string         // of the role service, likewise
 	Open           bool           // decisions need no token
@@ -133,7 +133,7 @@ func (c *costJSON) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// costsJSON are costs by limit, whose errors name the limit.
+// costsJSON maps limits to costs. Its decoding errors name the limit.
 type costsJSON map[string]int64
 
 func (c *costsJSON) UnmarshalJSON(data []byte) error {
@@ -152,7 +152,7 @@ func (c *costsJSON) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// holdOf returns how long a hold of so many milliseconds is open.
+// holdOf returns the duration of a hold of ms milliseconds, or an error if out of range.
 func holdOf(ms int64) (time.Duration, error) {
 	if ms < tierlimit.MinHold.Milliseconds() || ms > tierlimit.MaxHold.Milliseconds() {
 		return 0, &tierlimit.FieldError{Field: "hold_ms", Value: strconv.FormatInt(ms, 10), Want: "a whole number from 1000 to 3600000"}
@@ -208,7 +208,7 @@ type settleBody struct {
 type settleAnswer struct {
 	Settled bool           `json:"settled"`
 	Limits  []settledLimit `json:"limits"`
-	Unknown []string       `json:"unknown,omitempty"` // named in costs, and charged nothing by the hold
+	Unknown []string       `json:"unknown,omitempty"` // limits in costs that the hold did not charge
 }
 
 type settledLimit struct {
@@ -219,8 +219,8 @@ type settledLimit struct {
 	Ended    bool   `json:"ended,omitempty"`
 }
 
-// settle answers whether the hold was open: a second time, or once it has expired, it is
-// not.
+// settle settles a hold and answers whether the hold was open. A hold that is settled or
+// expired is not open.
 func (d *decisions) settle(w http.ResponseWriter, r *http.Request) error {
 	var body settleBody
 	if err := decode(w, r, &body); err != nil {
@@ -261,7 +261,7 @@ type renewAnswer struct {
 	Renewed bool `json:"renewed"`
 }
 
-// renew answers whether the hold was open.
+// renew extends a hold and answers whether the hold was open.
 func (d *decisions) renew(w http.ResponseWriter, r *http.Request) error {
 	var body renewBody
 	if err := decode(w, r, &body); err != nil {

@@ -17,10 +17,10 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// A resource is what administrators create, read, replace, patch and delete one by one: each
-// has a name, which stands in the path, and a version, which is its ETag and what a writer
-// must have seen. What it belongs to is in the request's path too. The catalogue's rules say
-// what may be changed: a resource makes commands of requests.
+// A resource serves the requests that create, read, replace, patch and delete one kind of
+// thing. Each thing has a name, which is in the path, and a version, which is its ETag and
+// the precondition of a write. A resource turns requests into commands; the catalogue's
+// rules decide whether a command is allowed.
 type resource[T any] struct {
 	admin *admin
 
@@ -33,18 +33,18 @@ type resource[T any] struct {
 	ref  func(r *http.Request, name string) tiers.Ref
 	read func(r *http.Request, name string) (T, error)
 
-	prepare func(*T)       // completes what the path says, before it is looked at; may be nil
-	create  func(*T) error // completes what is created; may be nil
+	prepare func(*T)       // fills in fields from the path before validation; may be nil
+	create  func(*T) error // fills in fields of a new T; may be nil
 	shown   func(put, made T) T
 
-	single  bool // it is always there: neither created nor deleted
-	made    bool // its name is made for it, so that no PUT creates it
-	upserts bool // heeds ?upsert=true
+	single  bool // the thing always exists: it is neither created nor deleted
+	made    bool // the server generates the name, so PUT cannot create
+	upserts bool // accepts ?upsert=true
 
-	creating, changing, removing []int // statuses beside the usual
+	creating, changing, removing []int // additional error statuses
 }
 
-// upsert is the parameter of a PUT that creates what is not there.
+// upsert is the query parameter of a PUT that may create the resource.
 var upsert = []parameter{{name: "upsert", description: "create it, or replace it whatever it is, without a precondition", schema: oneOf("true", "false")}}
 
 // operations are the resource's under path; what a collection lists is its own.
@@ -158,8 +158,8 @@ func (res *resource[T]) put(w http.ResponseWriter, r *http.Request) error {
 	return res.do(w, r, http.StatusOK, tiers.Attempt{}, tiers.Operation{Ref: res.ref(r, res.nameIn(r)), Expect: expect, Put: t})
 }
 
-// patch has a JSON merge patch (RFC 7396) merged into what is there: null deletes, but for a
-// max, which becomes unlimited; all that is not an object replaces whole.
+// patch applies a JSON merge patch (RFC 7396): null deletes a field, except a max, which
+// becomes unlimited; a value that is not an object replaces the field.
 func (res *resource[T]) patch(w http.ResponseWriter, r *http.Request) error {
 	expect, err := ifMatch(r)
 	if err != nil {
@@ -183,7 +183,7 @@ func (res *resource[T]) delete(w http.ResponseWriter, r *http.Request) error {
 	return res.do(w, r, http.StatusNoContent, tiers.Attempt{}, tiers.Operation{Ref: res.ref(r, res.nameIn(r)), Expect: expect})
 }
 
-// decode reads a T, and tells all that is wrong with it at once.
+// decode reads a T. Its error lists all invalid fields.
 func (res *resource[T]) decode(r *http.Request, body []byte) (t T, err error) {
 	err = decodeJSON(body, &t)
 	if name := res.nameIn(r); err != nil && name != "" && res.name != nil {
@@ -198,7 +198,7 @@ func (res *resource[T]) decode(r *http.Request, body []byte) (t T, err error) {
 	return t, err
 }
 
-// expect reads what a PUT believes to be there.
+// expect returns the precondition of a PUT.
 func (res *resource[T]) expect(r *http.Request) (tiers.Expect, error) {
 	q, err := query(r, "dry_run", "upsert")
 	if err != nil {
@@ -228,7 +228,7 @@ func (res *resource[T]) nameIn(r *http.Request) string {
 	return pathValue(r, res.param)
 }
 
-// do has a change made, or answers what it would do where that is what was asked.
+// do makes a change and writes the response. In a dry run it writes what would change.
 func (res *resource[T]) do(w http.ResponseWriter, r *http.Request, status int, attempt tiers.Attempt, change tiers.Operation) error {
 	dry, err := dryRun(r, res.upserts)
 	if err != nil {
@@ -265,7 +265,7 @@ func (res *resource[T]) do(w http.ResponseWriter, r *http.Request, status int, a
 	return nil
 }
 
-// location is the path of what was created.
+// location returns the path of a new resource.
 func (res *resource[T]) location(r *http.Request, t *T) string {
 	if r.Method == http.MethodPut {
 		return r.URL.EscapedPath()
@@ -273,8 +273,8 @@ func (res *resource[T]) location(r *http.Request, t *T) string {
 	return r.URL.EscapedPath() + "/" + url.PathEscape(*res.name(t))
 }
 
-// checkPatch refuses a patch of a T that is no object, or names a field that a T does not
-// have, even where the patch takes it away: it is a slip of somebody who means another.
+// checkPatch returns an error if a patch is not an object, or names a field that T does not
+// have. Even null for an unknown field is an error: the name is probably misspelled.
 func checkPatch[T any](body []byte) error {
 	if err := checkNames(body); err != nil {
 		return err

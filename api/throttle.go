@@ -12,18 +12,17 @@ import (
 	"github.com/tierlimit/tierlimit/store/memstore"
 )
 
-// mostFailures is how many wrong tokens one client may bring within a minute. From then on no
-// token is looked up for the client until the minute is over. A token that needs no look-up
-// is never refused for what others bring.
+// mostFailures is how many invalid tokens a client may send within a minute. After that the
+// client's tokens are not looked up until the minute ends. Tokens that need no look-up
+// still work.
 const mostFailures = 20
 
-// maxGuessers is of how many clients wrong tokens are counted. Where there are more, those
-// who come later are not slowed down: their look-ups are batched all the same.
+// maxGuessers is the most clients whose invalid tokens are counted. Further clients are not
+// throttled, but their look-ups are batched.
 const maxGuessers = 1 << 14
 
-// A throttle slows down who guesses tokens. It counts in memory, by the client's address as
-// the limits do: it holds while Redis and Postgres are away, and each replica counts for
-// itself.
+// A throttle slows down clients that guess tokens. It counts by client address, in memory:
+// it works while Redis and Postgres are down, and each replica counts separately.
 type throttle struct {
 	client   httplimit.SubjectFunc
 	failures *memstore.Store
@@ -45,11 +44,11 @@ var failures = func() *tierlimit.Ceilings {
 	return c
 }()
 
-// count counts a token as wrong, and returns how to take that back; or a *waitError if the
-// client has brought too many. A token that is looked up counts as wrong until it turns out
-// to be right: many at once must not all be looked up.
+// count counts an invalid token of the client. takeBack undoes that. If the client has sent
+// too many, count returns a *waitError. A token counts as invalid during its look-up, which
+// bounds concurrent look-ups.
 func (t *throttle) count(r *http.Request) (takeBack func(), err error) {
-	client, _ := t.client(r) // who has no address shares a count with all who have none
+	client, _ := t.client(r) // clients without an address share a count
 	c := tierlimit.Charge{Subject: "client " + client, Cost: 1, Ceilings: failures, Hold: &tierlimit.Hold{For: time.Minute}}
 	_, _ = rand.Read(c.Hold.ID[:]) // crypto/rand: Read never fails
 	o, err := t.failures.Take(context.Background(), c)

@@ -14,8 +14,8 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// A chat streams its answer, and charges the tokens that it really had. The trailer that
-// says how many is written when the client has read the rest.
+// A chat handler streams its response and charges the actual number of tokens, which it
+// reports in a trailer.
 func ExampleConfig_settle() {
 	tier := tiers.Tier{Key: "free", Default: true, Limits: tiers.Limits{
 		"at_once": {Max: 2, Algorithm: tierlimit.Concurrent},
@@ -32,11 +32,11 @@ func ExampleConfig_settle() {
 	limit, err := httplimit.New(lim, httplimit.Config{
 		Subject: func(*http.Request) (string, error) { return "acct_42", nil },
 		Costs:   func(*http.Request) map[string]int64 { return map[string]int64{"tokens": 1200} },
-		Hold:    time.Minute, // renewed while the answer is written
+		Hold:    time.Minute, // renewed while the handler runs
 		Settle: func(_ *http.Request, _ int, h http.Header) (int64, map[string]int64) {
 			tokens, err := strconv.ParseInt(h.Get(http.TrailerPrefix+"X-Tokens"), 10, 64)
 			if err != nil || tokens < 0 {
-				return tierlimit.Keep, nil // the estimate stays
+				return tierlimit.Keep, nil // keep the estimate
 			}
 			return tierlimit.Keep, map[string]int64{"tokens": tokens}
 		},

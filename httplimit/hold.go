@@ -16,18 +16,18 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// DefaultHold is how long a request is held at first. It is renewed while the request's
-// handler runs, so that it only matters for one whose process is killed.
+// DefaultHold is the default of Config.Hold. The middleware renews a hold while the handler
+// runs, so the duration matters only if the process is killed.
 const DefaultHold = time.Minute
 
-// A SettleFunc says what a request really cost, once its handler has returned: status is
-// that of its response, 500 if the handler panicked before it wrote one, and h are the
-// response's headers. cost and costs are those of [tierlimit.Limiter.Settle]: tierlimit.Keep
-// leaves the charge, 0 without costs gives everything back. What is no cost leaves the
-// charge, too, and is told to the log. A connection that was hijacked has the status 101.
+// A SettleFunc returns the actual cost of a request after its handler has returned. status
+// and h are the status and headers of the response; status is 500 if the handler panicked
+// before it wrote a response, and 101 if it hijacked the connection. cost and costs are the
+// arguments of [tierlimit.Limiter.Settle]: tierlimit.Keep keeps the charge, 0 without costs
+// gives back all charges. An invalid cost keeps the charge and is logged.
 type SettleFunc func(r *http.Request, status int, h http.Header) (cost int64, costs map[string]int64)
 
-// GiveBackOn5xx is a SettleFunc: a request that the server could not serve costs nothing.
+// GiveBackOn5xx is a SettleFunc that gives back the charge if the status is 5xx.
 func GiveBackOn5xx(_ *http.Request, status int, _ http.Header) (int64, map[string]int64) {
 	if status >= http.StatusInternalServerError {
 		return 0, nil
@@ -42,20 +42,20 @@ func checkHold(d time.Duration) error {
 	return nil
 }
 
-// serveHeld serves a request whose charge is held as id, and settles it.
+// serveHeld serves a request whose hold is id, and settles the hold.
 func (g *guard) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handler, id string) {
-	// Whatever becomes of the client, its request is settled.
+	// Settle even if the client has gone away.
 	ctx := context.WithoutCancel(r.Context())
 	stop := g.keepOpen(ctx, id)
 	defer stop()
 	if g.cfg.Settle == nil {
-		defer g.settle(ctx, id, tierlimit.Keep, nil) // its place is free again
+		defer g.settle(ctx, id, tierlimit.Keep, nil) // frees its place in concurrent limits
 		next.ServeHTTP(w, r)
 		return
 	}
 	status, header, returned := 0, w.Header(), false
 	sent := func(code int) {
-		if status == 0 && (code >= http.StatusOK || code == http.StatusSwitchingProtocols) { // else it is informational
+		if status == 0 && (code >= http.StatusOK || code == http.StatusSwitchingProtocols) { // ignore informational responses
 			status = code
 		}
 	}
@@ -105,7 +105,7 @@ func (g *guard) serveHeld(w http.ResponseWriter, r *http.Request, next http.Hand
 	returned = true
 }
 
-// settleTries is how often a settlement is asked for: it is made at most once.
+// settleTries is the number of attempts to settle. A retry is safe.
 const settleTries = 2
 
 func (g *guard) settle(ctx context.Context, id string, cost int64, costs map[string]int64) {
@@ -115,7 +115,7 @@ func (g *guard) settle(ctx context.Context, id string, cost int64, costs map[str
 			return
 		}
 		var field *tierlimit.FieldError
-		if errors.As(err, &field) { // what Settle said is no cost: the estimate stays
+		if errors.As(err, &field) { // an invalid cost: keep the estimate
 			_, _ = g.lim.Settle(ctx, id, tierlimit.Keep, nil)
 			break
 		}
@@ -137,7 +137,7 @@ func (g *guard) keepOpen(ctx context.Context, id string) (stop func()) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
-		case stopped || err == nil && !found: // there is nothing to keep open
+		case stopped || err == nil && !found: // the hold is closed
 		case err != nil:
 			timer.Reset(g.cfg.Hold / 8) // while there is time
 		default:
@@ -152,9 +152,8 @@ func (g *guard) keepOpen(ctx context.Context, id string) (stop func()) {
 	}
 }
 
-// CostHeader returns a SettleFunc that reads what a request cost from a header of the
-// response, a whole number. A response without the header keeps the charge; for 5xx it is
-// given back.
+// CostHeader returns a SettleFunc that reads the actual cost, a whole number, from a header of
+// the response. Without the header the charge is kept, or given back if the status is 5xx.
 func CostHeader(name string) SettleFunc {
 	return func(r *http.Request, status int, h http.Header) (int64, map[string]int64) {
 		if cost, err := strconv.ParseInt(h.Get(name), 10, 64); err == nil && cost >= 0 && cost <= tierlimit.MaxCount {

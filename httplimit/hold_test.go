@@ -19,7 +19,7 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// limiterOn is a limiter that has everybody on these limits.
+// limiterOn returns a limiter that applies limits to every subject.
 func limiterOn(t *testing.T, limits tiers.Limits) *tierlimit.Limiter {
 	t.Helper()
 	tier := tiers.Builtin()[0]
@@ -39,7 +39,7 @@ func perMinute(most int64) tiers.Limit {
 	return tiers.Limit{Max: most, Window: tierlimit.Window{Length: time.Minute}}
 }
 
-// A held site is a handler behind the middleware, for one customer.
+// A heldSite is a handler behind the middleware, with one subject.
 type heldSite struct {
 	*testing.T
 	lim httplimit.Limiter
@@ -139,7 +139,7 @@ func TestWhatTheServerCouldNotServeCostsNothing(t *testing.T) {
 	}
 }
 
-// Also where the handler panics once the response has begun.
+// The charge is kept even if the handler panics after the response has begun.
 func TestAResponseThatWasSentIsCharged(t *testing.T) {
 	for name, send := range map[string]func(http.ResponseWriter){
 		"copied": func(w http.ResponseWriter) {
@@ -163,7 +163,7 @@ func TestAResponseThatWasSentIsCharged(t *testing.T) {
 				s.h.ServeHTTP(w, r)
 			}))
 			defer srv.Close()
-			resp, err := http.Post(srv.URL, "", nil) // which the client sends once
+			resp, err := http.Post(srv.URL, "", nil) // the client does not retry a POST
 			if err == nil {
 				_, _ = io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
@@ -174,7 +174,7 @@ func TestAResponseThatWasSentIsCharged(t *testing.T) {
 	}
 }
 
-// What Settle says may be no cost, and Settle may panic: the hold is closed all the same.
+// The hold is closed even if Config.Settle panics or returns an invalid cost.
 func TestASettleFuncThatIsWrongLeavesTheCharge(t *testing.T) {
 	many := make(map[string]int64)
 	for c := range 17 {
@@ -215,8 +215,8 @@ func TestACostHeaderSettles(t *testing.T) {
 	}
 }
 
-// A concurrent limit works without a line of configuration, and its place is free again
-// however a request ends.
+// A concurrent limit works with the zero Config. Its place is freed whether the handler
+// returns or panics.
 func TestNoMoreRequestsRunAtATimeThanThePlanAllows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lim := limiterOn(t, tiers.Limits{"at_once": {Max: 3, Algorithm: tierlimit.Concurrent}, "per_minute": perMinute(1000)})
@@ -260,7 +260,7 @@ func TestNoMoreRequestsRunAtATimeThanThePlanAllows(t *testing.T) {
 	})
 }
 
-// A request that runs for longer than its hold keeps its place, and is settled.
+// The hold of a request that runs longer than Config.Hold stays open and is settled.
 func TestALongRequestIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lim := limiterOn(t, tiers.Limits{"at_once": {Max: 1, Algorithm: tierlimit.Concurrent}, "per_day": {Max: 100, Window: tierlimit.Window{Length: 24 * time.Hour}}})
@@ -284,7 +284,7 @@ func TestALongRequestIsRenewed(t *testing.T) {
 	})
 }
 
-// The client's going away ends the request's context, and not its settlement.
+// A client that goes away cancels the request's context, but not the settlement.
 func TestAClientThatGoesAwayIsSettled(t *testing.T) {
 	lim := limiterOn(t, tiers.Limits{"per_minute": perMinute(5)})
 	s := newHeldSite(t, heeding{lim}, httplimit.Config{Settle: httplimit.GiveBackOn5xx}, func(w http.ResponseWriter, _ *http.Request) {
@@ -297,7 +297,7 @@ func TestAClientThatGoesAwayIsSettled(t *testing.T) {
 	s.used(0)
 }
 
-// A heeding limiter heeds contexts, as one on Redis does.
+// heeding is a limiter that returns an error if its context is done, like one on Redis.
 type heeding struct{ *tierlimit.Limiter }
 
 func (h heeding) Settle(ctx context.Context, id string, cost int64, costs map[string]int64) (tierlimit.Settlement, error) {
@@ -307,7 +307,7 @@ func (h heeding) Settle(ctx context.Context, id string, cost int64, costs map[st
 	return h.Limiter.Settle(ctx, id, cost, costs)
 }
 
-// A leaving client goes away when its response begins.
+// leaving is a ResponseWriter whose client goes away when the response begins.
 type leaving struct {
 	*httptest.ResponseRecorder
 	leave func()
@@ -318,7 +318,7 @@ func (l *leaving) WriteHeader(code int) {
 	l.ResponseRecorder.WriteHeader(code)
 }
 
-// Plans without concurrent limits are charged without a hold.
+// Without Settle, plans without concurrent limits are charged without a hold.
 func TestARequestIsHeldOnlyWhereThatIsOfUse(t *testing.T) {
 	lim := limiterOn(t, tiers.Limits{"per_minute": perMinute(5)})
 	s := newHeldSite(t, lim, httplimit.Config{}, func(_ http.ResponseWriter, r *http.Request) {
@@ -330,7 +330,7 @@ func TestARequestIsHeldOnlyWhereThatIsOfUse(t *testing.T) {
 	s.used(1)
 }
 
-// A handler behind the middleware finds what the server's ResponseWriter can do.
+// The middleware preserves the optional interfaces of the server's ResponseWriter.
 func TestAHeldResponseCanBeStreamed(t *testing.T) {
 	lim := limiterOn(t, tiers.Limits{"per_minute": perMinute(5)})
 	s := newHeldSite(t, lim, httplimit.Config{Settle: httplimit.GiveBackOn5xx}, func(w http.ResponseWriter, _ *http.Request) {
@@ -357,7 +357,7 @@ func TestAHeldResponseCanBeStreamed(t *testing.T) {
 	}
 }
 
-// A settlement that fails is asked for once more: it is made once at most.
+// A failed settlement is retried once.
 func TestASettlementIsAskedForAgain(t *testing.T) {
 	lim := &forgetful{Limiter: limiterOn(t, tiers.Limits{"per_minute": perMinute(5)}), fails: 1}
 	s := newHeldSite(t, lim, httplimit.Config{Settle: httplimit.CostHeader("X-Cost")}, func(w http.ResponseWriter, _ *http.Request) {

@@ -28,22 +28,22 @@ type Config struct {
 	Subject SubjectFunc                // who is asking; default ByKey with Keys, then ByAddress with Address
 	Scope   func(*http.Request) string // the part of the API asked for; default ""
 	Cost    func(*http.Request) int64  // what the request is charged; 0 lets it through uncharged; default 1
-	Costs   CostsFunc                  // what the request is charged of limits that have a unit of their own; default none
-	Settle  SettleFunc                 // what the request really cost, such as GiveBackOn5xx; default: what it was charged
-	Hold    time.Duration              // how long a request is held at first, 1s to 1h; default DefaultHold
+	Costs   CostsFunc                  // costs of limits that have their own unit; default none
+	Settle  SettleFunc                 // the actual cost, for example GiveBackOn5xx; default: the charge is kept
+	Hold    time.Duration              // initial duration of a hold, 1s to 1h; default DefaultHold
 	Skip    func(*http.Request) bool   // true passes the request by the limiter; default never
 	Legacy  LegacyHeaders              // X-RateLimit-* beside the standard headers; default NoLegacy
 	Logger  *slog.Logger               // told of requests answered without the store, at debug level; default slog.Default
 }
 
-// A CostsFunc says what a request costs by limit: see tierlimit.Request.
+// A CostsFunc returns the costs of a request by limit: see tierlimit.Request.Costs.
 type CostsFunc func(*http.Request) map[string]int64
 
 // New returns a middleware that asks lim about every request.
 //
-// A request is held while its handler runs, where cfg has Settle, or where a limit of the
-// plan counts what runs at a time. When the handler returns, or panics, the request is
-// settled: the client gets the end of its response after that.
+// A request has a hold while its handler runs if cfg.Settle is set or the subject's plan has
+// a concurrent limit. The middleware settles the hold when the handler returns or panics;
+// the client gets the end of the response after that.
 func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 	if lim == nil {
 		return nil, &tierlimit.FieldError{Field: "lim", Value: "nil", Want: "a limiter"}

@@ -30,9 +30,10 @@ import (
 	"github.com/tierlimit/tierlimit/tiers/tierstest"
 )
 
-// What a database of others, a pooler, a failover and another release do to administration.
+// Administration with an unusual database configuration, a pooler, a failover, and replicas of
+// another release.
 
-// hostile makes a database whose sessions begin with whatever somebody else may have wanted.
+// hostile creates a database with unusual default settings for its sessions.
 func hostile(t *testing.T) (url string) {
 	t.Helper()
 	return newDatabaseWith(t,
@@ -42,7 +43,7 @@ func hostile(t *testing.T) (url string) {
 	)
 }
 
-// newDatabaseWith makes a database whose sessions begin with settings.
+// newDatabaseWith creates a database with default settings for its sessions.
 func newDatabaseWith(t *testing.T, settings ...string) (url string) {
 	t.Helper()
 	url = newDatabase(t)
@@ -56,9 +57,9 @@ func newDatabaseWith(t *testing.T, settings ...string) (url string) {
 	return url
 }
 
-// With a time zone east of UTC a legal override was a 500, and once in the table it stopped
-// every replica from following changes; with an inherited isolation level or lock timeout
-// changes at the same time were 500.
+// Regression test: with a time zone east of UTC, a valid override was a 500 and, once stored,
+// stopped all replicas from following changes. With another default isolation level or lock
+// timeout, concurrent changes caused a 500.
 func TestSessionsDoNotDependOnWhatTheyBeginWith(t *testing.T) {
 	tierstest.Run(t, func(t *testing.T) tiers.Catalogue { return openCatalogue(t, hostile(t)) })
 	t.Run("the last instant of all", func(t *testing.T) {
@@ -90,9 +91,9 @@ func TestSessionsDoNotDependOnWhatTheyBeginWith(t *testing.T) {
 	})
 }
 
-// The planner took a table of one row that nobody analyzed for a large one, and compiled
-// each look-up: a fifth of a second instead of a fifth of a millisecond, and a customer was
-// answered as free meanwhile. The server tells how it ran a statement in a notice.
+// Regression test: the planner expected many rows in a table that was never analyzed, and
+// compiled each look-up. A look-up took 200 ms instead of 0.2 ms; meanwhile the customer was on
+// the default tier. The server reports a statement's plan in a notice.
 func TestALookUpIsNotCompiled(t *testing.T) {
 	database := newDatabaseWith(t, "session_preload_libraries = 'auto_explain'", "auto_explain.log_min_duration = 0",
 		"auto_explain.log_level = 'notice'", "auto_explain.log_settings = on", "jit = on", "jit_above_cost = 0")
@@ -118,14 +119,14 @@ func TestALookUpIsNotCompiled(t *testing.T) {
 	if !found || !strings.Contains(told, "jit = 'off'") {
 		t.Errorf("it was run so: %q", told)
 	}
-	// The version is one row, so few are expected, however many ids there are.
+	// The planner expects one version row, so its estimate does not grow with the number of ids.
 	if most := regexp.MustCompile(`Left Join  \(cost=\S+ rows=(\d+) `).FindStringSubmatch(told); most == nil || len(most[1]) > 2 {
 		t.Errorf("%v rows expected", most)
 	}
 }
 
-// With one transaction holding the catalogue's lock, and eight administrators waiting, twelve
-// of twelve enterprise customers that a replica had not met were answered as free.
+// Regression test: while a transaction held the catalogue's lock and eight administrators
+// waited, uncached enterprise customers were on the default tier.
 func TestLookUpsDoNotWaitForAdministrators(t *testing.T) {
 	url := newDatabase(t)
 	c := openCatalogue(t, url)
@@ -166,8 +167,8 @@ func TestLookUpsDoNotWaitForAdministrators(t *testing.T) {
 	wg.Wait()
 }
 
-// After an address moved to a promoted standby the pool stayed on the old, read-only server:
-// changes were 500, and the catalogue frozen.
+// Regression test: after a failover the pool stayed connected to the old, read-only server.
+// Changes caused a 500, and replicas saw no more changes.
 func TestAnotherServerThatTakesOverIsFollowed(t *testing.T) {
 	old, next := ownPostgres(t), ownPostgres(t)
 	between, err := proxy.New(hostOf(t, old.URL))
@@ -179,7 +180,7 @@ func TestAnotherServerThatTakesOverIsFollowed(t *testing.T) {
 		c := edit(openCatalogue(t, server.URL))
 		made, err := c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
 		must(t, err)
-		if i == 1 { // since it was promoted
+		if i == 1 { // the standby is promoted by now
 			_, err = c.ReplaceSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "enterprise"}, made.Version)
 			must(t, err)
 		}
@@ -191,7 +192,7 @@ func TestAnotherServerThatTakesOverIsFollowed(t *testing.T) {
 	if d := r.must("peek", "acct_42"); d.Tier != "pro" {
 		t.Fatalf("before: %+v", d)
 	}
-	between.Upstream(hostOf(t, next.URL)) // for who dials from now on
+	between.Upstream(hostOf(t, next.URL)) // for new connections
 	must(t, execute(t.Context(), old.URL, "ALTER SYSTEM SET default_transaction_read_only = on"))
 	must(t, execute(t.Context(), old.URL, "SELECT pg_reload_conf()"))
 	eventually(t, 15*time.Second, "the new server is followed", func() bool { return r.must("peek", "acct_42").Tier == "enterprise" })
@@ -209,7 +210,7 @@ func TestAnotherServerThatTakesOverIsFollowed(t *testing.T) {
 	}
 }
 
-// ownPostgres starts a server that a test may do anything to.
+// ownPostgres starts a server for one test.
 func ownPostgres(t *testing.T) *servers.Server {
 	t.Helper()
 	s, err := servers.Postgres()
@@ -225,7 +226,7 @@ func hostOf(t *testing.T, text string) string {
 	return u.Host
 }
 
-// freePort returns a port that nobody listens on.
+// freePort returns an unused port.
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -236,8 +237,8 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// pooled starts a PgBouncer in transaction mode before the tests' Postgres, and returns a
-// function that names a database behind it.
+// pooled starts a PgBouncer in transaction mode for the tests' Postgres. The returned function
+// maps the URL of a database to its URL behind the pooler.
 func pooled(t *testing.T) func(url string) string {
 	t.Helper()
 	file, err := exec.LookPath("pgbouncer")
@@ -303,7 +304,7 @@ logfile = %s
 	return behind
 }
 
-// Behind a pooler in transaction mode everything works but notifications, which is said.
+// Behind a pooler in transaction mode everything works except notifications; the log says so.
 func TestAPoolerInTransactionModeIsGoodEnough(t *testing.T) {
 	behind := pooled(t)
 	tierstest.Run(t, func(t *testing.T) tiers.Catalogue { return openCatalogue(t, behind(newDatabase(t))) })
@@ -346,7 +347,8 @@ func TestAPoolerInTransactionModeIsGoodEnough(t *testing.T) {
 	})
 }
 
-// Inserting 8,000 rows took .7 s and 32,000 9.5 s: the version row was updated once for each.
+// Regression test: inserting 8,000 rows took 0.7 s, and 32,000 rows 9.5 s, because the version
+// row was updated for each row.
 func TestAStatementPublishesOnceHoweverManyRowsItHas(t *testing.T) {
 	url := newDatabase(t)
 	replica := follow(t, url)
@@ -375,8 +377,8 @@ func TestAStatementPublishesOnceHoweverManyRowsItHas(t *testing.T) {
 	})
 }
 
-// A hundred thousand customers are imported, and in force on three replicas within a second of
-// the end; others change something meanwhile, and wait for a part at most.
+// Three replicas apply an import of 100,000 subjects within a second of its end. Concurrent
+// changes wait for one part of the import at most.
 func TestAHundredThousandCustomersAreImported(t *testing.T) {
 	const customers = 100_000
 	url := newDatabase(t)
@@ -424,13 +426,13 @@ func TestAHundredThousandCustomersAreImported(t *testing.T) {
 	if again := replicas[1].bulk("subjects:import?dry_run=true", some); again.Unchanged != 5000 {
 		t.Errorf("tried again: %+v", again)
 	}
-	// One event for each, written in order.
+	// Each subject has one event; events are in order.
 	_, text := replicas[2].want(200, "GET", replicas[2].admin+"/admin/v1/audit?object=acct_050000", "")
 	var log struct{ Data []tiers.Event }
 	if err := json.Unmarshal(text, &log); err != nil || len(log.Data) != 1 || log.Data[0].Action != "subject.create" {
 		t.Errorf("the log has %s, %v", text, err)
 	}
-	// Who starts now holds all.
+	// A replica that starts now caches all subjects.
 	late := follow(t, url)
 	if plan := planOf(t, late, fmt.Sprintf("acct_%06d", customers/2)); plan.Tier() != "pro" || plan.Fallback() {
 		t.Errorf("a replica that starts later: %+v", plan)
@@ -443,7 +445,7 @@ type bulkTally struct {
 	Error                              string
 }
 
-// bulk changes many subjects, and returns the last line of the answer.
+// bulk sends a bulk request and returns the last line of the response.
 func (r *replica) bulk(path, body string) (tally bulkTally) {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), 4*busyMachine)
@@ -493,8 +495,8 @@ func TestAnOlderReleaseLeavesWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// While the migration waited for a writer, versions were drawn twice: a suspension never
-// reached the replicas.
+// Regression test: while the migration waited for a writer, two changes got the same version,
+// so that a suspension never reached the replicas.
 func TestAMigrationDrawsNoVersionTwice(t *testing.T) {
 	url := newDatabase(t)
 	must(t, execute(t.Context(), url, `INSERT INTO tierlimit.subjects (id, tier) VALUES ('before', 'free')`))
@@ -535,7 +537,7 @@ func TestAMigrationDrawsNoVersionTwice(t *testing.T) {
 	eventually(t, time.Second, "the suspension acts", func() bool { return planOf(t, replica, "before").Config().Refusal == tierlimit.Suspended })
 }
 
-// A restore went unnoticed where as many changes were made afterwards as it had taken back.
+// Regression test: a restore was not noticed if as many changes followed it as it had undone.
 func TestARestoredCatalogueIsReadAnew(t *testing.T) {
 	own := ownPostgres(t)
 	_, err := migrations.Up(t.Context(), own.URL)
@@ -554,7 +556,7 @@ func TestARestoredCatalogueIsReadAnew(t *testing.T) {
 	if planOf(t, replica, "after_the_dump").Tier() != "pro" {
 		t.Fatal("not there before")
 	}
-	// As a dump that is restored: the tables are others, and versions are drawn again.
+	// Simulate the restore of a dump: the table gets a new oid, and versions are reused.
 	_, err = conn.Exec(t.Context(), `
 		BEGIN;
 		CREATE TABLE tierlimit.again (LIKE tierlimit.catalogue INCLUDING ALL);
@@ -580,7 +582,7 @@ func TestARestoredCatalogueIsReadAnew(t *testing.T) {
 	})
 }
 
-// TRUNCATE of limits was heard by nobody.
+// Regression test: replicas did not see a TRUNCATE of limits.
 func TestTruncatedLimitsAreHeard(t *testing.T) {
 	url := newDatabase(t)
 	replica := follow(t, url)
@@ -592,7 +594,7 @@ func TestTruncatedLimitsAreHeard(t *testing.T) {
 	}
 }
 
-// In many databases nobody may write to the schema public.
+// Many databases do not allow writes to the schema public.
 func TestTheSchemaOfTheServiceIsItsOwn(t *testing.T) {
 	name := fmt.Sprintf("own_%d", time.Now().UnixNano())
 	must(t, execute(t.Context(), postgresServer.URL, "CREATE DATABASE "+name))
@@ -601,7 +603,7 @@ func TestTheSchemaOfTheServiceIsItsOwn(t *testing.T) {
 	_, err := migrations.Up(t.Context(), url)
 	must(t, err)
 
-	// A database whose migrations an earlier release noted elsewhere.
+	// An earlier release kept goose's table in the schema public.
 	earlier := newDatabase(t)
 	must(t, execute(t.Context(), earlier, `ALTER TABLE tierlimit.migrations RENAME TO tierlimit_migrations; ALTER TABLE tierlimit.tierlimit_migrations SET SCHEMA public`))
 	steps, err := migrations.Up(t.Context(), earlier)
@@ -631,7 +633,7 @@ func TestARotatedPasswordIsUsedForTheNextConnection(t *testing.T) {
 	}
 }
 
-// A token in a file is rotated without a restart; two are valid meanwhile.
+// A token in a file is rotated without a restart. Meanwhile two tokens are valid.
 func TestTokensInAFileAreReadAgain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(text string) { must(t, os.WriteFile(file, []byte(text), 0o600)) }

@@ -78,7 +78,7 @@ func (c *setClock) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// replace has a command call the script that looks at another clock.
+// replace changes a command to call the variant of its script that reads another clock.
 func (c *setClock) replace(cmd redis.Cmder) {
 	switch args := cmd.Args(); args[0] {
 	case "evalsha":

@@ -34,7 +34,7 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 	switch status {
 	case http.StatusBadRequest:
 		var list []call
-		if o.RequestBody != nil && id != "import-subjects" { // whose lines are refused one by one
+		if o.RequestBody != nil && id != "import-subjects" { // import-subjects reports errors line by line
 			wrong := c
 			wrong.body = `{"nope":1}`
 			list = append(list, wrong)
@@ -157,7 +157,7 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 	return nil
 }
 
-// creates makes a PUT of what is not there yet.
+// creates returns a PUT that creates an object.
 func (s *site) creates(id string) call {
 	c := s.good(id).without("If-Match").with("If-None-Match", "*")
 	if id == "replace-override" {

@@ -231,7 +231,7 @@ func TestTheServiceNeedsNoOwnership(t *testing.T) {
 	}
 }
 
-// A hold is known to every replica, and settled once whoever is asked.
+// Every replica can settle a hold; only one settlement succeeds.
 func TestAHoldIsSettledOnAnotherReplica(t *testing.T) {
 	url := newDatabase(t)
 	a, b := startReplica(t, redisServer.URL, url), startReplica(t, redisServer.URL, url)

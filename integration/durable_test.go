@@ -92,7 +92,7 @@ func TestLongWindowsSurviveRedis(t *testing.T) {
 			t.Errorf("a loss lifted the max: %+v", o)
 		}
 		take(t, s, id, 0, limits...)
-		hold := held(t, s, id, 1, limits...) // it is noted with the next charge
+		hold := held(t, s, id, 1, limits...) // the next charge records the window
 		one := take(t, s, id, 0, limits...)
 		eventually(t, time.Second, "written", written(one.Counts[0].Used))
 		if settled, err := s.Settle(t.Context(), tierlimit.Correction{Subject: id, ID: hold}); err != nil || !settled.Found {
@@ -106,7 +106,7 @@ func TestLongWindowsSurviveRedis(t *testing.T) {
 	eventually(t, time.Second, "restored", func() bool { return take(t, s, id, 0, limits...).Counts[0].Used == 51 })
 }
 
-// held charges with a hold, which must be allowed, and returns the hold.
+// held makes a charge with a hold, and fails the test if the charge is denied.
 func held(t *testing.T, s tierlimit.Store, subject string, cost int64, c ...tierlimit.Ceiling) tierlimit.HoldID {
 	t.Helper()
 	in := charge(subject, cost, c...)
@@ -207,11 +207,11 @@ func TestTheLedgerKeepsTheMost(t *testing.T) {
 	}
 }
 
-// hidden is a store that the durable one does not see through: another replica, whose notes
-// are not written, or a client whose replies are lost.
+// hidden returns a store whose charges the durable store does not see. It stands for another
+// replica with unwritten notes, or for a client whose replies are lost.
 func hidden(t *testing.T, client *redis.Client) tierlimit.Store { return newStore(t, client) }
 
-// A settlement right after a loss took the whole period's usage off the ledger.
+// Regression test: a settlement right after a loss removed the period's usage from the ledger.
 func TestASettlementAfterALossHidesNothing(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
@@ -239,8 +239,8 @@ func TestASettlementAfterALossHidesNothing(t *testing.T) {
 	}
 }
 
-// A charge whose reply was lost has its window looked for in the ledger, which does not know
-// yet, or will never know, that less is used.
+// After a charge whose reply was lost, the store looks up the window in the ledger. The ledger
+// may not know that a settlement has lowered the usage.
 func TestALostReplyUndoesNoSettlement(t *testing.T) {
 	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
 	s := newDurable(t, client, ledger, durable.Config{Every: time.Hour})
@@ -252,7 +252,7 @@ func TestALostReplyUndoesNoSettlement(t *testing.T) {
 	if settled, err := hidden(t, client).Settle(t.Context(), tierlimit.Correction{Subject: id, ID: hold}); err != nil || !settled.Found {
 		t.Fatalf("%+v, %v", settled, err)
 	}
-	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second)) // nothing is known of it
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second)) // the reply is lost
 	defer cancel()
 	if _, err := s.Take(ctx, charge(id, 1, limit)); err == nil {
 		t.Fatal("it was answered")
@@ -261,7 +261,7 @@ func TestALostReplyUndoesNoSettlement(t *testing.T) {
 	wantUsed(t, s, id, []int64{0}, limit)
 }
 
-// What one replica charges after another has settled is written.
+// Charges of one replica are written after another replica has settled a hold.
 func TestChargesAfterAnothersSettlementAreNoted(t *testing.T) {
 	client, ledger := newClient(t, redisServer.URL, 5*time.Second), openCatalogue(t, newDatabase(t))
 	a := newDurable(t, client, ledger, durable.Config{Every: time.Hour})
@@ -284,8 +284,8 @@ func TestChargesAfterAnothersSettlementAreNoted(t *testing.T) {
 	}
 }
 
-// A correction is for the window that was charged, and for what was seen before it: one of
-// an older window changes nothing of the window that runs now.
+// A correction affects only the window that was charged and usage seen before the correction.
+// A correction of an older window does not change the current window.
 func TestTheLedgerIsCorrected(t *testing.T) {
 	ledger := openCatalogue(t, newDatabase(t))
 	id := newSubject(t)
@@ -408,8 +408,7 @@ func TestMadeUpSubjectsAreNoFloodOnTheLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	list, err := ledger.RunningWindows(t.Context(), append(ids, customer), time.Now().UnixMilli())
-	// The second charge of ids[77] may have been written by a look for losses, ahead of the
-	// 50 others.
+	// A search for losses may have written the second charge of ids[77] before the 50 others.
 	if err != nil || len(list) < 51 || len(list) > 52 {
 		t.Fatalf("%d windows are written, %v", len(list), err)
 	}

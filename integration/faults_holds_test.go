@@ -8,7 +8,7 @@ import (
 	"github.com/tierlimit/tierlimit/store/redisstore"
 )
 
-// What becomes of holds when something fails.
+// holdFaults are the faults that concern holds.
 var holdFaults = []fault{
 	{
 		name: "Redis is killed and started again, empty, while holds are open", promise: "no hold from before can be settled, nor give anything back; at most the max of a concurrent limit once more", steady: true,
@@ -28,9 +28,9 @@ var holdFaults = []fault{
 			replica, link := f.replica()
 			f.must(f.Await(10*time.Second, "the replica knows the hold", func() bool {
 				n, err := link.HLen(f.Context(), redisstore.Key(rig.Together+"-heard")+":holds").Result()
-				return err == nil && n == 2 // the hold and the totals
+				return err == nil && n == 2 // the hold and the field with the totals
 			}))
-			f.must(link.ReplicaOf(f.Context(), "127.0.0.1", "1").Err()) // from here on the replica hears nothing
+			f.must(link.ReplicaOf(f.Context(), "127.0.0.1", "1").Err()) // stops the replication
 			id := f.subject(rig.Together, "0")
 			before := f.fillPlaces(id)
 			f.must(f.Redis.Kill())
@@ -70,7 +70,7 @@ var holdFaults = []fault{
 				others = append(others, f.openHold(id).ID)
 			}
 			began := time.Now()
-			killed, err := f.Replicas[0].Hold(id, time.Second) // nobody settles it
+			killed, err := f.Replicas[0].Hold(id, time.Second) // its client is killed: it is never settled
 			f.must(err)
 			f.hold(killed.Allowed, "%+v", killed)
 			var d tierlimit.Decision
@@ -115,7 +115,7 @@ var holdFaults = []fault{
 	},
 }
 
-// openHold opens a hold of 1 in Redis, through each replica in turn.
+// openHold charges 1 with a hold in Redis, through a random replica.
 func (f *field) openHold(subject string) tierlimit.Decision {
 	f.Helper()
 	d, err := f.Replicas[f.random.IntN(len(f.Replicas))].Hold(subject, time.Minute)
@@ -124,7 +124,7 @@ func (f *field) openHold(subject string) tierlimit.Decision {
 	return d
 }
 
-// fillPlaces opens as many holds as a concurrent limit admits, and no more.
+// fillPlaces opens the maximum number of holds and checks that one more is denied.
 func (f *field) fillPlaces(id string) (ids []string) {
 	f.Helper()
 	for range rig.TogetherMax {
@@ -136,8 +136,8 @@ func (f *field) fillPlaces(id string) (ids []string) {
 	return ids
 }
 
-// lost holds that the holds of a subject from before are gone: none is settled, in whatever was held
-// since, and the max is admitted once more and no more.
+// lost checks that Redis has lost the holds in before: the subject can open the maximum
+// number of holds again, and settling a lost hold changes nothing.
 func (f *field) lost(id string, before []string) {
 	f.Helper()
 	after := f.fillPlaces(id)
@@ -152,7 +152,7 @@ func (f *field) lost(id string, before []string) {
 	f.tell("%d holds lost, none settled; %d held at once afterwards, of a max of %d", len(before), len(after), rig.TogetherMax)
 }
 
-// settled reports whether a replica settles a hold.
+// settled settles a hold and reports whether the hold was open.
 func (f *field) settled(r *rig.Replica, id string, cost int64) bool {
 	f.Helper()
 	found, err := r.Settle(id, cost)
@@ -160,7 +160,7 @@ func (f *field) settled(r *rig.Replica, id string, cost int64) bool {
 	return found
 }
 
-// reachable returns once every replica decides in Redis.
+// reachable waits until every replica decides in Redis.
 func (f *field) reachable() {
 	f.Helper()
 	f.must(f.Await(10*time.Second, "Redis is asked", func() bool {

@@ -100,13 +100,13 @@ var postgresFaults = []fault{
 	},
 }
 
-// administratorsWait has customers whom no replica has met asked for while nobody can change
-// anything.
+// administratorsWait checks that uncached subjects are looked up while administrators wait for
+// a lock.
 func administratorsWait(f *field) {
 	conn, err := pgx.Connect(f.Context(), f.Database)
 	f.must(err)
 	defer conn.Close(context.Background())
-	// No replica hears of those: they are written as by a release that tells nobody.
+	// Disable the triggers, so that no replica learns of these subjects.
 	_, err = conn.Exec(f.Context(), `
 		SET session_replication_role = replica;
 		INSERT INTO tierlimit.subjects (id, tier) SELECT 'acct_unmet_' || n, 'enterprise' FROM generate_series(1, 12) AS n;

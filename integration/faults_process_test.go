@@ -154,7 +154,7 @@ func overloaded(f *field) {
 	wg.Wait()
 	f.hold(admitted.Load() == 0, "a customer who had used the quota up got %d more", admitted.Load())
 	f.hold(failed.Load() == 0, "%d requests were told no decision", failed.Load())
-	// On a busy machine Redis itself may have no CPU for longer than a budget.
+	// On a busy machine Redis itself may get no CPU for longer than the budget.
 	f.onTime(!strings.Contains(r.Log(), toldOfLoss), "Redis was taken for lost: %s", r.Log())
 	f.tell("%d answers in %v, %d degraded, of which %d were told that the service is overloaded", answered.Load(), length, degraded.Load(), late.Load())
 }

@@ -141,7 +141,7 @@ var redisFaults = []fault{
 	},
 }
 
-// replica starts a replica of Redis, and returns it with a client once it follows.
+// replica starts a replica of Redis, waits until it is in sync, and returns it with a client.
 func (f *field) replica() (*servers.Process, *redis.Client) {
 	f.Helper()
 	replica, err := f.Machine.Redis("--replicaof", "127.0.0.1", f.Redis.Port, "--repl-diskless-sync-delay", "0")

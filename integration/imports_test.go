@@ -14,7 +14,7 @@ func TestImportersInheritOnlyWhatTheyUse(t *testing.T) {
 		"/window":           nil,
 		"/scripts":          nil,
 		"/store/memstore":   nil,
-		"/httplimit":        {"github.com/felixge/httpsnoop"}, // which keeps what a ResponseWriter can do, and brings nothing
+		"/httplimit":        {"github.com/felixge/httpsnoop"}, // preserves a ResponseWriter's interfaces; no dependencies
 		"/store/redisstore": {"github.com/redis/go-redis/", "github.com/cespare/xxhash/", "github.com/zeebo/xxh3", "github.com/klauspost/cpuid/", "go.uber.org/atomic", "golang.org/x/sys/"},
 		"/tiers":            nil,
 	} {

@@ -20,11 +20,11 @@ import (
 	"github.com/tierlimit/tierlimit/store/redisstore"
 )
 
-// A history with holds: what a store answered must be explained by operations made one at
-// a time, each between its call and its return. A hold expires at an instant that Redis'
-// clock gives, so the answers that carry the clock pin down what had expired.
+// Histories with holds must be linearizable: some sequential order of the operations, each
+// between its call and its return, explains all answers. Holds expire by Redis' clock;
+// answers that contain its time show which holds had expired.
 
-// mostInHistory is how many holds a subject may open in one history.
+// mostInHistory is the maximum number of holds of a subject in one history.
 const mostInHistory = 24
 
 // places is the max of the concurrent limit.
@@ -40,15 +40,15 @@ const (
 type holdVerb int
 
 const (
-	takeKept holdVerb = iota // of one window, by the script that knows no holds
-	takeBoth                 // of both windows, without a hold
+	takeKept holdVerb = iota // charges one window, by scripts/take.lua
+	takeBoth                 // charges both windows, without a hold
 	takeHeld
 	settleHold
 	renewHold
 	resetAll
 )
 
-// limits returns those that a take is held to.
+// limits returns the ceilings of a take.
 func (v holdVerb) limits(most [heldWindows]int64) []tierlimit.Ceiling {
 	list := []tierlimit.Ceiling{
 		{Name: "kept", Max: most[kept], Window: tierlimit.Window{Length: 24 * time.Hour}},
@@ -62,19 +62,19 @@ func (v holdVerb) limits(most [heldWindows]int64) []tierlimit.Ceiling {
 type holdCall struct {
 	subject string
 	verb    holdVerb
-	hold    int   // which of the subject's holds
-	cost    int64 // Keep for a settlement that corrects nothing
+	hold    int   // index of the subject's hold
+	cost    int64 // Keep for a settlement that changes no charge
 	life    int64 // of the hold, in milliseconds
 	most    [heldWindows]int64
 }
 
 type holdAnswer struct {
 	unknown bool
-	at, to  int64 // made between these instants, in milliseconds since the epoch
+	at, to  int64 // the operation took effect in this interval, in milliseconds since the epoch
 	allowed bool  // or found
 	used    [heldWindows]int64
 	places  int64
-	ended   [heldWindows]bool // of a settlement: its charge could not be corrected
+	ended   [heldWindows]bool // of a settlement: SettledLimit.Ended
 }
 
 // A modelled hold expires between soonest and latest.
@@ -86,10 +86,10 @@ type modelled struct {
 	life            int64
 }
 
-// never is the latest expiry of a hold that was opened at an instant not known yet.
+// never is the latest expiry of a hold that was opened at an unknown instant.
 const never = int64(1) << 62
 
-// A heldState is a subject with its holds. It is comparable, as porcupine asks.
+// A heldState is the state of a subject and its holds. It is comparable, as porcupine requires.
 type heldState struct {
 	now   int64
 	used  [heldWindows]int64
@@ -103,7 +103,7 @@ func (s *heldState) correct(window, hold int, cost int64) {
 	}
 }
 
-// at returns what s may be at an instant: which holds have expired.
+// at returns the possible states of s at an instant, which differ in the expired holds.
 func (s heldState) at(now int64) []heldState {
 	s.now = max(s.now, now)
 	list := []heldState{s}
@@ -132,7 +132,7 @@ func (s heldState) at(now int64) []heldState {
 	return list
 }
 
-// between returns what s may be at some instant from one to another.
+// between returns the possible states of s at the instants from from to to.
 func (s heldState) between(from, to int64) (list []heldState) {
 	from = max(s.now, from)
 	instants := []int64{from}
@@ -157,7 +157,7 @@ func (s *heldState) open() (n int64) {
 	return n
 }
 
-// made returns s after a call and what the call was answered.
+// made returns the state after a call and the answer to the call.
 func (s heldState) made(in holdCall, exact bool) (after heldState, out holdAnswer) {
 	after = s
 	latest := s.now + in.life
@@ -216,7 +216,7 @@ var holdsModel = (&porcupine.NondeterministicModel{
 	Step: func(state, input, output any) (next []any) {
 		s, in, out := state.(heldState), input.(holdCall), output.(holdAnswer)
 		if out.unknown {
-			next = append(next, s) // it was not made
+			next = append(next, s) // the operation had no effect
 		}
 		for _, s := range s.between(out.at, out.to) {
 			after, want := s.made(in, out.at == out.to)
@@ -232,7 +232,7 @@ var holdsModel = (&porcupine.NondeterministicModel{
 	},
 }).ToModel()
 
-// A heldSubject is asked by a few clients, who know each other's holds.
+// A heldSubject is a subject shared by several clients, which know each other's holds.
 type heldSubject struct {
 	name   string
 	most   [heldWindows]int64
@@ -240,13 +240,13 @@ type heldSubject struct {
 	ids    [mostInHistory]tierlimit.HoldID
 }
 
-// draw returns what a client does next.
+// draw returns a random operation.
 func (h *heldSubject) draw(r *rand.Rand) holdCall {
 	in := holdCall{subject: h.name, verb: holdVerb(r.IntN(2)), most: h.most, cost: int64(r.IntN(4)), life: []int64{1000, 1000, 1300, 3_600_000}[r.IntN(4)]}
 	switch n := r.IntN(20); {
 	case n < 8:
 		if next := h.opened.Add(1) - 1; next < mostInHistory {
-			in.verb, in.hold, in.cost = takeHeld, int(next), 1+in.cost // what costs 0 only looks
+			in.verb, in.hold, in.cost = takeHeld, int(next), 1+in.cost // a cost of 0 opens no hold
 			return in
 		}
 	case n < 14:
@@ -262,7 +262,7 @@ func (h *heldSubject) draw(r *rand.Rand) holdCall {
 	return in
 }
 
-// holdHistory is what clients asked and were answered.
+// A holdHistory records the operations of clients and the answers.
 type holdHistory struct {
 	*testing.T
 	began time.Time
@@ -312,7 +312,7 @@ func (h *holdHistory) ask(client int, s *redisstore.Store, subject *heldSubject,
 	op := porcupine.Operation{ClientId: client, Input: in, Output: out, Call: call.Sub(h.began).Nanoseconds(), Return: time.Since(h.began).Nanoseconds()}
 	switch {
 	case errors.Is(err, redisstore.ErrNotSent):
-		return // never made: if it was, nothing explains the others
+		return // had no effect: if it had one, the history is not linearizable
 	case isNoAnswer(err):
 		op.Output, op.Return = holdAnswer{unknown: true, at: call.UnixMilli(), to: never}, forever
 		h.lost.Add(1)
@@ -325,8 +325,7 @@ func (h *holdHistory) ask(client int, s *redisstore.Store, subject *heldSubject,
 	h.list = append(h.list, op)
 }
 
-// describe returns the operations of a history, one a line, with the instants of call and
-// return.
+// describe formats the operations of a history, one a line, with the times of call and return.
 func describe(history []porcupine.Operation) string {
 	slices.SortFunc(history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	var b strings.Builder

@@ -108,7 +108,7 @@ func bySubject(history []porcupine.Operation) [][]porcupine.Operation {
 	return partition(history, func(op porcupine.Operation) string { return op.Input.(asked).subject })
 }
 
-// partition returns the histories of the subjects of a history.
+// partition splits a history by subject.
 func partition(history []porcupine.Operation, subject func(porcupine.Operation) string) [][]porcupine.Operation {
 	parts := map[string][]porcupine.Operation{}
 	for _, op := range history {
@@ -325,8 +325,8 @@ func TestChargesWhoseRepliesAreLostAreMadeAtMostOnce(t *testing.T) {
 	})
 }
 
-// However many replies are lost, and whichever replica is asked: each hold is settled once
-// at most, and what is charged is what was settled.
+// Each hold is settled at most once, and its final charge is the settled cost, although
+// replies are lost and every replica is asked.
 func TestHoldsAreSettledAtMostOnceWhileRepliesAreLost(t *testing.T) {
 	onEachKind(t, func(t *testing.T, k *kind) {
 		row := record(t, "connections are cut on the replies to holds and settlements: "+k.name, "each hold is settled at most once, whoever is asked, and what is charged is what was settled")
@@ -362,11 +362,11 @@ func TestHoldsAreSettledAtMostOnceWhileRepliesAreLost(t *testing.T) {
 					in.Hold = &tierlimit.Hold{For: time.Hour}
 					_, _ = crand.Read(in.Hold.ID[:])
 					o, err := replicas[r.IntN(3)].Take(context.Background(), in)
-					if err == nil && !o.Allowed { // too many are open: those whose reply was lost
+					if err == nil && !o.Allowed { // holds whose reply was lost are still open
 						return
 					}
 					cost := r.Int64N(2 * estimate)
-					// Of a hold whose reply was lost nothing is known but that it may be there.
+					// A hold whose reply was lost may or may not exist.
 					found, failed := false, err != nil
 					for range 4 {
 						c := tierlimit.Correction{Subject: subject, ID: in.Hold.ID, Cost: cost}
@@ -387,7 +387,7 @@ func TestHoldsAreSettledAtMostOnceWhileRepliesAreLost(t *testing.T) {
 					case found:
 						settled.Add(1)
 						least[i], most[i] = least[i]+cost, most[i]+cost
-					default: // it was not made, is settled, or is still open
+					default: // the hold was not opened, is settled, or is still open
 						unknown.Add(1)
 						most[i] += max(cost, estimate)
 					}

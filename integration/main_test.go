@@ -23,7 +23,7 @@ var scratch string
 
 func TestMain(m *testing.M) {
 	redis.SetLogger(quiet{})
-	// A failure that is kept is tried first the next time, also by a run that tries a mutant.
+	// rapid would replay a saved failure in later runs, including those of mutants.
 	_ = flag.Set("rapid.nofailfile", "true")
 	os.Exit(run(m))
 }

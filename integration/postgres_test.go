@@ -71,7 +71,7 @@ func openCatalogue(t *testing.T, url string) *pgtiers.Catalogue {
 	return c
 }
 
-// edit makes changes that nobody in particular asks for.
+// edit returns an Editor with the zero Actor.
 func edit(c tiers.Catalogue) tiers.Editor { return tiers.NewEditor(c, tiers.Actor{}) }
 
 func follow(t *testing.T, url string) *tiers.Cache {

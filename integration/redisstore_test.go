@@ -474,8 +474,7 @@ func TestAClientThatIgnoresDeadlinesIsRefused(t *testing.T) {
 	}
 }
 
-// What was held before Redis lost its memory cannot be settled afterwards, in whatever has
-// been charged since.
+// A hold from before Redis lost its memory cannot be settled against later charges.
 func TestNoHoldOutlivesTheMemoryOfRedis(t *testing.T) {
 	client := newClient(t, redisServer.URL, 5*time.Second)
 	store, subject := newStore(t, client), newSubject(t)
@@ -498,7 +497,7 @@ func TestNoHoldOutlivesTheMemoryOfRedis(t *testing.T) {
 	}
 }
 
-// However often a subject holds and settles, it has two keys, and one when nothing is held.
+// A subject has at most two keys, and one key when it has no open holds.
 func TestHoldsLeaveNoKeysBehind(t *testing.T) {
 	client := newClient(t, redisServer.URL, 5*time.Second)
 	store, subject := newStore(t, client), newSubject(t)
@@ -525,7 +524,7 @@ func TestHoldsLeaveNoKeysBehind(t *testing.T) {
 	}
 }
 
-// A reset of everything heals whatever a key holds; one of a limit changes nothing then.
+// A reset of all limits repairs a key of any type; a reset of one limit does not change it.
 func TestAResetHealsKeysThatHoldSomethingElse(t *testing.T) {
 	client := newClient(t, redisServer.URL, 5*time.Second)
 	store := newStore(t, client)

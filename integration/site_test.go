@@ -33,7 +33,7 @@ import (
 type site struct {
 	*testing.T
 	public, admin http.Handler
-	blind         handlers // the same, where no token can be looked up
+	blind         handlers // the same with a blindRing
 	catalogue     *pgtiers.Catalogue
 	draining      atomic.Bool
 	document      document
@@ -116,7 +116,7 @@ type call struct {
 	reader             io.Reader       // in place of the body
 	ctx                context.Context //nolint:containedctx // to be a dead one
 	from               string          // the client's address; default: one of its own
-	blind              bool            // where no token can be looked up
+	blind              bool            // whether token look-ups fail
 }
 
 func (c call) with(name, value string) call {
@@ -156,10 +156,10 @@ func (s *site) handler(c call) http.Handler {
 	return h.public
 }
 
-// handlers are those of both listeners.
+// handlers are the handlers of both listeners.
 type handlers struct{ public, admin http.Handler }
 
-// A blindRing cannot look a token up.
+// A blindRing is a keyring whose look-ups fail.
 type blindRing struct{}
 
 func (blindRing) Held(string) (access.Credential, error) {
@@ -207,7 +207,7 @@ func (s *site) do(id string, c call) *httptest.ResponseRecorder {
 		s.seen[id] = make(map[int]bool)
 	}
 	s.seen[id][w.Code] = true
-	if w.Header().Get("Content-Type") != "application/x-ndjson" { // which the validator takes for one JSON value
+	if w.Header().Get("Content-Type") != "application/x-ndjson" { // the validator expects one JSON value
 		result := w.Result()
 		result.Body = io.NopCloser(bytes.NewReader(w.Body.Bytes()))
 		c.reader = nil
@@ -307,7 +307,7 @@ func (s *site) loadVersion() string {
 	return tag(l.Version)
 }
 
-// kindOf is what a request to a path sends.
+// kindOf returns the Content-Type of a request to path.
 func kindOf(path string) string {
 	if strings.Contains(path, ":import") {
 		return "application/x-ndjson"

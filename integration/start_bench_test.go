@@ -11,8 +11,8 @@ import (
 	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 )
 
-// BenchmarkStart says what a replica's start takes with a million subjects in Postgres, and
-// what they cost in memory. `make start` runs it.
+// BenchmarkStart measures the start of a replica with a million subjects in Postgres: its time
+// and memory. `make start` runs it.
 func BenchmarkStart(b *testing.B) {
 	const subjects = 1_000_000
 	if err := migrated(); err != nil {

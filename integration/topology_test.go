@@ -165,8 +165,8 @@ func aSlotMigration(f *field) {
 	f.tell("%d charges, and %d holds with a settlement or a reset, of %d subjects while their slots were moved twice; none failed, all counted", admitted, holds, len(subjects))
 }
 
-// settleAndForget has subjects hold and settle, and resets them, which takes several keys
-// of a slot, until stop is called; it returns how often.
+// settleAndForget opens and settles holds and resets subjects, which uses several keys of a
+// slot, until stop is called. stop returns how often.
 func settleAndForget(t *testing.T, s tierlimit.Store, subjects []string) (stop func() int64) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var n atomic.Int64
@@ -180,7 +180,7 @@ func settleAndForget(t *testing.T, s tierlimit.Store, subjects []string) (stop f
 				in.Hold = &tierlimit.Hold{For: time.Minute}
 				_, _ = rand.Read(in.Hold.ID[:])
 				_, err := s.Take(context.Background(), in)
-				if err == nil && i%10 > 0 { // some stay open, so that their key has to be moved too
+				if err == nil && i%10 > 0 { // leave some open, so that their keys must migrate too
 					var settled tierlimit.Settlement
 					settled, err = s.Settle(context.Background(), tierlimit.Correction{Subject: subject, ID: in.Hold.ID})
 					if err == nil && !settled.Found {

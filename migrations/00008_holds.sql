@@ -1,5 +1,5 @@
--- Holds: limits that count open holds, limits that give back the charge of an expired hold,
--- and usage that a settlement can lower.
+-- Adds holds: concurrent limits, limits that give back the charge of an expired hold, and
+-- usage that a settlement can lower.
 
 -- +goose Up
 ALTER TABLE tierlimit.usage ADD COLUMN corrected_at bigint NOT NULL DEFAULT 0; -- what was seen up to then does not count

@@ -1,5 +1,5 @@
--- Many rows in one statement: versions come from a sequence, and a statement, not each of its
--- rows, publishes them. Who did what is an id beside the name.
+-- Supports statements that change many rows: versions come from a sequence, and are published
+-- once for each statement instead of each row. Audit events get the actor's id too.
 --
 -- Versions still become visible in order: each statement locks the row of tierlimit.catalogue
 -- before it draws one, and holds the lock until its transaction ends.
@@ -7,20 +7,19 @@
 -- +goose Up
 SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '0', true); -- nobody queues behind it for long
 
--- Whoever writes has ended: no version is drawn the old way from here on.
+-- Waits for all writers: from here on no transaction draws a version the old way.
 LOCK TABLE tierlimit.catalogue, tierlimit.subjects, tierlimit.tiers, tierlimit.limits, tierlimit.credentials, tierlimit.load_control IN ACCESS EXCLUSIVE MODE;
 
 CREATE SEQUENCE tierlimit.versions;
 SELECT setval('tierlimit.versions', greatest((SELECT version FROM tierlimit.catalogue), 1));
 
--- Whoever writes draws versions, whatever rights a sequence needs: the function runs with
--- those of its owner.
+-- The function runs with the rights of its owner: a writer needs no right to the sequence.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION tierlimit.next_version() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog
     RETURN nextval('tierlimit.versions');
 -- +goose StatementEnd
 
--- Makes what the statement drew the version of the catalogue, and tells everybody.
+-- Sets the catalogue's version to the last one that the statement drew, and notifies replicas.
 -- +goose StatementBegin
 CREATE FUNCTION tierlimit.publish() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
@@ -48,7 +47,7 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- Tiers without limits: all replicas hear of it.
+-- A TRUNCATE of limits is a change of all tiers, so that replicas see it.
 -- +goose StatementBegin
 CREATE FUNCTION tierlimit.limits_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE drawn bigint;
@@ -71,7 +70,7 @@ END $$;
 CREATE TRIGGER tiers_truncated BEFORE TRUNCATE ON tierlimit.tiers
     FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_truncated();
 
--- What is removed, all at once.
+-- Records removals once for each statement.
 DROP TRIGGER subject_removed ON tierlimit.subjects;
 DROP TRIGGER credential_removed ON tierlimit.credentials;
 DROP FUNCTION tierlimit.subject_removed;

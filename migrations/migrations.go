@@ -20,8 +20,8 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// table is where goose notes what it applied: in the schema of the service, as in many
-// databases nobody may write to the schema public.
+// table is the table in which goose records applied migrations. It is in the service's own
+// schema, because many databases do not allow writes to the schema public.
 const (
 	schema   = "tierlimit"
 	table    = schema + ".migrations"
@@ -30,7 +30,7 @@ const (
 
 const connectTimeout = 5 * time.Second
 
-// ErrNewer says that a later release has brought the database further than this one knows.
+// ErrNewer is returned if the database has migrations of a later release.
 var ErrNewer = errors.New("the database is of a later release")
 
 // A Step is one migration and whether the database has it.
@@ -41,8 +41,8 @@ type Step struct {
 	AppliedAt time.Time // zero unless applied
 }
 
-// Up applies what the database lacks and returns that. Replicas that start at once wait for
-// each other. A database of a later release is ErrNewer, and is left as it is.
+// Up applies the missing migrations and returns them. Only one replica migrates at a time; the
+// others wait. For a database of a later release Up changes nothing and returns ErrNewer.
 func Up(ctx context.Context, url string) ([]Step, error) {
 	var steps []Step
 	err := with(ctx, url, func(p *goose.Provider) error {
@@ -62,19 +62,17 @@ func Up(ctx context.Context, url string) ([]Step, error) {
 	return steps, err
 }
 
-// lockTries is how often a migration is tried that waits for a lock which somebody holds.
-// Each migration sets how long it waits (lock_timeout): whoever wants to read queues behind
-// it meanwhile.
+// lockTries is how often a migration is tried if it cannot get a lock. Each migration sets a
+// lock_timeout, because readers queue behind a migration that waits for a lock.
 const lockTries = 5
 
-// isLocked reports whether a migration was given up for want of a lock.
+// isLocked reports whether a migration failed because it could not get a lock in time.
 func isLocked(err error) bool {
 	var refused *pgconn.PgError
 	return errors.As(err, &refused) && refused.Code == "55P03"
 }
 
-// checkNewer returns ErrNewer if the database has migrations that this release does not
-// know.
+// checkNewer returns ErrNewer if the database has migrations unknown to this release.
 func checkNewer(ctx context.Context, p *goose.Provider) error {
 	has, err := p.GetDBVersion(ctx)
 	if err != nil {
@@ -87,8 +85,8 @@ func checkNewer(ctx context.Context, p *goose.Provider) error {
 	return nil
 }
 
-// Check returns an error that says what the database lacks, if it lacks anything. A database
-// of a later release lacks nothing.
+// Check returns an error that names the first missing migration, if any. A database of a later
+// release has all of them.
 func Check(ctx context.Context, url string) error {
 	steps, err := Status(ctx, url)
 	if err != nil {
@@ -118,9 +116,9 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 	return steps, err
 }
 
-// Grant gives a role what serve needs of a database that is up to date, and no more: it
-// reads and writes all but the audit log, which it can only add to. Who owns the tables could
-// still change that; so let serve use another role.
+// Grant gives a role the rights that serve needs in an up-to-date database: to read and write
+// all tables, except that the role can only append to the audit log. The owner of the tables
+// keeps all rights, so serve should use another role.
 func Grant(ctx context.Context, url, role string) error {
 	db, err := open(ctx, url)
 	if err != nil {
@@ -150,7 +148,7 @@ func Grant(ctx context.Context, url, role string) error {
 	return nil
 }
 
-// hint says what to do about what Postgres refuses.
+// hint returns advice for an error of Postgres, or "".
 func hint(err error) string {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
@@ -200,7 +198,7 @@ func with(ctx context.Context, url string, do func(*goose.Provider) error) error
 	return nil
 }
 
-// makeRoom makes the schema that goose's table is in, and moves the table from where it was.
+// makeRoom creates the schema and moves goose's table into it, if necessary.
 func makeRoom(ctx context.Context, db *sql.DB) error {
 	var has, moved bool
 	const look = `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = '` + schema + `'),
@@ -231,8 +229,8 @@ func makeRoom(ctx context.Context, db *sql.DB) error {
 	return t.tx.Commit()
 }
 
-// A turn lets one process migrate at a time. Its lock belongs to a transaction, not to a
-// session: behind a pooler another client would get the session, and keep the lock.
+// A turn is a lock that lets one process migrate at a time. The lock belongs to a transaction,
+// not to a session: behind a pooler a session, and with it the lock, passes to other clients.
 type turn struct {
 	db *sql.DB
 	tx *sql.Tx
@@ -240,7 +238,7 @@ type turn struct {
 
 var _ lock.SessionLocker = (*turn)(nil)
 
-// begin begins a transaction that has the turn.
+// begin starts a transaction and waits until it has the lock.
 func (t *turn) begin(ctx context.Context) (err error) {
 	if t.tx, err = t.db.BeginTx(context.WithoutCancel(ctx), nil); err != nil {
 		return err
@@ -257,8 +255,8 @@ func (t *turn) begin(ctx context.Context) (err error) {
 	return nil
 }
 
-// SessionLock waits for the turn.
+// SessionLock implements lock.SessionLocker.
 func (t *turn) SessionLock(ctx context.Context, _ *sql.Conn) error { return t.begin(ctx) }
 
-// SessionUnlock lets the next one have its turn.
+// SessionUnlock implements lock.SessionLocker.
 func (t *turn) SessionUnlock(context.Context, *sql.Conn) error { return t.tx.Rollback() }

@@ -91,7 +91,7 @@ local function slide(group, j, used_since, stop, layout, state)
   return used_since, stop
 end
 
--- Whether a charge begins, or turns, the window of limit j.
+-- Reports whether a charge begins or turns the window of limit j.
 local function begins(group, j)
   return group.begins or not group.own or group.own[j] > 0
 end
@@ -147,11 +147,11 @@ local function inspect(key, layout, state)
   end
 end
 
--- From hold.lua, group.own are the costs of limits, group.begins says that windows begin
--- although they cost nothing, and group.wanted that this is a charge, whatever it costs.
+-- hold.lua sets three fields: group.own has a cost for each limit; group.begins makes a charge
+-- begin windows that it costs nothing; group.wanted marks a charge whose cost may be 0.
 
--- How many of count charges of cost fit. They are added to what was used. Where limits
--- have costs of their own, hold.lua sees to it that count is 1.
+-- Returns how many of count charges of cost fit, and adds those to used. With costs by limit,
+-- count must be 1.
 local function charge(group, cost, count)
   local own = group.own
   for j = 1, group.n do

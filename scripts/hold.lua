@@ -1,6 +1,6 @@
--- hold.lua: charges a subject once, where take.lua does not: with a cost for each limit,
--- with a hold, or against limits that count the holds that are open or give back what
--- expired ones have charged. All limits or none.
+-- hold.lua: makes one charge that take.lua does not support: with a cost for each limit, with
+-- a hold, or under limits that count open holds or give back the charges of expired holds.
+-- The charge applies to all limits or to none.
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua; of the same slot
@@ -35,7 +35,7 @@ if not asked or asked.n ~= n or n > 16 then
   return redis.error_reply('TIERLIMIT "' .. head .. '" is not ' .. n .. ' names')
 end
 
--- The limits; those with windows are one group of take.lua's.
+-- limits has all limits; group has those with windows, in the form that any.lua charges.
 local limits, group = {}, { n = 0, m = 1, count = 1, cost = 0, own = {}, max = {}, latest = {} }
 local names = {}
 for i = 1, n do

@@ -1,5 +1,5 @@
--- holds.lua: how the holds that a subject has open stand in their key. It is behind
--- value.lua, ahead of each script that reads or writes them.
+-- holds.lua: the format of the key that stores the open holds of a subject. Scripts that read
+-- or write this key are prefixed with value.lua and holds.lua.
 --
 -- One hash for a subject. The field of a hold is its id, 16 bytes; the value is a list:
 -- when the hold expires, in milliseconds since the epoch, then for each limit five: its
@@ -33,8 +33,8 @@ local function is_released(flags)
   return flags % PLACE >= RELEASE
 end
 
--- When the window of a hold's limit at i ends, or turns if it slides: what was charged
--- before cannot be corrected then.
+-- Returns until when the charge of a hold's limit at i can be corrected: until its window ends,
+-- or turns if the window slides.
 local function turn_of(hold, i)
   local stop = hold[i + 2]
   return floor(hold[i + 4] / KIND) == SLIDING and stop - hold[i + 3] or stop

@@ -1,4 +1,4 @@
--- open.lua: the holds that a subject has open.
+-- open.lua: returns the open holds of a subject.
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua
@@ -7,7 +7,7 @@
 --         and for each limit its name, what was charged, and 1 for a place of a
 --         concurrent limit, else 0. Or an error
 --
--- Atomic. It closes what has expired.
+-- Atomic. The script closes expired holds.
 
 local all, err = open_holds(KEYS[1], KEYS[2], KEYS[3], time_ms())
 if not all then

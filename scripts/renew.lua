@@ -1,4 +1,4 @@
--- renew.lua: has a hold expire at another time.
+-- renew.lua: changes when an open hold expires.
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua

@@ -1,17 +1,17 @@
--- settle.lua: charges what a request really cost in place of what its hold has charged, and
--- closes the hold.
+-- settle.lua: replaces the charges of a hold by the actual costs, and closes the hold.
 --
 -- KEYS[1] the subject's counters
 -- KEYS[2] its open holds, see holds.lua
 -- KEYS[3] when its windows were reset, or had less than before, see reset.lua
 -- ARGV[1] the hold's id
--- ARGV[2] what the limits really cost that took the request's cost; -1: what they took
--- ARGV[3] 1 to give everything back, else 0
--- ARGV    then names of limits and for each what it really cost
+-- ARGV[2] the actual cost of the limits that were charged the request's cost; -1: unchanged
+-- ARGV[3] 1 to give back all charges, else 0
+-- ARGV    then pairs of a limit's name and its actual cost
 -- returns a list: now, in milliseconds since the epoch; 1, or 0 if no such hold is open;
---         then for each limit that was charged its name, the kind and the length of its
---         window, what was charged until then and from then on, what is used of its window, and when that ends, or turns if it
---         slides: 0 and 0 if the window has ended, and nothing was changed. Or an error
+--         then for each limit that was charged: its name, the kind and the length of its
+--         window, the charge before and after, the used count, and when the window ends, or
+--         turns if it slides. The last two are 0 if the window has ended and nothing has
+--         changed. Or an error
 --
 -- Atomic.
 

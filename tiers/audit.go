@@ -11,14 +11,14 @@ import (
 type Event struct {
 	ID      int64           `json:"id"` // greater with each event
 	At      time.Time       `json:"at"`
-	Actor   string          `json:"actor"`              // what whoever asked was called then
-	ActorID string          `json:"actor_id,omitempty"` // what whoever asked is, whatever its name
+	Actor   string          `json:"actor"`              // the actor's name at that time
+	ActorID string          `json:"actor_id,omitempty"` // the actor's id, which never changes
 	Action  string          `json:"action"`             // "tier.create", "subject.replace", "override.delete", "usage.reset"
-	Kind    string          `json:"kind"`               // what it was done to: KindTier and so on
+	Kind    string          `json:"kind"`               // the kind of the object: KindTier and so on
 	Object  string          `json:"object"`             // a tier's key, or a subject's or credential's id
 	Detail  string          `json:"detail,omitempty"`   // of an override: its limit; of usage: the limits, or none for all
-	Before  json.RawMessage `json:"before"`             // null if it was not there
-	After   json.RawMessage `json:"after"`              // null if it is gone
+	Before  json.RawMessage `json:"before"`             // null if the object was created
+	After   json.RawMessage `json:"after"`              // null if the object was deleted
 
 	Attempt Attempt `json:"attempt,omitzero"`
 }
@@ -42,7 +42,7 @@ type EventFilter struct {
 	Before  int64  // only events with a smaller ID; 0: all
 	Most    int    // of so many events
 
-	Since, Until time.Time // only events from the one on, and before the other; zero: all
+	Since, Until time.Time // only events at or after Since and before Until; zero: no bound
 }
 
 func (f *EventFilter) chooses(e *Event) bool {
@@ -52,8 +52,8 @@ func (f *EventFilter) chooses(e *Event) bool {
 		(f.Actor == "" || f.Actor == e.Actor) && (f.Attempt == "" || f.Attempt == e.Attempt.Key) && (f.Before == 0 || e.ID < f.Before)
 }
 
-// EventsOf returns the events of what a command has changed. That of its first change has
-// its attempt.
+// EventsOf returns an event for each edit of a command. The event of the first operation has
+// the command's attempt.
 func EventsOf(c *Command, r *Result) ([]Event, error) {
 	events := make([]Event, len(r.Edits))
 	for i := range r.Edits {
@@ -88,7 +88,7 @@ func EventOf(c *Command, e *Edit) (Event, error) {
 	return event, err
 }
 
-// detail returns the limit of an override, and the subject of a key.
+// detail returns Event.Detail: the limit of an override, or the subject of a key.
 func (e *Edit) detail() string {
 	for _, one := range []Object{e.Before, e.After} {
 		if c, ok := one.(access.Credential); ok {

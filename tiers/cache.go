@@ -13,18 +13,18 @@ import (
 
 // CacheConfig tunes a Cache. The zero CacheConfig is ready for use.
 type CacheConfig struct {
-	Subjects int           // most subjects held, and as many keys and tokens; default 1,000,000
+	Subjects int           // maximum number of cached subjects, and of cached keys and tokens; default 1,000,000
 	Poll     time.Duration // how often the source is asked although nothing was heard; default 5s
 	Logger   *slog.Logger  // told when the source is lost and found again; default slog.Default
 }
 
-// A Cache answers from memory for a catalogue that lives elsewhere: it holds all tiers, and
-// all subjects, keys and tokens up to a bound; beyond it, those that were requested last.
-// Changes reach the Cache through the source's notifications, or at the latest with the next
-// poll. During an outage of its source the Cache answers with what it holds.
+// A Cache answers from memory for a catalogue that lives elsewhere. It holds all tiers, and
+// all subjects, keys and tokens up to a bound; beyond the bound, the most recently requested
+// ones. The Cache learns of changes by the source's notifications, or at the latest with the
+// next poll. During an outage of the source it answers with what it holds.
 //
-// A subject that is not held costs one look-up, which all callers share and which travels
-// with others: however many names are made up, one query at a time is under way.
+// A subject that is not cached needs one look-up, shared by all callers. Look-ups are
+// batched: only one query runs at a time, however many unknown names are requested.
 //
 // A Cache is safe for concurrent use; reads share no lock.
 type Cache struct {
@@ -35,16 +35,16 @@ type Cache struct {
 	puzzled atomic.Pointer[set] // the tiers that lacked one a subject is on
 
 	mu          sync.Mutex
-	partial     bool                // guarded by mu: not all could be loaded yet
+	partial     bool                // guarded by mu: the initial load is not complete
 	version     int64               // guarded by mu: all changes up to it are applied
-	origin      string              // guarded by mu: whose versions they are
+	origin      string              // guarded by mu: Changes.Origin of version
 	history     int                 // guarded by mu: how often the source went back in time
 	subjects    *shelf[*resident]   // changed under mu
 	credentials *shelf[*credential] // changed under mu
 
-	asOf    atomic.Int64  // when the source was last asked and answered, in ns since the epoch
-	lost    atomic.Bool   // the source did not answer the last time
-	unheard atomic.Bool   // the source says that notifications do not arrive
+	asOf    atomic.Int64  // when the last successful request to the source began, in ns since the epoch
+	lost    atomic.Bool   // whether the last request to the source failed
+	unheard atomic.Bool   // whether notifications do not arrive: ErrNotHeard
 	stale   chan struct{} // holds one element when the source should be asked
 	uses    uses
 	cancel  context.CancelFunc
@@ -53,7 +53,8 @@ type Cache struct {
 
 var _ tierlimit.Resolver = (*Cache)(nil)
 
-// NewCache loads what source has, which must answer, and follows it until Close.
+// NewCache loads the catalogue from source, which must be reachable, and follows it until
+// Close.
 func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, error) {
 	if cfg.Subjects <= 0 {
 		cfg.Subjects = 1_000_000
@@ -115,11 +116,11 @@ func (c *Cache) Version() int64 {
 	return c.version
 }
 
-// Age returns how old what the cache holds is: how long ago the source was asked what has
-// changed, and answered. It is seconds at most while the source is followed.
+// Age returns how old the cached data may be: the time since the source last answered which
+// changes it has. While the source is reachable, the age is a few seconds at most.
 func (c *Cache) Age() time.Duration { return time.Since(time.Unix(0, c.asOf.Load())) }
 
-// Following says for people whether the source is followed, and since when it is not.
+// Following describes to a user whether c follows its source, and the age of its data.
 func (c *Cache) Following() string {
 	age := c.Age().Round(100 * time.Millisecond)
 	if c.lost.Load() || age > 2*c.cfg.Poll+lookupTimeout {

@@ -33,13 +33,13 @@ type fakeSource struct {
 	deaf      bool
 	pagesFail error
 	origin    string
-	unheard   bool // notifications do not arrive
-	listed    bool // else nothing is loaded, as if there were no room
+	unheard   bool // whether notifications are lost
+	listed    bool // if false, AllSubjects returns nothing, as if there were no room
 	wake      func()
 	lookups   [][]string
-	slow      time.Duration   // how long changes are on their way
-	always    []tiers.Subject // told with each change, whatever their version
-	changes   int             // how often changes were asked for
+	slow      time.Duration   // delay of Changes
+	always    []tiers.Subject // returned by each call of Changes
+	changes   int             // number of calls of Changes
 }
 
 // asked returns how often changes were asked for.

@@ -20,14 +20,14 @@ var (
 	ErrRepeated = errors.New("made before") // see Attempt
 
 	ErrUnavailable = errors.New("catalogue unavailable")
-	// ErrNotHeard is what Source.Listen returns where notifications do not arrive although
-	// the catalogue answers.
+	// ErrNotHeard is returned by Source.Listen if notifications do not arrive although the
+	// catalogue answers.
 	ErrNotHeard = errors.New("notifications are not heard: a pooler in transaction mode loses them")
 )
 
-// A Catalogue holds tiers, subjects and who may ask. What is read has a version, greater
-// with each change, which a writer must have seen: see [Expect]. Each change is written
-// with its event in the audit log, or not at all.
+// A Catalogue stores tiers, subjects and credentials. Each object has a version, which grows
+// with each change and is the precondition of a write: see [Expect]. A change and its event
+// in the audit log are written together, or not at all.
 //
 // Implementations are safe for concurrent use.
 type Catalogue interface {
@@ -40,15 +40,15 @@ type Catalogue interface {
 	CountSubjects(ctx context.Context, f SubjectFilter) (int, error)  // whatever After and Most
 	Subject(ctx context.Context, id string) (Subject, error)          // with its overrides
 
-	// Keys and tokens are kinds of one thing: a key is not found where a token is asked for.
+	// Credentials are keys or tokens. Credential returns ErrNotFound for the other kind.
 	Credentials(ctx context.Context, f CredentialFilter) ([]access.Credential, error) // ascending by id
 	Credential(ctx context.Context, kind access.Kind, id string) (access.Credential, error)
 
 	LoadControl(ctx context.Context) (LoadControl, error)
 
 	Events(ctx context.Context, f EventFilter) ([]Event, error) // the newest first
-	// Record writes the event of something that is done elsewhere, and does it: if the event
-	// cannot be written nothing is done, and what fails leaves no event.
+	// Record runs do, which changes something outside the catalogue, and writes its event e.
+	// If e cannot be written, do does not take place; if do fails, e is not written.
 	Record(ctx context.Context, e Event, do func(context.Context) error) error
 }
 

@@ -10,45 +10,46 @@ import (
 	"github.com/tierlimit/tierlimit/access"
 )
 
-// A Command asks a [Catalogue] for operations that are made together, or not at all.
+// A Command is a list of operations that a [Catalogue] applies together, or not at all.
 type Command struct {
 	Actor      Actor
 	Attempt    Attempt // the zero Attempt: the command may be repeated
-	DryRun     bool    // decide as always, and write nothing
+	DryRun     bool    // return the result, but write nothing
 	Operations []Operation
 }
 
-// An Actor is who asks. The audit log keeps both: a name may become another's, an id does
-// not.
+// An Actor is the author of a command. The audit log records the id and the name: an id is
+// never reused, but a name may be.
 type Actor struct {
 	ID   string
 	Name string
 }
 
-// An Attempt marks a command whose answer may be lost, and which may be asked for again:
-// one command is made with one Key. A Memory remembers the last thousand changes.
+// An Attempt identifies a command that a caller may repeat because the response was lost. A
+// second command with the same Key returns ErrRepeated. A Memory knows the attempts of the
+// last thousand changes.
 type Attempt struct {
 	Key         string `json:"key"`
-	Fingerprint string `json:"fingerprint"` // of what was asked for
+	Fingerprint string `json:"fingerprint"` // a hash of the request
 }
 
-// An Operation is what becomes of one thing. It is put, patched, or (with neither Put nor
-// Patch) deleted.
+// An Operation puts, patches or deletes one object. With neither Put nor Patch the object is
+// deleted.
 type Operation struct {
 	Ref
 	Expect Expect
-	Put    Object          // what it becomes; its name may be left out
-	Patch  json.RawMessage // a JSON merge patch (RFC 7396) of what is there
-	// AnyLimit lets an override be of a limit that the subject does not have now, as there
-	// may be in an export.
+	Put    Object          // the new object; its name may be empty
+	Patch  json.RawMessage // a JSON merge patch (RFC 7396) for the current object
+	// AnyLimit permits an override of a limit that the subject does not have now. An export
+	// may contain one.
 	AnyLimit bool
 }
 
-// A Ref names a thing in a catalogue.
+// A Ref identifies an object in a catalogue.
 type Ref struct {
 	Kind string // KindTier, KindSubject, KindOverride, KindLoad, or one of access.Key and access.Token
-	// Object is a tier's key, or the id of a subject, a key or a token. Of an override it is
-	// the subject's.
+	// Object is a tier's key, or the id of a subject, a key or a token. For an override it is
+	// the subject's id.
 	Object string
 	Limit  string // of an override
 }
@@ -56,7 +57,7 @@ type Ref struct {
 // An Object is a Tier, a Subject, an Override, an access.Credential or a LoadControl.
 type Object any
 
-// The Refs of things.
+// Constructors of Refs.
 
 // TierRef names a tier.
 func TierRef(key string) Ref { return Ref{Kind: KindTier, Object: key} }
@@ -75,8 +76,8 @@ func CredentialRef(kind access.Kind, id string) Ref { return Ref{Kind: string(ki
 // LoadRef names the one load control.
 func LoadRef() Ref { return Ref{Kind: KindLoad, Object: KindLoad} }
 
-// An Expect says what a writer believes to be there. Its zero value expects nothing: it
-// creates.
+// An Expect is the precondition of an operation. The zero value, Absent, expects that the
+// object does not exist.
 type Expect struct {
 	kind     expectKind
 	versions []int64
@@ -91,17 +92,18 @@ const (
 	expectAnything
 )
 
-// What a writer may expect.
+// Preconditions other than a version.
 var (
 	Absent   = Expect{}                     // create
-	Present  = Expect{kind: expectPresent}  // replace, whatever was there
+	Present  = Expect{kind: expectPresent}  // replace any version
 	Anything = Expect{kind: expectAnything} // create or replace
 )
 
-// Version expects what the writer read at one of these versions.
+// Version expects an object with one of these versions.
 func Version(versions ...int64) Expect { return Expect{kind: expectVersion, versions: versions} }
 
-// check returns ErrNotFound, ErrExists or ErrStale unless e holds of what is there.
+// check returns ErrNotFound, ErrExists or ErrStale if the precondition fails. there reports
+// whether the object exists; at is its version.
 func (e Expect) check(there bool, at int64) error {
 	switch {
 	case e.kind == expectAbsent && there:
@@ -114,19 +116,19 @@ func (e Expect) check(there bool, at int64) error {
 	return nil
 }
 
-// A Result is what a command has changed, or with DryRun would change.
+// A Result lists what a command has changed or, with DryRun, would change.
 type Result struct {
-	// Edits are in the order in which they were made. What went along with an operation, such
-	// as the keys of a subject that was deleted, stands before its edit.
+	// Edits are in the order in which they were made. Implied edits, such as the deletion of
+	// the keys of a deleted subject, precede the edit of their operation.
 	Edits []Edit
-	// Kept are of operations for which nothing was to be done: they draw no version, and have
-	// no event.
+	// Kept are the edits of operations that change nothing. They get no new version and no
+	// event.
 	Kept []Edit
 
 	of []int // by operation: the index in Edits, or -1 - the index in Kept
 }
 
-// Made returns the edit of an operation, and whether it changes anything.
+// Made returns the edit of the operation at an index, and whether it changes anything.
 func (r *Result) Made(operation int) (e *Edit, changed bool) {
 	if i := r.of[operation]; i < 0 {
 		return &r.Kept[-1-i], false
@@ -134,13 +136,13 @@ func (r *Result) Made(operation int) (e *Edit, changed bool) {
 	return &r.Edits[r.of[operation]], true
 }
 
-// An Edit is one thing before and after. Each is an event in the audit log.
+// An Edit is an object before and after a change. Each edit is an event in the audit log.
 type Edit struct {
 	Ref
-	Before, After Object // nil: it was not there, it is gone
+	Before, After Object // nil if the object did not exist, nil if it was deleted
 }
 
-// Stamp gives what e has made the version that its catalogue drew.
+// Stamp sets the version of e.After.
 func (e *Edit) Stamp(version int64) {
 	switch after := e.After.(type) {
 	case Tier:
@@ -161,7 +163,7 @@ func (e *Edit) Stamp(version int64) {
 	}
 }
 
-// An OperationError says which of several operations was refused.
+// An OperationError is the error of one of several operations.
 type OperationError struct {
 	Index int // among the command's operations
 	Err   error
@@ -172,7 +174,7 @@ func (e *OperationError) Error() string { return fmt.Sprintf("operation %d: %v",
 // Unwrap returns why the operation was refused.
 func (e *OperationError) Unwrap() error { return e.Err }
 
-// A Writer makes commands.
+// A Writer applies commands.
 type Writer interface {
 	Do(ctx context.Context, c Command) (Result, error)
 }

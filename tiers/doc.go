@@ -6,9 +6,9 @@
 // this subject on: [Memory] and [Static] from what they hold, [Cache] from a
 // snapshot of a catalogue that lives elsewhere.
 //
-// A change is a [Command]. [Decide], the one place that knows the rules, says what the command
-// does to a [View] of the catalogue; a catalogue reads what the rules see, and writes what they
-// say with an [Event] for each thing that changes. An [Editor] makes changes one at a time.
+// A change is a [Command]. [Decide] implements the rules: from a [View] of the catalogue it
+// computes the edits of a command. A catalogue provides the View, and writes the edits with
+// an [Event] for each. An [Editor] makes changes one at a time.
 //
 // The package does not count anything and does not know Postgres.
 package tiers

@@ -9,7 +9,7 @@ import (
 	"github.com/tierlimit/tierlimit/access"
 )
 
-// An Editor makes the changes of one actor, one at a time: for programs that manage a
+// An Editor makes single changes on behalf of one actor, for programs that manage a
 // catalogue themselves. It is safe for concurrent use.
 type Editor struct {
 	Catalogue
@@ -19,33 +19,34 @@ type Editor struct {
 // NewEditor returns an editor of a catalogue.
 func NewEditor(c Catalogue, a Actor) Editor { return Editor{Catalogue: c, Actor: a} }
 
-// CreateTier creates a tier. ErrExists says that there is one with its key.
+// CreateTier creates a tier. It returns ErrExists if a tier with the key exists.
 func (e Editor) CreateTier(ctx context.Context, t Tier) (Tier, error) {
 	return put(ctx, e, TierRef(t.Key), Absent, t)
 }
 
-// ReplaceTier replaces the tier that was read at a version. Making a tier the default takes
-// that from the tier that was; a default tier cannot merely cease to be it.
+// ReplaceTier replaces a tier whose current version is version. A new default tier replaces
+// the previous one; a default tier stays the default until another tier becomes it.
 func (e Editor) ReplaceTier(ctx context.Context, t Tier, version int64) (Tier, error) {
 	return put(ctx, e, TierRef(t.Key), Version(version), t)
 }
 
-// DeleteTier deletes a tier. The default tier, and one that subjects are on, is ErrInUse.
+// DeleteTier deletes a tier. It returns ErrInUse for the default tier and for a tier with
+// subjects.
 func (e Editor) DeleteTier(ctx context.Context, key string, version int64) error {
 	return e.remove(ctx, TierRef(key), version)
 }
 
-// CreateSubject creates a subject, without overrides.
+// CreateSubject creates a subject. The overrides of s are ignored.
 func (e Editor) CreateSubject(ctx context.Context, s Subject) (Subject, error) {
 	return put(ctx, e, SubjectRef(s.ID), Absent, s)
 }
 
-// ReplaceSubject replaces the subject that was read at a version, which keeps its overrides.
+// ReplaceSubject replaces a subject whose current version is version, except its overrides.
 func (e Editor) ReplaceSubject(ctx context.Context, s Subject, version int64) (Subject, error) {
 	return put(ctx, e, SubjectRef(s.ID), Version(version), s)
 }
 
-// DeleteSubject deletes a subject, and with it the subject's overrides and keys.
+// DeleteSubject deletes a subject with its overrides and keys.
 func (e Editor) DeleteSubject(ctx context.Context, id string, version int64) error {
 	return e.remove(ctx, SubjectRef(id), version)
 }
@@ -69,13 +70,13 @@ func (e Editor) Override(ctx context.Context, subject, limit string) (Override, 
 	return o, err
 }
 
-// CreateOverride creates the override of a subject's limit. It is a change of the subject
-// too, which gets its version.
+// CreateOverride creates the override of a subject's limit. The subject gets the override's
+// version.
 func (e Editor) CreateOverride(ctx context.Context, subject string, o Override) (Override, error) {
 	return put(ctx, e, OverrideRef(subject, o.Limit), Absent, o)
 }
 
-// ReplaceOverride replaces the override that was read at a version.
+// ReplaceOverride replaces an override whose current version is version.
 func (e Editor) ReplaceOverride(ctx context.Context, subject string, o Override, version int64) (Override, error) {
 	return put(ctx, e, OverrideRef(subject, o.Limit), Version(version), o)
 }
@@ -85,14 +86,14 @@ func (e Editor) DeleteOverride(ctx context.Context, subject, limit string, versi
 	return e.remove(ctx, OverrideRef(subject, limit), version)
 }
 
-// CreateCredential creates a key or a token, which has its id and secret: see
+// CreateCredential creates a key or a token. c must have an id and a secret: see
 // access.Credential.WithSecret.
 func (e Editor) CreateCredential(ctx context.Context, c access.Credential) (access.Credential, error) {
 	return put(ctx, e, CredentialRef(c.Kind, c.ID), Absent, c)
 }
 
-// ReplaceCredential changes the name, the role and when it expires: a key stays its
-// subject's.
+// ReplaceCredential replaces the name, the role and the expiry of a credential. The subject
+// of a key cannot change.
 func (e Editor) ReplaceCredential(ctx context.Context, c access.Credential, version int64) (access.Credential, error) {
 	return put(ctx, e, CredentialRef(c.Kind, c.ID), Version(version), c)
 }
@@ -102,7 +103,7 @@ func (e Editor) DeleteCredential(ctx context.Context, kind access.Kind, id strin
 	return e.remove(ctx, CredentialRef(kind, id), version)
 }
 
-// SetLoadControl replaces the load control that was read at a version.
+// SetLoadControl replaces the load control if its current version is version.
 func (e Editor) SetLoadControl(ctx context.Context, l LoadControl, version int64) (LoadControl, error) {
 	return put(ctx, e, LoadRef(), Version(version), l)
 }

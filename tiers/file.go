@@ -77,7 +77,7 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 	return m, nil
 }
 
-// has reports whether the tiers that s names are there.
+// has reports whether all tiers that s names exist.
 func (m *Memory) has(s *Subject) bool {
 	for _, key := range s.Tiers() {
 		if !m.set.has(key) {

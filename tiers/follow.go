@@ -40,10 +40,10 @@ func (c *Cache) follow(ctx context.Context) {
 	}
 }
 
-// pollUnheard is how often the source is asked where its notifications are not heard.
+// pollUnheard is the poll interval while notifications do not arrive.
 const pollUnheard = time.Second
 
-// pollIn returns how long to wait for a notification before the source is asked.
+// pollIn returns how long to wait for a notification before the next poll.
 func (c *Cache) pollIn() time.Duration {
 	if c.unheard.Load() {
 		return min(c.cfg.Poll, pollUnheard)
@@ -92,8 +92,8 @@ func (c *Cache) listen(ctx context.Context) {
 	}
 }
 
-// listenPause is between two attempts to listen. Where notifications are not heard another
-// attempt costs a connection, and is in no hurry.
+// listenPause returns the pause between two attempts to listen. It is longer while
+// notifications do not arrive, because each attempt opens a connection.
 func (c *Cache) listenPause() time.Duration {
 	if c.unheard.Load() {
 		return time.Minute
@@ -139,11 +139,11 @@ func (c *Cache) refresh(ctx context.Context) error {
 	return nil
 }
 
-// loadPage is how many subjects are loaded at a time.
+// loadPage is the page size of an initial load.
 const loadPage = 10_000
 
-// loadAll loads all subjects, keys and tokens there are, and puts them in place of those that
-// were held. Changes wait meanwhile: those that come are applied afterwards.
+// loadAll replaces the cached subjects, keys and tokens by all those of the source. Changes
+// are applied after loadAll has returned.
 func (c *Cache) loadAll(ctx context.Context) error {
 	subjects, err := load(ctx, c.cfg.Subjects, func(ctx context.Context, after string, most int) ([]*resident, error) {
 		list, err := c.source.AllSubjects(ctx, after, most)
@@ -175,7 +175,7 @@ func (c *Cache) loadAll(ctx context.Context) error {
 	return nil
 }
 
-// load reads pages until there are no more, or enough.
+// load reads up to most items, page by page.
 func load[T item](ctx context.Context, most int, page func(ctx context.Context, after string, most int) ([]T, error)) (*recent[T], error) {
 	all := newRecent[T](most)
 	for after, n := "", 0; n < most; {
@@ -212,7 +212,7 @@ func (c *Cache) apply(ch Changes) {
 	if ch.Load != nil {
 		c.control.Store(ch.Load)
 	}
-	if ch.Forget { // what is held stays until all was loaded anew
+	if ch.Forget { // keep the cached items until loadAll replaces them
 		c.partial = true
 		c.subjects.nobody.purge()
 		c.credentials.nobody.purge()
@@ -239,8 +239,8 @@ func (c *Cache) isElsewhere(origin string) bool {
 	return origin != c.origin
 }
 
-// CatchUp returns once all changes made before the call are applied, or ctx ends: whoever has
-// just changed something sees it then.
+// CatchUp blocks until all changes made before the call are applied, or ctx ends. A writer
+// calls it to see its own change.
 func (c *Cache) CatchUp(ctx context.Context) {
 	for called := time.Now().UnixNano(); c.asOf.Load() < called; {
 		c.wake()
@@ -252,7 +252,7 @@ func (c *Cache) CatchUp(ctx context.Context) {
 	}
 }
 
-// catchUpPause is between two looks whether the source was asked.
+// catchUpPause is the polling interval of CatchUp.
 const catchUpPause = 2 * time.Millisecond
 
 // nextSet returns the tiers to put in force, nil to leave those that are. One

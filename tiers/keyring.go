@@ -14,8 +14,8 @@ type Keyring interface {
 	// Authenticate returns the key or token of a secret. ErrNotFound says that it
 	// is none, or none any more; ErrUnavailable that it could not be learned.
 	Authenticate(ctx context.Context, secret string) (access.Credential, error)
-	// Held is Authenticate from memory alone: it never waits. ErrUnavailable says that
-	// Authenticate has to look.
+	// Held is like Authenticate but answers from memory and never blocks. It returns
+	// ErrUnavailable if only Authenticate can tell.
 	Held(secret string) (access.Credential, error)
 }
 

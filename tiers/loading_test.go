@@ -11,8 +11,8 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// With Postgres away a paying customer was on the default tier wherever a replica had not
-// met it yet.
+// Regression test: during an outage of Postgres a paying customer was on the default tier on
+// each replica that had not cached it.
 func TestACustomerWhomAReplicaHasNotMetKeepsItsPlanInAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
@@ -43,8 +43,7 @@ func TestACustomerWhomAReplicaHasNotMetKeepsItsPlanInAnOutage(t *testing.T) {
 	})
 }
 
-// What is read anew after the source went back stands in place of what was held only once it
-// is whole.
+// After a restore of the source, new data replaces the cached data only once it is complete.
 func TestWhatIsReadAnewStandsOnceItIsWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
@@ -54,7 +53,7 @@ func TestWhatIsReadAnewStandsOnceItIsWhole(t *testing.T) {
 		f.subjects["acct_2"] = tiers.Subject{ID: "acct_2", Tier: "pro", Version: 49}
 		c := newCache(t, f, tiers.CacheConfig{})
 		settle()
-		f.set(func() { // from a backup: one was on another tier, and one was not there yet
+		f.set(func() { // restore a backup: one subject is on another tier, one does not exist yet
 			f.version, f.tiersAt = 10, 5
 			f.subjects["acct_1"] = tiers.Subject{ID: "acct_1", Tier: "enterprise", Version: 9}
 			delete(f.subjects, "acct_2")
@@ -71,8 +70,8 @@ func TestWhatIsReadAnewStandsOnceItIsWhole(t *testing.T) {
 	})
 }
 
-// After a restore as many changes were made as it had taken back: the versions are the same,
-// and what they mean is not.
+// If as many changes follow a restore as it has undone, versions are the same but denote other
+// changes.
 func TestACatalogueOfAnotherOriginIsReadAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
@@ -89,7 +88,7 @@ func TestACatalogueOfAnotherOriginIsReadAnew(t *testing.T) {
 	})
 }
 
-// More subjects than there is room for: those that are asked for are looked up, and held.
+// With more subjects than room, requested subjects are looked up and cached.
 func TestBeyondTheBoundSubjectsAreLookedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
@@ -109,7 +108,7 @@ func TestBeyondTheBoundSubjectsAreLookedUp(t *testing.T) {
 	})
 }
 
-// Where notifications do not arrive, as behind a pooler, the source is asked every second.
+// If notifications do not arrive, as behind a pooler, the cache polls every second.
 func TestASourceThatIsNotHeardIsPolledEachSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()

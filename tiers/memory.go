@@ -13,9 +13,9 @@ import (
 	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
-// A Memory is a catalogue in this process, which also answers the engine. What it holds is
-// gone when the process ends, unless it is kept in a file: see [OpenMemory]. It is safe for
-// concurrent use.
+// A Memory is a catalogue in memory that is a resolver too. Its contents are lost when the
+// process ends, unless they are kept in a file: see [OpenMemory]. It is safe for concurrent
+// use.
 type Memory struct {
 	mu          sync.RWMutex
 	set         *set                   // guarded by mu
@@ -32,8 +32,8 @@ var (
 	_ tierlimit.Resolver = (*Memory)(nil)
 )
 
-// NewMemory returns a catalogue that begins with these tiers. An error is a
-// *tierlimit.FieldError, or says which tier is wrong.
+// NewMemory returns a catalogue with the tiers in list. An error is a *tierlimit.FieldError
+// or names the invalid tier.
 func NewMemory(list []Tier) (*Memory, error) {
 	m := newMemory()
 	list = slices.Clone(list)
@@ -83,7 +83,7 @@ func (m *Memory) Do(_ context.Context, c Command) (Result, error) {
 	return r, m.commit(d, events)
 }
 
-// A delta is what changes in a Memory.
+// A delta is a set of changes to a Memory.
 type delta struct {
 	set         *set                   // nil: as it is
 	control     *LoadControl           // nil: as it is
@@ -92,7 +92,7 @@ type delta struct {
 	version     int64
 }
 
-// deltaOf returns what the edits of a result change, and gives them versions. mu is held.
+// deltaOf returns the changes of r.Edits and stamps the edits with versions. mu must be held.
 func (m *Memory) deltaOf(r *Result) (delta, error) {
 	d := delta{version: m.version, subjects: make(map[string]*resident), credentials: make(map[string]*credential)}
 	list, changed := make(map[string]Tier), false
@@ -108,7 +108,7 @@ func (m *Memory) deltaOf(r *Result) (delta, error) {
 		case Tier:
 			list[e.Object] = after.clone()
 		case Subject:
-			after.Overrides = nil // the rules' draft has no versions of them yet
+			after.Overrides = nil // the overrides of the draft have no versions yet
 			if r, changed := d.subjects[e.Object]; changed && r != nil {
 				after.Overrides = r.subject().Overrides
 			} else if r := m.subjects[e.Object]; !changed && r != nil {
@@ -143,7 +143,7 @@ func (m *Memory) deltaOf(r *Result) (delta, error) {
 	return d, err
 }
 
-// override puts an override into its subject in d, nil for none. mu is held.
+// override sets an override of a subject in d, or deletes it if o is nil. mu must be held.
 func (m *Memory) override(d *delta, ref Ref, o *Override) {
 	r, changed := d.subjects[ref.Object]
 	if !changed {
@@ -161,7 +161,7 @@ func (m *Memory) override(d *delta, ref Ref, o *Override) {
 	d.subjects[ref.Object] = newResident(s)
 }
 
-// commit puts a delta in force and writes its events, or neither. mu is held.
+// commit applies d and logs events. On an error nothing changes. mu must be held.
 func (m *Memory) commit(d delta, events []Event) error {
 	before := m.events
 	was := m.put(d)
@@ -188,7 +188,8 @@ func (m *Memory) put(d delta) (was delta) {
 	return was
 }
 
-// swap puts what comes in place of what is there, and returns that.
+// swap sets the entries of comes in all, deletes those that are nil, and returns the
+// previous entries.
 func swap[T any](all, comes map[string]*T) (old map[string]*T) {
 	old = make(map[string]*T, len(comes))
 	for id, one := range comes {
@@ -225,7 +226,7 @@ func (m *Memory) attempted(a Attempt) bool {
 
 // Record implements Catalogue.
 func (m *Memory) Record(ctx context.Context, e Event, do func(context.Context) error) error {
-	if err := do(ctx); err != nil { // without mu: it may take long
+	if err := do(ctx); err != nil { // mu is not held: do may block
 		return err
 	}
 	m.mu.Lock()
@@ -233,7 +234,7 @@ func (m *Memory) Record(ctx context.Context, e Event, do func(context.Context) e
 	return m.commit(delta{version: m.version}, []Event{e})
 }
 
-// A memoryView is a Memory as the rules see it. mu is held.
+// A memoryView is the View of a Memory. mu must be held.
 type memoryView struct{ *Memory }
 
 // Tiers implements View.
@@ -295,12 +296,12 @@ func (v memoryView) Naming(tier string) (list []Subject) {
 // LoadControl implements View.
 func (v memoryView) LoadControl() LoadControl { return v.control.clone() }
 
-// chooses reports whether f wants s, as s stands now.
+// chooses reports whether s matches f at present.
 func (f *SubjectFilter) chooses(s *Subject) bool {
 	return (f.Tier == "" || s.on(f.Tier, time.Now())) && (f.Status == "" || f.Status == s.Status) && strings.HasPrefix(s.ID, f.Prefix)
 }
 
-// choose returns the subjects that f wants, whatever After and Most, by id. mu is held.
+// choose returns the subjects that match f, by id. It ignores After and Most. mu must be held.
 func (m *Memory) choose(f SubjectFilter) []*resident {
 	var list []*resident
 	for _, r := range m.subjects {
@@ -312,7 +313,8 @@ func (m *Memory) choose(f SubjectFilter) []*resident {
 	return list
 }
 
-// chooseCredentials returns those that f wants, whatever Most, by id. mu is held.
+// chooseCredentials returns the credentials that match f, by id. It ignores Most. mu must be
+// held.
 func (m *Memory) chooseCredentials(f CredentialFilter) []access.Credential {
 	var list []access.Credential
 	for id, c := range m.credentials {

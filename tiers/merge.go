@@ -10,9 +10,9 @@ import (
 	"github.com/tierlimit/tierlimit/internal/strictjson"
 )
 
-// merge returns what a thing becomes by a JSON merge patch (RFC 7396): null takes a field
-// away, and whatever is not an object replaces the field whole. A max of null is unlimited,
-// as it is everywhere else: a max cannot be taken away.
+// merge applies a JSON merge patch (RFC 7396) to before and returns the new object: null
+// deletes a field, and a value that is not an object replaces the field. Exception: a max
+// of null means unlimited, because an object cannot lack its max.
 func merge(ref Ref, before Object, patch json.RawMessage, now time.Time) (Object, error) {
 	var fields map[string]any
 	dec := json.NewDecoder(bytes.NewReader(patch))
@@ -38,8 +38,8 @@ func merge(ref Ref, before Object, patch json.RawMessage, now time.Time) (Object
 	return nil, refError(ref, ErrNotFound)
 }
 
-// merged merges fields into before. name gives the thing the name that its ref says, for
-// what is wrong with the rest to be told.
+// merged merges fields into before and validates the result. name sets the result's name from
+// its ref, so that validation reports only other errors.
 func merged[T any, P interface {
 	*T
 	strictjson.Valid
@@ -87,8 +87,8 @@ func mergeInto(target any, patch map[string]any, path []string) map[string]any {
 	return result
 }
 
-// isMax reports whether a field is a max: of an override, or of a tier's limit, which may
-// itself be called max.
+// isMax reports whether the field name at path is the max of an override or of a tier's
+// limit. A limit may itself be named max.
 func isMax(path []string, name string) bool {
 	return name == "max" && (len(path) == 0 || len(path) == 2 && path[0] == "limits")
 }

@@ -20,8 +20,8 @@ type recentShard[T any] struct {
 	mu      sync.RWMutex
 	most    int
 	entries map[string]*recentEntry[T] // guarded by mu
-	ring    []*recentEntry[T]          // guarded by mu: all entries, each at its place; nil at places that are free
-	free    []int32                    // guarded by mu: places of entries that are gone
+	ring    []*recentEntry[T]          // guarded by mu: all entries by place; nil at free places
+	free    []int32                    // guarded by mu: places of removed entries
 	hand    int32                      // guarded by mu
 	_       [32]byte                   // no two shards in one cache line
 }
@@ -114,7 +114,7 @@ func (r *recent[T]) add(id string, value T) {
 	s.put(id, value, place)
 }
 
-// offer gives id a value if there is room for it.
+// offer adds id with a value if id is missing and there is room.
 func (r *recent[T]) offer(id string, value T) {
 	s := r.shard(id)
 	s.mu.Lock()
@@ -127,7 +127,7 @@ func (r *recent[T]) offer(id string, value T) {
 	}
 }
 
-// place returns a place in the ring that is free, if there is one. mu is held.
+// place returns a free place in the ring, if any. mu must be held.
 func (s *recentShard[T]) place() (place int32, free bool) {
 	if n := len(s.free); n > 0 {
 		place, s.free = s.free[n-1], s.free[:n-1]
@@ -140,7 +140,7 @@ func (s *recentShard[T]) place() (place int32, free bool) {
 	return 0, false
 }
 
-// put puts an entry at a place. mu is held.
+// put stores a new entry at place. mu must be held.
 func (s *recentShard[T]) put(id string, value T, place int32) {
 	e := &recentEntry[T]{id: id, value: value, place: place}
 	s.entries[id], s.ring[place] = e, e

@@ -140,8 +140,8 @@ func TestRecentSparesWhatWasRemovedAndCameBack(t *testing.T) {
 	}
 }
 
-// After as many removals as there was free room nothing new was held, and what was added put
-// out what was there although places were free.
+// Regression test: removals did not free their places. Eventually offer added nothing, and add
+// evicted entries although places were free.
 func TestPlacesOfWhatIsGoneAreFreeAgain(t *testing.T) {
 	r := newRecent[int](10)
 	for i := range 3 {

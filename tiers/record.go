@@ -8,8 +8,8 @@ import (
 	"github.com/tierlimit/tierlimit/internal/strictjson"
 )
 
-// A Record is a subject with its overrides, as import and export have it: one JSON object, in
-// which "overrides" are by limit.
+// A Record is the JSON form of a subject in imports and exports. It includes the subject's
+// overrides, by limit, in the field "overrides".
 type Record struct{ Subject }
 
 // MarshalJSON writes the subject, and its overrides if it has any.
@@ -26,7 +26,7 @@ func (r Record) MarshalJSON() ([]byte, error) {
 	return append(append(text, overrides...), '}'), nil
 }
 
-// UnmarshalJSON reads what MarshalJSON writes, and tells of everything that is wrong.
+// UnmarshalJSON decodes the form that MarshalJSON writes. Its error lists all invalid fields.
 func (r *Record) UnmarshalJSON(data []byte) error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {
@@ -48,8 +48,8 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// Operations returns those that make the catalogue have r, whatever it has: they create or
-// replace the subject and its overrides. Overrides that r does not have stay.
+// Operations returns the operations that create or replace the subject and its overrides.
+// Existing overrides that r does not have are kept.
 func (r *Record) Operations() []Operation {
 	list := []Operation{{Ref: SubjectRef(r.ID), Expect: Anything, Put: r.Subject}}
 	for _, limit := range slices.Sorted(maps.Keys(r.Overrides)) {

@@ -14,25 +14,25 @@ import (
 	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
 
-// A View is a catalogue as the rules see it: all that a command may concern.
+// A View is the part of a catalogue that Decide may read for a command.
 type View interface {
 	Tiers() []Tier
 	Subject(id string) (Subject, bool)
 	Credential(id string) (access.Credential, bool)
 	KeysOf(subject string) []access.Credential
 	TokenNamed(name string) (access.Credential, bool)
-	// On returns how many subjects are on a tier, try it or will be on it, as they stand
-	// now, and the first ids of them.
+	// On returns how many subjects at present are on a tier, have a trial of it or will
+	// change to it, and the first few of their ids.
 	On(tier string) (count int, first []string)
-	// Naming returns the subjects that name a tier only for what has come by itself: a trial
-	// that is over, a change that was due.
+	// Naming returns the subjects that name a tier only in the past: as the tier of a trial
+	// that has ended, or as the tier before a change that has taken effect.
 	Naming(tier string) []Subject
 	LoadControl() LoadControl
 }
 
-// Decide returns what a command does to a catalogue, or why the command is refused. It is
-// the one place that knows the rules, and changes nothing. Versions are the catalogue's to
-// give: until then each thing keeps the version it had.
+// Decide returns the edits of a command, or an error if the command is refused. It implements
+// all rules and changes nothing itself. The edited objects have their old versions: the
+// catalogue must stamp them.
 func Decide(v View, c *Command, now time.Time) (Result, error) {
 	if len(c.Operations) == 0 {
 		return Result{}, errNoOperation
@@ -65,15 +65,15 @@ type draft struct {
 	now   time.Time
 	edits []Edit
 
-	// What was changed; nil under a name: gone.
+	// Changed objects by name; nil if deleted.
 	tiers       map[string]*Tier
 	subjects    map[string]*Subject
 	credentials map[string]*access.Credential
 	load        *LoadControl
 }
 
-// decide returns the edit of one operation, and keeps it in the draft. What is wrong with a
-// thing by itself is told before what has become of it in the meantime.
+// decide returns the edit of one operation and applies it to the draft. An invalid object is
+// reported before a failed precondition.
 func (d *draft) decide(o *Operation) (Edit, error) {
 	before, version, err := d.find(o.Ref)
 	if err != nil {
@@ -104,13 +104,13 @@ func (d *draft) decide(o *Operation) (Edit, error) {
 		return edit, d.remove(o.Ref, before)
 	}
 	edit.After = after
-	if reflect.DeepEqual(before, after) { // it was allowed once
+	if reflect.DeepEqual(before, after) { // an unchanged object needs no check
 		return edit, nil
 	}
 	return edit, d.put(o, before, after)
 }
 
-// find returns what a ref names, nil if it is not there, and its version.
+// find returns the object that ref identifies and its version, or nil if it does not exist.
 func (d *draft) find(ref Ref) (Object, int64, error) {
 	switch ref.Kind {
 	case KindTier:
@@ -140,7 +140,7 @@ func (d *draft) find(ref Ref) (Object, int64, error) {
 	return nil, 0, nil
 }
 
-// refError says what was refused about which thing.
+// refError adds the object's kind and name to err.
 func refError(ref Ref, err error) error {
 	switch ref.Kind {
 	case KindTier:
@@ -155,8 +155,8 @@ func refError(ref Ref, err error) error {
 	return CredentialError(access.Kind(ref.Kind), ref.Object, err)
 }
 
-// valid completes what a thing becomes from its ref and from what was there, and reports
-// everything that is wrong with the thing by itself.
+// valid fills in fields of after from ref and before, and validates it. The error lists all
+// invalid fields.
 func (d *draft) valid(ref Ref, before, after Object) (_ Object, err error) {
 	switch after := after.(type) {
 	case Tier:
@@ -218,8 +218,8 @@ func (d *draft) validCredential(ref Ref, before Object, c access.Credential) (_ 
 	return c, c.Validate()
 }
 
-// named returns the name of a thing: what a thing says must be what its ref says, or
-// nothing.
+// named returns the name of an object, which is the one in its ref. It returns an error if the
+// object has another name.
 func named(field, inRef, said string) (string, error) {
 	if said != "" && said != inRef {
 		return "", &tierlimit.FieldError{Field: field, Value: said, Want: "left out, or " + strconv.Quote(inRef)}
@@ -227,7 +227,7 @@ func named(field, inRef, said string) (string, error) {
 	return inRef, nil
 }
 
-// put decides whether a thing that is valid by itself may stand beside the others.
+// put applies a valid object to the draft, or returns an error if it conflicts with others.
 func (d *draft) put(o *Operation, before, after Object) error {
 	switch after := after.(type) {
 	case Tier:
@@ -290,8 +290,8 @@ func (d *draft) putOverride(op *Operation, o Override) error {
 	return nil
 }
 
-// knows reports, as an error, that no tier of a subject has a limit: an override of it
-// would do nothing, and look as if it did.
+// knows returns an error if no tier of a subject has the limit: an override of the limit
+// would have no effect.
 func (d *draft) knows(s *Subject, limit string) error {
 	names := make(map[string]bool)
 	for _, key := range s.Tiers() {
@@ -333,7 +333,7 @@ func (d *draft) putLoad(l LoadControl) error {
 	})
 }
 
-// remove takes a thing away, and what cannot be without it.
+// remove deletes an object and those that depend on it.
 func (d *draft) remove(ref Ref, before Object) error {
 	switch before := before.(type) {
 	case Tier:
@@ -380,7 +380,7 @@ func (d *draft) removeSubject(s Subject) {
 	d.setSubject(s.ID, nil)
 }
 
-// The View of a draft.
+// Methods that implement View.
 
 // Tiers implements View.
 func (d *draft) Tiers() []Tier {
@@ -457,7 +457,7 @@ func (d *draft) TokenNamed(name string) (access.Credential, bool) {
 	return c, ok
 }
 
-// On implements View: what the command itself has moved counts as moved.
+// On implements View. It includes the changes of the draft.
 func (d *draft) On(tier string) (count int, first []string) {
 	count, first = d.View.On(tier)
 	first = slices.DeleteFunc(slices.Clone(first), func(id string) bool { _, changed := d.subjects[id]; return changed })
@@ -519,7 +519,7 @@ func (s *Subject) names(tier string) bool {
 	return slices.Contains(slices.Collect(maps.Values(s.Tiers())), tier)
 }
 
-// on reports whether s is on a tier, tries it or will be on it, as s stands at now.
+// on reports whether at now s is on a tier, has a trial of it or will change to it.
 func (s *Subject) on(tier string, now time.Time) bool {
 	standing := s.AsOf(now)
 	return standing.names(tier)

@@ -16,7 +16,7 @@ type set struct {
 	byKey   map[string]*plans
 	unknown *plans // of the default tier
 
-	fallback *standing // of who is on a tier that is not there yet
+	fallback *standing // of subjects whose tier is not loaded yet
 }
 
 // plans are a tier's plan as seen by a subject on it, by one nobody knows, and
@@ -24,7 +24,7 @@ type set struct {
 type plans struct {
 	tier, unknown, fallback *tierlimit.Plan
 
-	standing *standing       // of who is on the tier, and nothing else
+	standing *standing       // of subjects that have a tier and no other fields
 	anchored map[string]bool // limits whose periods begin with their subject's billing
 }
 

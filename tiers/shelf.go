@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// A shelf is what a Cache holds of one kind of thing: all there are, or those that were
-// requested last, and the ids that turned out to be nobody's. Reads need no lock; the Cache
-// guards changes.
+// A shelf holds the cached items of one kind: all items or the most recently requested ones,
+// and the ids that are known not to exist. Reads need no lock; the Cache's mu guards
+// changes.
 type shelf[T item] struct {
 	known  atomic.Pointer[recent[T]]
 	nobody *recent[int64] // and as of which version; apart, so that made-up ids evict nothing real
@@ -27,10 +27,10 @@ func newShelf[T item](size int) *shelf[T] {
 	return s
 }
 
-// maxNobody is how many ids are known to be nobody's.
+// maxNobody is the maximum number of cached ids that do not exist.
 const maxNobody = 100_000
 
-// hold puts what was loaded in place of what was held.
+// hold replaces all items by all.
 func (s *shelf[T]) hold(all *recent[T]) {
 	s.known.Store(all)
 	s.nobody.purge()
@@ -59,8 +59,7 @@ func (s *shelf[T]) keep(ids []string, found map[string]T, version int64) {
 	}
 }
 
-// replace takes a newer value. Where there is no room, an id that was never requested is not
-// held.
+// replace updates an item. An item that is not cached is added only if there is room.
 func (s *shelf[T]) replace(one T) {
 	if gone, ok := s.nobody.peek(one.key()); ok {
 		if gone < one.version() { // else it is from before it went

@@ -15,9 +15,9 @@ type Source interface {
 	// tiers and what load does, and need not name anything else.
 	// A version below since says that the source went back in time.
 	Changes(ctx context.Context, since int64) (Changes, error)
-	// AllSubjects returns the first of the subjects behind an id, ascending by id.
+	// AllSubjects returns the first most subjects with an id greater than after, by id.
 	AllSubjects(ctx context.Context, after string, most int) ([]Subject, error)
-	// AllCredentials does so for keys and tokens.
+	// AllCredentials is like AllSubjects for keys and tokens.
 	AllCredentials(ctx context.Context, after string, most int) ([]access.Credential, error)
 	// LookupSubjects returns those of the subjects that are known, and the version
 	// they were read at.
@@ -34,8 +34,9 @@ type Source interface {
 // Changes is what happened to a catalogue up to a version.
 type Changes struct {
 	Version int64
-	// Origin tells one history of the catalogue from another: where it differs from before,
-	// versions do not mean what they meant, and all is read anew. "" where there is one only.
+	// Origin identifies the history that Version belongs to. If Origin differs from before,
+	// versions are not comparable, and the Cache reads everything again. "" if there is only
+	// one history.
 	Origin      string
 	Tiers       []Tier              // all of them, nil when none changed
 	Load        *LoadControl        // nil when it did not change

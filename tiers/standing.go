@@ -10,15 +10,15 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// A resident is a subject held in memory, and where it stands: worked out when somebody
-// asks, and again when the tiers or the time have changed. It is safe for concurrent use; the
-// subject is not changed. It is small: there may be a million.
+// A resident is a subject in memory and its standing, which is computed on demand, and again
+// after the tiers have changed or its validity has ended. A resident is safe for concurrent
+// use; the subject never changes. It is small, because there may be a million.
 type resident struct {
 	id   string
-	tier string // one string for all who are on it
+	tier string // one string shared by all subjects on the tier
 	at   atomic.Pointer[standing]
 	seen int64    // the subject's version
-	more *Subject // all of it; nil for one that is active on its tier, and nothing else
+	more *Subject // the whole subject; nil if it is active and has no fields but id and tier
 }
 
 func newResident(s Subject) *resident {
@@ -30,7 +30,7 @@ func newResident(s Subject) *resident {
 	return r
 }
 
-// subject returns what r holds; nobody may change what it points to.
+// subject returns the subject of r. The caller must not modify what it points to.
 func (r *resident) subject() Subject {
 	if r.more != nil {
 		return *r.more
@@ -62,7 +62,7 @@ func (r *resident) plan(current *set) (*tierlimit.Plan, error) {
 	return at.plan, at.err
 }
 
-// standingOn is the one standing of all who are on a tier, and nothing else.
+// standingOn returns the standing shared by all subjects that have tier and no other fields.
 func (s *set) standingOn(tier string) *standing {
 	if p := s.byKey[tier]; p != nil {
 		return p.standing

@@ -147,8 +147,8 @@ type limitJSON struct {
 	OnExpiry   tierlimit.OnExpiry  `json:"on_expiry,omitempty"`
 }
 
-// MarshalJSON writes a fixed window as "window", a calendar one as "period" with its
-// "anchor", and a limit that counts the holds that are open as "concurrent".
+// MarshalJSON writes a fixed window as "window", a calendar period as "period" with its
+// "anchor", and a concurrent limit as "concurrent".
 func (l Limit) MarshalJSON() ([]byte, error) {
 	j := limitJSON{Scope: l.Scope, Max: maxText(l.Max), Adaptive: l.Adaptive, Shadow: l.Shadow}
 	if l.Algorithm == tierlimit.Sliding {

@@ -28,8 +28,8 @@ const (
 	Month   Kind = 3 // a calendar month, or from the anchor's day of the month
 	Sliding Kind = 4 // of a fixed length; the window before counts too, by Weighted
 
-	// Concurrent is no window: it counts the holds that are open now. Nothing here but
-	// Later and Wait is for it.
+	// Concurrent is no window: it counts open holds. Only Later and Wait of this package
+	// support it.
 	Concurrent Kind = 5
 )
 

@@ -132,8 +132,8 @@ func TestAWrongTierFileChangesNothingAndNamesAllThatIsWrong(t *testing.T) {
 	}
 }
 
-// What cannot all be made is not made in part: no two defaults that take turns, no tier that
-// is deleted before the one that its subjects should move to.
+// A file that cannot be applied as a whole changes nothing. Examples are a file with two
+// defaults, and a file that deletes a tier with subjects.
 func TestAnApplicationIsMadeWholeOrNotAtAll(t *testing.T) {
 	sh := administrator(t)
 	before := sh.does("tiers", "export")

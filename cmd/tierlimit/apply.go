@@ -48,15 +48,15 @@ func applyCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-// An appliedTier is what became of one tier, as the server tells it.
+// An appliedTier is the server's result for one tier.
 type appliedTier struct {
 	Key      string            `json:"key"`
 	Action   string            `json:"action"` // create, replace, delete or keep
 	Named    bool              `json:"named"`  // in the file
 	Changes  []jsondiff.Change `json:"changes"`
 	Affected struct {
-		Subjects int  `json:"subjects"` // how many known ones are on it
-		Unknown  bool `json:"unknown"`  // also whoever is not known
+		Subjects int  `json:"subjects"` // number of known subjects on the tier
+		Unknown  bool `json:"unknown"`  // whether unknown subjects are affected too
 		Checked  int  `json:"checked"`
 		Denied   []struct {
 			Subject string `json:"subject"`
@@ -66,7 +66,7 @@ type appliedTier struct {
 	} `json:"affected"`
 }
 
-// apply has the server make the tiers what a file says, in one transaction.
+// apply sends a file of tiers to the server, which applies it in one transaction.
 func apply(ctx context.Context, c *client, f *applyFlags) error {
 	want, err := readTierFile(c.in, f.file)
 	if err != nil {
@@ -115,12 +115,11 @@ func readTierFile(in io.Reader, name string) ([]tiers.Tier, error) {
 	return list, nil
 }
 
-// maxYAML bounds a file of tiers.
+// maxYAML is the maximum size of a file of tiers, in bytes.
 const maxYAML = 1 << 20
 
-// checkYAML refuses what would be read otherwise than it looks: a second document, which
-// would be dropped; aliases, of which a few lines can stand for gigabytes; and 010, which is
-// eight.
+// checkYAML returns an error for YAML that is misleading: a second document, which would be
+// ignored; aliases, which can expand to gigabytes; and numbers like 010, which is eight.
 func checkYAML(text []byte) ([]byte, error) {
 	if len(text) > maxYAML {
 		return nil, errors.New("larger than 1 MiB")

@@ -51,7 +51,7 @@ func printEvents(w io.Writer, list []tiers.Event) {
 		e := &list[i]
 		changed := ""
 		if len(e.Before) > 0 && len(e.After) > 0 && string(e.Before) != "null" && string(e.After) != "null" {
-			changes, _ := jsondiff.Of(e.Before, e.After) // what the server stored is JSON
+			changes, _ := jsondiff.Of(e.Before, e.After) // the server sends valid JSON
 			for _, change := range changes {
 				if change.Field != "version" {
 					changed += fmt.Sprintf("%s %s -> %s  ", change.Field, shownJSON(change.From), shownJSON(change.To))

@@ -18,7 +18,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// A tally is a line of what a server answers to a change of many subjects.
+// A tally is a line of the server's response to a bulk request.
 type tally struct {
 	DryRun    bool   `json:"dry_run"`
 	Read      int    `json:"read"`
@@ -147,7 +147,8 @@ func deleteSubjectCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-// subjectFilters gives a command the flags that choose subjects.
+// subjectFilters adds the flags that select subjects to a command. The returned function
+// returns the query.
 func subjectFilters(cmd *cobra.Command) func() url.Values {
 	flags := make(map[string]*string)
 	for name, text := range map[string]string{
@@ -166,8 +167,7 @@ func subjectFilters(cmd *cobra.Command) func() url.Values {
 	}
 }
 
-// bulk has many subjects changed, shows how far the server is where somebody looks, and
-// prints what came of it.
+// bulk sends a bulk request, shows the progress on a terminal, and prints the result.
 func (c *client) bulk(ctx context.Context, path string, query url.Values, body io.Reader, progress func(*tally) string) error {
 	resp, err := c.stream(ctx, http.MethodPost, path, query, body)
 	if err != nil {
@@ -216,7 +216,7 @@ func (c *client) bulk(ctx context.Context, path string, query url.Values, body i
 	return err
 }
 
-// stream sends a request that may take long, and returns its answer.
+// stream sends a request without a timeout and returns the response.
 func (c *client) stream(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
 	where := c.base + "/admin/v1" + path
 	if len(query) > 0 {
@@ -244,7 +244,7 @@ func (c *client) stream(ctx context.Context, method, path string, query url.Valu
 	return resp, nil
 }
 
-// A countedReader knows how much was read.
+// A countedReader counts the bytes read.
 type countedReader struct {
 	io.Reader
 	n int64
@@ -256,9 +256,9 @@ func (r *countedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A progress is one line of a terminal that is written over. Elsewhere it writes nothing.
+// A progress rewrites one line of a terminal. It writes nothing if w is nil.
 type progress struct {
-	w    io.Writer // nil: nobody looks
+	w    io.Writer // nil if the output is not a terminal
 	last time.Time
 	open bool
 }

@@ -138,8 +138,8 @@ func (c *client) refused(method, path string, resp *http.Response, body []byte) 
 	return refused(method+" "+path, resp, body, "the admin listener: is --admin-url "+c.base+"?")
 }
 
-// refused tells what a problem says, each wrong field on a line of its own. Who knows no
-// such path at all is not the listener that was meant.
+// refused returns a problem response as an error, with each invalid field on its own line. A
+// response of 404 without a problem comes from another listener than meant.
 func refused(asked string, resp *http.Response, body []byte, meant string) error {
 	var p struct {
 		Detail string
@@ -191,7 +191,7 @@ func all[T any](ctx context.Context, c *client, path string, query url.Values) (
 	}
 }
 
-// show prints v as JSON if that was asked for, else as rows does.
+// show prints v as JSON if --json is set, else calls rows.
 func (c *client) show(v any, rows func(w io.Writer)) error {
 	if c.json {
 		text, err := json.MarshalIndent(v, "", "  ")

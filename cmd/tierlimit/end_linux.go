@@ -2,6 +2,6 @@ package main
 
 import "syscall"
 
-// endWithParent has a command be ended when this process is killed: it would run on although
-// its hold is renewed no more.
+// endWithParent makes the kernel end a command when this process is killed. Otherwise the
+// command would keep running after its hold has expired.
 func endWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} }

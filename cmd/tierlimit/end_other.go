@@ -4,5 +4,5 @@ package main
 
 import "syscall"
 
-// endWithParent does nothing where a command cannot be told that its parent is gone.
+// endWithParent returns nil: the system cannot end a command with its parent.
 func endWithParent() *syscall.SysProcAttr { return nil }

@@ -15,15 +15,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// runHeld runs a command whose charge is held as id, "" if it is not, and settles the
-// charge when the command ends.
+// runHeld runs a command and settles its hold when the command ends. id is "" if the charge
+// has no hold.
 func runHeld(ctx context.Context, s streams, f takeFlags, id string, command []string) error {
-	ctx = context.WithoutCancel(ctx)                            // a signal ends the command, and not its settlement
+	ctx = context.WithoutCancel(ctx)                            // a signal ends the command, but does not cancel the settlement
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // what the user asked to run
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.in, s.out, s.err
-	cmd.SysProcAttr = endWithParent() // else it would run on without its place
-	// A ^C goes to the command as well; other signals are passed on. What the command
-	// charged is settled all the same.
+	cmd.SysProcAttr = endWithParent() // else the command would outlive its hold
+	// The terminal sends ^C to the command too; waitHeld forwards the other signals. The
+	// hold is settled in either case.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -52,12 +52,12 @@ func runHeld(ctx context.Context, s streams, f takeFlags, id string, command []s
 		return err
 	}
 	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return &codedError{code: 128 + int(status.Signal())} // as a shell has it
+		return &codedError{code: 128 + int(status.Signal())} // the exit code of a shell
 	}
 	return &codedError{code: exit.ExitCode()}
 }
 
-// waitHeld waits for a command, passes signals on to it, and renews its hold.
+// waitHeld waits for a command. Meanwhile it forwards signals and renews the hold.
 func waitHeld(ctx context.Context, f takeFlags, id string, cmd *exec.Cmd, signals <-chan os.Signal, say func(string, ...any)) error {
 	ended, over := make(chan error, 1), make(chan struct{})
 	defer close(over)
@@ -97,7 +97,7 @@ func keepHeld(ctx context.Context, f takeFlags, id string, over <-chan struct{},
 	}
 }
 
-// hold asks the server for something about a hold, and reports whether the hold was open.
+// hold sends a request about a hold and reports whether the hold was open.
 func hold(ctx context.Context, f takeFlags, verb string, asked map[string]any) (found bool, err error) {
 	body, err := json.Marshal(asked)
 	if err != nil {
@@ -110,7 +110,7 @@ func hold(ctx context.Context, f takeFlags, verb string, asked map[string]any) (
 	return wasOpen(answer)
 }
 
-// wasOpen reads from an answer whether a hold was open.
+// wasOpen parses a response and reports whether the hold was open.
 func wasOpen(answer []byte) (bool, error) {
 	var done struct{ Settled, Renewed bool }
 	if err := json.Unmarshal(answer, &done); err != nil {
@@ -162,7 +162,7 @@ func renewCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-// askHold prints what the server answers about a hold.
+// askHold sends a request about a hold and prints the response.
 func askHold(ctx context.Context, s streams, url, token, verb string, asked map[string]any) error {
 	if err := checkURL("--url", url); err != nil {
 		return usage(err)

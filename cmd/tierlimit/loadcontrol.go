@@ -99,7 +99,7 @@ func setLoadCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-// parsePin reads tier=multiplier, perhaps with @ and an instant.
+// parsePin parses tier=multiplier or tier=multiplier@instant.
 func parsePin(text string) (tier string, pin map[string]any, err error) {
 	tier, rest, ok := strings.Cut(text, "=")
 	number, until, dated := strings.Cut(rest, "@")

@@ -29,7 +29,7 @@ type option struct {
 
 	value  string // as given, once resolved
 	source string // where from: "--redis-url", "TIERLIMIT_REDIS_URL", "default"
-	file   string // that the value was read from; "" for none
+	file   string // the file that value was read from, or ""
 }
 
 type options []*option
@@ -125,7 +125,7 @@ func (o *option) find(given bool, env func(string) (string, bool)) error {
 	return nil
 }
 
-// maxSecret bounds what is read of a file: a name by mistake must not fill memory.
+// maxSecret is the maximum size of a secret file: a wrong path must not fill memory.
 const maxSecret = 64 << 10
 
 func readSecret(file string) (string, error) {
@@ -141,7 +141,7 @@ func readSecret(file string) (string, error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-// renew returns a function that reads the value again, nil if it cannot change.
+// renew returns a function that reads the value again, or nil if the value cannot change.
 func (o *option) renew() func() (string, error) {
 	if o.file == "" {
 		return nil

@@ -180,7 +180,7 @@ func TestAHoldIsSettledFromTheShell(t *testing.T) {
 	does(128+15, "", "take", "acct_44", "--", "sh", "-c", "kill $$")
 	does(exitOK, "used 2 of 5", "take", "--peek", "acct_42")
 
-	// A command runs if it is allowed to, and what it charged is settled.
+	// A command runs if the charge is allowed, and its charge is settled.
 	does(exitOK, "it ran", "take", "acct_42", "--cost", "2", "--", "echo", "it ran")
 	does(exitOK, "used 4 of 5", "take", "--peek", "acct_42")
 	does(7, "", "take", "acct_42", "--give-back-failures", "--", "sh", "-c", "exit 7")

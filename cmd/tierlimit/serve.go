@@ -99,11 +99,11 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	}, set.drain)
 }
 
-// tokensEvery is how often files of tokens are read again.
+// tokensEvery is the interval at which token files are read again.
 const tokensEvery = 2 * time.Second
 
-// watchTokens returns the tokens of the configuration. Those in files are read again while
-// the service runs, until ctx ends; what cannot be read, or is not valid, changes nothing.
+// watchTokens returns the tokens of the configuration. Token files are read again every
+// tokensEvery until ctx ends. A file that is unreadable or invalid changes nothing.
 func watchTokens(ctx context.Context, set *settings, log *slog.Logger) *api.Tokens {
 	known := api.NewTokens(set.adminTokens, set.serviceTokens)
 	renewOwners, renewServices := set.adminOption.renew(), set.serviceOption.renew()
@@ -184,7 +184,7 @@ func awaitCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgti
 	}
 }
 
-// openCatalogue opens the database, once it answers, and sees to its schema.
+// openCatalogue waits for the database, then checks or migrates its schema.
 func openCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtiers.Catalogue, error) {
 	catalogue, err := awaitCatalogue(ctx, set, log)
 	if err != nil {
@@ -197,8 +197,8 @@ func openCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtie
 	return catalogue, nil
 }
 
-// migrate brings the database to the schema, or sees whether it is there. A database of a
-// later release is served: while replicas are replaced, old ones start beside new ones.
+// migrate migrates or checks the schema, as set.migrate says. The schema of a later release is
+// accepted: during a rolling update old replicas start beside new ones.
 func migrate(ctx context.Context, set *settings, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
 	defer cancel()

@@ -70,7 +70,7 @@ func (s *settings) common(addr, adminAddr, logFormat string, loadMode load.Mode)
 	}
 }
 
-// What a password may hold that an address may not (RFC 3986, section 3.2.1).
+// escapes names the characters of a password that a URL must escape (RFC 3986, 3.2.1).
 const escapes = "in a user or password, % is written %25, @ %40, / %2F, # %23 and ? %3F"
 
 func (s *settings) serve() options {
@@ -198,8 +198,8 @@ func address(into *string) func(string) error {
 	}
 }
 
-// tokensWanted is what may be given where a token is rotated: the old one stays valid beside
-// the new one.
+// tokensWanted describes a valid token setting. During a rotation the setting has two
+// tokens, the old and the new one.
 const tokensWanted = "a token of 16 to 256 characters, or two with a space between while one is rotated"
 
 func (s *settings) adminTokenOption() *option {
@@ -218,7 +218,7 @@ func (s *settings) serviceTokenOption() *option {
 	return &s.serviceOption
 }
 
-// checkTokens refuses one token for two roles: applications are no owners.
+// checkTokens returns an error if owners and services share a token.
 func checkTokens(owners, services []string) error {
 	for _, token := range services {
 		if slices.Contains(owners, token) {
@@ -228,7 +228,7 @@ func checkTokens(owners, services []string) error {
 	return nil
 }
 
-// tokens reads one or two tokens.
+// tokens returns a parser for one or two tokens.
 func tokens(into *[]string) func(string) error {
 	return func(v string) error {
 		list := strings.Fields(v)
@@ -305,7 +305,7 @@ func (s *settings) parseRedisMode(v string) error {
 	return oneOf(redisSingle, redisSentinel, redisCluster)(v)
 }
 
-// What serve does about the schema of its database.
+// The values of set.migrate: what serve does about the database schema.
 const (
 	migrateAuto  = "auto"
 	migrateCheck = "check"

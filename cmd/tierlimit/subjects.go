@@ -49,8 +49,8 @@ func listSubjectsCommand(s streams) *cobra.Command {
 	return cmd
 }
 
-// getSubject shows a subject and what it has used. One that nobody created is on the default
-// tier, and may have used something all the same.
+// getSubject shows a subject and its usage. A subject that was never created is on the default
+// tier and may have usage too.
 func getSubject(ctx context.Context, c *client, args []string) error {
 	path := "/subjects/" + url.PathEscape(args[0])
 	a, err := c.get(ctx, path, nil)

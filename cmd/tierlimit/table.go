@@ -9,16 +9,16 @@ import (
 	"github.com/tierlimit/tierlimit/internal/strictjson"
 )
 
-// A table aligns what is written to it, cells ended by tabs and rows by newlines. It
-// shows what a terminal would obey, hide or turn round as an escape: a name may have come
-// into the database by another way than the API, which refuses such characters.
+// A table aligns cells, which end in tabs, and rows, which end in newlines. It escapes
+// characters that a terminal would interpret, hide or reorder. The API refuses such
+// characters, but names may have entered the database another way.
 type table struct{ cells *tabwriter.Writer }
 
 func newTable(out io.Writer) table {
 	return table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
 }
 
-// Write takes whole characters: a Fprintf makes one call of it.
+// Write expects whole characters; each Fprintf is one call of Write.
 func (t table) Write(text []byte) (int, error) {
 	if _, err := io.WriteString(t.cells, visible(string(text))); err != nil {
 		return 0, err
@@ -26,10 +26,10 @@ func (t table) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// Flush prints what was written.
+// Flush prints the aligned rows.
 func (t table) Flush() error { return t.cells.Flush() }
 
-// visible escapes what is not printable in s, but for tabs and newlines.
+// visible escapes unprintable characters in s, except tabs and newlines.
 func visible(s string) string {
 	if strictjson.Printable(s) {
 		return s

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A name that came into the database by another way than the API neither moves the
-// cursor of a terminal nor turns a line round.
+// A name that bypassed the API's checks neither moves the cursor of a terminal nor reverses
+// the text of a line.
 func TestWhatATerminalWouldObeyIsShownEscaped(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, `{"data":[{"id":"a\u001b[2Jb\u202ec\u200b","tier":"größe","status":"active"}],"has_more":false}`)

@@ -27,10 +27,10 @@ type takeFlags struct {
 	giveBack          bool
 }
 
-// exitNoCommand is what a shell says of a command that there is not.
+// exitNoCommand is the exit code of a shell for a command that was not found.
 const exitNoCommand = 127
 
-// defaultHold is how long take holds for a command at first; the hold is renewed.
+// defaultHold is the initial duration of a command's hold, which is renewed while it runs.
 const defaultHold = time.Minute
 
 func takeCommand(s streams) *cobra.Command {
@@ -72,14 +72,14 @@ func envOr(s streams, name, fallback string) string {
 	return fallback
 }
 
-// serverFlags say which server is asked.
+// serverFlags adds the flags for the server's URL and token to cmd.
 func serverFlags(cmd *cobra.Command, s streams, url, token *string) {
 	fs := cmd.Flags()
 	fs.StringVar(url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
-	// Of two tokens that are valid while one is rotated the first will do.
+	// During a rotation two tokens are set, and both are valid.
 	known, _, _ := strings.Cut(strings.TrimSpace(envOr(s, "TIERLIMIT_TOKEN", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")))), " ")
 	fs.StringVar(token, "token", known, "bearer token [TIERLIMIT_TOKEN, TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN]")
-	fs.Lookup("token").DefValue = "" // a secret does not belong into the help
+	fs.Lookup("token").DefValue = "" // do not print a secret in the help
 }
 
 func take(ctx context.Context, s streams, f takeFlags, subject string, command []string) error {
@@ -99,7 +99,7 @@ func take(ctx context.Context, s streams, f takeFlags, subject string, command [
 		if f.hold == 0 {
 			f.hold = defaultHold
 		}
-		if _, err := exec.LookPath(command[0]); err != nil { // before anything is charged
+		if _, err := exec.LookPath(command[0]); err != nil { // check before the charge
 			return &codedError{code: exitNoCommand, cause: err}
 		}
 	}
@@ -196,7 +196,7 @@ func printDecision(out io.Writer, d *tierlimit.Decision) error {
 	return w.Flush()
 }
 
-// usedOf says where a limit stands: how much is used, over what, and until when.
+// usedOf formats the usage of a limit: the count, the window, and when it resets.
 func usedOf(x *tierlimit.WindowState, most string) (used, window, reset string) {
 	used = fmt.Sprintf("used %d of %s", x.Used, most)
 	if x.Held > 0 {

@@ -49,7 +49,7 @@ func listTiers(ctx context.Context, c *client, _ []string) error {
 	})
 }
 
-// over says what a limit counts over.
+// over describes the window of a limit.
 func over(a tierlimit.Algorithm, w tierlimit.Window) string {
 	if a == tierlimit.Concurrent {
 		return "at a time"

@@ -71,8 +71,8 @@ func deciding(lim *tierlimit.Limiter) decide {
 	}
 }
 
-// Those who are charged an estimate, and afterwards what is known then: 3, and 1 more.
-// redis_rate can only add to it.
+// The benchmark with holds charges an estimate of 3, and settles at a cost of 4. redis_rate
+// cannot settle; it charges 1 more.
 const estimate, costs = 3, 4
 
 var correcting = []contender{{ours, openOursHeld}, {reference, openRedisRateTwice}}
@@ -84,7 +84,7 @@ func openOursHeld(addr string, windows []window) (decide, func(), error) {
 	})
 }
 
-// openOursHolding leaves holds open.
+// openOursHolding is openOurs with a hold for each charge.
 func openOursHolding(addr string, windows []window) (decide, func(), error) {
 	return openHolds(addr, windows, func(context.Context, *tierlimit.Limiter, string) error { return nil })
 }

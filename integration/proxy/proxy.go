@@ -17,7 +17,7 @@ import (
 type Reply struct {
 	Script bool   // to a Redis script
 	Size   int    // bytes
-	Text   []byte // those bytes, for as long as its fate is decided
+	Text   []byte // the bytes; valid only during the call that decides the fate
 }
 
 // A Fate is what befalls a reply.

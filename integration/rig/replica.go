@@ -87,20 +87,20 @@ func (r *Replica) Decide(verb, subject string) (d tierlimit.Decision, err error)
 	return d, err
 }
 
-// Hold charges a subject 1, which can be settled for a while.
+// Hold charges a subject 1 with a hold of the duration life.
 func (r *Replica) Hold(subject string, life time.Duration) (d tierlimit.Decision, err error) {
 	err = r.post("take", fmt.Sprintf(`{"subject":%q,"hold_ms":%d}`, subject, life.Milliseconds()), &d)
 	return d, err
 }
 
-// Settle charges what a request really cost, and reports whether its hold was open.
+// Settle settles a hold at cost and reports whether the hold was open.
 func (r *Replica) Settle(id string, cost int64) (found bool, err error) {
 	var said struct{ Settled bool }
 	err = r.post("settle", fmt.Sprintf(`{"id":%q,"cost":%d}`, id, cost), &said)
 	return said.Settled, err
 }
 
-// Status asks the admin listener, and returns the status of the answer; 0 for none.
+// Status sends a request to the admin listener and returns the status, or 0 on an error.
 func (r *Replica) Status(method, path, body string) int {
 	status, _, err := r.ask(method, r.Admin+path, body)
 	if err != nil {
@@ -109,7 +109,7 @@ func (r *Replica) Status(method, path, body string) int {
 	return status
 }
 
-// post asks under /v1, and reads the answer into answer.
+// post sends a request to /v1 and decodes the response into answer.
 func (r *Replica) post(verb, body string, answer any) error {
 	status, text, err := r.ask("POST", r.Public+"/v1/"+verb, body)
 	if err == nil && status != http.StatusOK {

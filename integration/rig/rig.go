@@ -40,14 +40,14 @@ const AdminToken = "owner-token-of-the-rig"
 
 // The tiers of a Rig, beside the built-in ones.
 const (
-	Counted  = "counted"  // counts by the hour, and never denies
+	Counted  = "counted"  // counts by the hour without a max
 	Metered  = "metered"  // admits MeteredMax an hour, locally too
 	Open     = "opens"    // as metered, but opens up without Redis
 	Closed   = "closes"   // as metered, but closes without Redis
 	Together = "together" // counts by the hour, and admits TogetherMax at once
 )
 
-// TogetherMax is how many holds of a subject on Together may be open.
+// TogetherMax is the most open holds of a subject on Together.
 const TogetherMax = 5
 
 // MeteredMax is how many requests an hour the tiers with a max admit.

@@ -20,7 +20,7 @@ import (
 // NoSuchField is what is wanted of a field that is not known, as an error says it.
 const NoSuchField = "left out: there is no such field"
 
-// Once is what is wanted of a field that stands twice, as an error says it.
+// Once is FieldError.Want for a repeated field.
 const Once = "given once"
 
 // ErrTrailing says that something stands behind the one JSON value.
@@ -98,7 +98,7 @@ func typeName(kind string) string {
 	}
 }
 
-// maxNamed bounds an object of things by name: each that is wrong is told of.
+// maxNamed is the maximum number of names in an object: each one may need an error.
 const maxNamed = 256
 
 // Named reads an object of things by name, and reports everything that is wrong in
@@ -184,9 +184,8 @@ func near(field, unreadable string) bool {
 	return field == parent || field == unreadable || strings.HasPrefix(field, parent+".")
 }
 
-// Printable reports whether s is UTF-8 that every screen and database can take, and that
-// looks like what it is: without characters that are not seen, or change the direction of
-// others.
+// Printable reports whether s is valid UTF-8 without control characters, invisible
+// characters, and characters that change the direction of text.
 func Printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
 		return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)

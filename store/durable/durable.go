@@ -1,17 +1,17 @@
 // Package durable keeps the usage of long windows beyond the life of the store
 // that counts it.
 //
-// A [Store] wraps one that shares its counters, and notes in a [Ledger], in the
-// background, what was used of fixed windows of a day or longer. A charge that
-// begins such a window, although by the ledger it runs, shows that the store has
-// lost it: what the ledger has is put back on top.
+// A [Store] wraps a store with shared counters. In the background it records in a
+// [Ledger] the usage of fixed windows of a day or longer. If a charge begins a window
+// that still runs according to the ledger, the wrapped store has lost the window: the
+// Store then adds the ledger's usage to the new count.
 //
-// What can be lost is what was charged since the ledger was last written, which is
-// [Config.Every] and the time of a write. Where several processes charge a subject it can be as much again as
-// was charged between the loss and the repair, which takes a moment after the first
-// charge. Until then a subject may use its max again. Open holds are not noted: a loss
-// leaves their estimates charged. That a store has come back with older counts than it had is not
-// noticed.
+// A loss can cost the usage charged since the ledger was last written: [Config.Every]
+// plus the time of a write. If several processes charge a subject, the usage charged
+// between the loss and the repair can be lost too. The repair follows shortly after the
+// first charge; until then a subject may use its max again. Open holds are not recorded:
+// after a loss their estimates stay charged. The Store does not notice if the wrapped
+// store comes back with older counts.
 package durable
 
 import (
@@ -36,10 +36,10 @@ type Window struct {
 	Used           int64
 	End            int64 // when it ends
 	At             int64 // when it was seen so
-	// Corrected is when a hold was settled last that had charged the window, 0 if none was:
-	// what was seen up to then does not count. Given is how much settlements that were not
-	// written yet gave back: a ledger takes off no more, as a store that has lost the window
-	// has less.
+	// Corrected is when a hold that had charged the window was last settled, or 0: usage
+	// seen up to then is obsolete. Given is the sum that settlements not yet written gave
+	// back. A ledger lowers its usage by at most Given: a store that has lost the window
+	// reports less than is used.
 	Corrected int64
 	Given     int64
 }
@@ -61,9 +61,9 @@ type Loss struct {
 // A Ledger holds windows that outlive the store. It is safe for concurrent use by
 // many processes.
 type Ledger interface {
-	// NoteWindows keeps of each window the most that was seen since it was last
-	// corrected, whatever comes in which order, and the earliest end. A correction takes
-	// Given off at most. A window that seems begun while another runs leaves that as it is.
+	// NoteWindows stores for each window the highest usage seen since the last correction,
+	// and the earliest end, in whatever order windows arrive. A correction lowers the usage
+	// by at most Given. A window that begins while the stored one runs is ignored.
 	NoteWindows(ctx context.Context, list []Window) error
 	// NoteResets forgets, also what is noted later and was seen before.
 	NoteResets(ctx context.Context, list []Reset) error

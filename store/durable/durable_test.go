@@ -352,8 +352,8 @@ func TestAResetWaitsForTheLedger(t *testing.T) {
 	})
 }
 
-// What a settlement changed is noted of long windows, whatever was noted of them before or
-// is on its way.
+// A settlement of a long window is recorded, even if notes of the window have been written or
+// are being written.
 func TestASettlementIsNoted(t *testing.T) {
 	bubble(t, durable.Config{Every: time.Hour}, func(f *field) {
 		slides := tierlimit.Ceiling{Name: "slides", Max: 1000, Window: tierlimit.Window{Length: 48 * time.Hour}, Sliding: true}
@@ -375,7 +375,7 @@ func TestASettlementIsNoted(t *testing.T) {
 		f.take("acct_42", 10, perDay(), perMonth(), short, slides)
 		f.flush()
 		time.Sleep(time.Second)
-		settle(2) // within the second: nothing of the hold is written yet
+		settle(2) // at once: no note of the hold is written yet
 		f.flush()
 		f.wantUsed("acct_42", "per_day", 12)
 		f.wantUsed("acct_42", "per_month", 12)

@@ -19,7 +19,7 @@ type notes struct {
 
 	mu      sync.Mutex
 	resets  []Reset // guarded by mu
-	dropped int     // guarded by mu: for want of room
+	dropped int     // guarded by mu: number of dropped resets
 }
 
 type noteShard struct {
@@ -28,7 +28,7 @@ type noteShard struct {
 	dropped int                 // guarded by mu
 }
 
-// maxResets bounds the resets that wait.
+// maxResets is the most resets kept until they are written.
 const maxResets = 100_000
 
 func (n *notes) start(subjects int) {
@@ -62,14 +62,14 @@ func (n *notes) add(subject string, w Window) {
 	sh.windows[subject] = append(list, w)
 }
 
-// then returns what is known of a window of which w is seen too, in whichever order: what
-// was seen last, as settlements make it less. A clock that was set back does not.
+// then merges old with w, another observation of the window; either may be the later one. The
+// later usage wins even if lower, because settlements lower usage.
 func (old Window) then(w Window) Window {
 	switch {
 	case old.End <= w.At:
-		return w // the next window
+		return w // w is the next window
 	case w.End > old.End || w.End <= old.At:
-		return old // begun while another ran
+		return old // w began while old ran
 	}
 	given, corrected := old.Given+w.Given, max(old.Corrected, w.Corrected)
 	if w.At > old.At || w.At == old.At && w.Corrected > old.Corrected || w.Used > old.Used && w.At > old.Corrected {
@@ -105,7 +105,7 @@ func (n *notes) reset(r Reset) {
 	}
 }
 
-// takeResets returns the resets that wait, which wait no more.
+// takeResets removes and returns the pending resets.
 func (n *notes) takeResets() (resets []Reset, dropped int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -203,7 +203,7 @@ func (s *Store) flush(ctx context.Context) error {
 	return s.writeWindows(ctx, s.worthwhile(windows))
 }
 
-// flushResets writes resets, which what was charged since comes after.
+// flushResets writes the pending resets. It must run before windows are written.
 func (s *Store) flushResets(ctx context.Context) error {
 	resets, dropped := s.notes.takeResets()
 	if dropped > 0 {

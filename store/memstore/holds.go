@@ -15,21 +15,21 @@ type hold struct {
 	limits  []heldCharge // in ascending order of names
 }
 
-// A heldCharge is what a hold has charged to one limit. The zero end says that it was
-// forgiven by a reset.
+// A heldCharge is the charge of a hold to one limit. end is 0 if a reset has forgiven the
+// charge.
 type heldCharge struct {
 	limit   string
 	cost    int64
 	end     int64 // of the window
-	turns   int64 // when a sliding window turns: from then on its charge is history; else end
-	own     bool  // the request had a cost of its own for the limit
+	turns   int64 // until when the charge can be corrected: end, or when a sliding window turns
+	own     bool  // the cost came from Request.Costs
 	release bool  // give it back when the hold expires
 	spec    window.Spec
-	place   bool  // of a concurrent limit
-	near    int64 // how far the end of the window may have moved since: under the policy local an answer of the store moves it
+	place   bool  // the limit is concurrent
+	near    int64 // how far the store's answers may have moved the end of the window, under the policy local
 }
 
-// expire closes the holds whose time is over.
+// expire closes the expired holds.
 func (r *record) expire(now int64) {
 	if len(r.holds) == 0 || now < r.nextExpiry {
 		return
@@ -49,15 +49,15 @@ func (r *record) expire(now int64) {
 	}
 }
 
-// expiresAt notes when a hold expires.
+// expiresAt updates nextExpiry for a hold that expires at at.
 func (r *record) expiresAt(at int64) {
 	if r.nextExpiry == 0 || at < r.nextExpiry {
 		r.nextExpiry = at
 	}
 }
 
-// open keeps a hold of a charge that was made. local says that a store may count in the
-// same windows.
+// open stores the hold of an admitted charge. local says whether a shared store may count in
+// the same windows.
 func (r *record) open(c *tierlimit.Charge, windows []counted, now int64, local bool) {
 	h := &hold{expires: now + c.Hold.For.Milliseconds()}
 	for i := range windows {
@@ -84,8 +84,8 @@ func (r *record) open(c *tierlimit.Charge, windows []counted, now int64, local b
 	r.expiresAt(h.expires)
 }
 
-// correct replaces the charge c by cost. It returns the window, and reports whether the
-// window still runs.
+// correct replaces the charge c by cost and returns the window. ok is false, and nothing
+// changes, if the window has ended.
 func (r *record) correct(c *heldCharge, cost, now int64) (w *counted, ok bool) {
 	at := r.index(c.limit)
 	if at < 0 || c.turns <= now {
@@ -100,8 +100,8 @@ func (r *record) correct(c *heldCharge, cost, now int64) (w *counted, ok bool) {
 	return w, true
 }
 
-// held returns what open holds have charged to a window of a limit, how many places they
-// have under it, and when the first of all holds expires, 0 if there is none.
+// held returns the sum that open holds have charged to a limit's window, the number of their
+// places if the limit is concurrent, and when the first hold expires, or 0 without holds.
 func (r *record) held(limit string, end int64) (charged, places, first int64) {
 	for _, h := range r.holds {
 		if first == 0 || h.expires < first {
@@ -187,8 +187,8 @@ func (s *Store) Holds(_ context.Context, subject string) (list []tierlimit.OpenH
 	return list, nil
 }
 
-// withHolds hands over the record of a subject, if there is one, without the holds that
-// have expired.
+// withHolds closes the expired holds of a subject and calls do with the subject's record,
+// which is empty for an unknown subject.
 func (s *Store) withHolds(subject string, do func(r *record, now int64)) {
 	sh := s.shard(subject)
 	sh.mu.Lock()
@@ -202,15 +202,15 @@ func (s *Store) withHolds(subject string, do func(r *record, now int64)) {
 	do(rec, now)
 }
 
-// places are holds of a concurrent limit that the store had counted at an instant of its
-// clock. Until the first of them expires they are taken to be open.
+// places is the number of a concurrent limit's open holds that the shared store has reported.
+// It is used until the first of these holds expires.
 type places struct {
 	open  int64
 	until int64
 	at    int64
 }
 
-// seePlaces keeps what the store had counted of a concurrent limit.
+// seePlaces records the open holds of a concurrent limit that the shared store reported.
 func (r *record) seePlaces(limit string, s *window.State, at, now int64) {
 	if old := r.seen[limit]; old.at > at && old.at-at < stepBack {
 		return // overtaken
@@ -221,7 +221,8 @@ func (r *record) seePlaces(limit string, s *window.State, at, now int64) {
 	r.seen[limit] = places{open: s.Used, until: now + s.Reset, at: at}
 }
 
-// placesSeen returns how many places of a concurrent limit are taken for all that is known.
+// placesSeen returns the number of a concurrent limit's holds that are open in the shared
+// store, as last reported; 0 if the report is out of date.
 func (r *record) placesSeen(limit string, now int64) int64 {
 	if p := r.seen[limit]; p.until > now {
 		return p.open

@@ -22,7 +22,7 @@ import (
 type Config struct {
 	Now         func() time.Time // the clock; default time.Now
 	MaxSubjects int              // most subjects held at once; default 1,000,000
-	MaxHolds    int              // most holds that a subject has open at a time; default tierlimit.DefaultMaxHolds
+	MaxHolds    int              // maximum number of open holds of a subject; default tierlimit.DefaultMaxHolds
 }
 
 // DefaultMaxSubjects is how many subjects a Store holds unless told otherwise: about
@@ -127,7 +127,7 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 	var windows [tierlimit.MaxLimits]counted
 	for i := range n {
 		spec, most, cost := c.Ceilings.Spec(i), c.Ceilings.Max(i), c.CostOf(i)
-		var own int64 // of what is used, what this process granted by itself
+		var own int64 // the part of Used that this process granted by itself
 		if spec.Kind == window.Concurrent {
 			o.Counts[i].State = rec.placesOf(c.Ceilings.Name(i), now)
 			if own = o.Counts[i].Used; replicas > 0 {
@@ -183,7 +183,7 @@ func (s *Store) tryTake(c *tierlimit.Charge, replicas int64) (o tierlimit.Outcom
 	return o, false
 }
 
-// placesOf returns how many holds have a place under a concurrent limit.
+// placesOf returns the state of a concurrent limit: its Used is the number of open holds.
 func (r *record) placesOf(limit string, now int64) (s window.State) {
 	_, places, first := r.held(limit, 0)
 	if s.Used = places; first > now {
@@ -192,7 +192,7 @@ func (r *record) placesOf(limit string, now int64) (s window.State) {
 	return s
 }
 
-// charge adds what c costs to windows that were found, and keeps them.
+// charge adds the costs of c to windows and stores the windows in r.
 func (r *record) charge(c *tierlimit.Charge, windows []counted, now int64) {
 	r.dropEnded(now)
 	for i := range windows {

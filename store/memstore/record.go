@@ -10,12 +10,12 @@ import (
 // A record is one subject's windows. A plan has a few, so a slice that is searched
 // beats a map.
 type record struct {
-	unknown bool // nobody known: see tierlimit.Charge
+	unknown bool // see tierlimit.Charge.Unknown
 	windows []counted
 	holds   map[tierlimit.HoldID]*hold
-	seen    map[string]places // by concurrent limit: what the store had counted
+	seen    map[string]places // by concurrent limit: open holds in the shared store
 
-	nextExpiry int64 // no hold expires sooner
+	nextExpiry int64 // no hold expires before this instant
 }
 
 // A counted window is one of a limit.
@@ -95,8 +95,8 @@ func (r *record) dropEnded(now int64) {
 	r.windows = slices.DeleteFunc(r.windows, func(w counted) bool { return w.End <= now })
 }
 
-// forget drops the windows of the limits, or of all where none is named. What open holds
-// have charged to them is forgiven.
+// forget deletes the windows of limits, or of all limits if limits is empty. The charges of
+// open holds to these windows are forgiven.
 func (r *record) forget(limits []string) {
 	named := func(limit string) bool { return len(limits) == 0 || slices.Contains(limits, limit) }
 	r.windows = slices.DeleteFunc(r.windows, func(w counted) bool { return named(w.limit) })

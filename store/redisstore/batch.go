@@ -75,7 +75,7 @@ type run struct {
 // sent returns how many charges of r leave.
 func (r *run) sent() int64 { return r.came - int64(len(r.withdrawn)) }
 
-// A ticket is where a caller finds the outcome of its charge, or of its command.
+// A ticket locates the outcome of a caller's charge or command in a batch.
 type ticket struct {
 	batch      *batch
 	signal     chan struct{}
@@ -154,7 +154,7 @@ func (b *batch) addCommand(c *command, deadline time.Time) ticket {
 	return ticket{batch: b, signal: b.signal, command: c}
 }
 
-// expect counts one more caller, who waits until deadline.
+// expect adds a caller that waits until deadline.
 func (b *batch) expect(deadline time.Time) {
 	b.charges++
 	if b.deadline.IsZero() || deadline.Before(b.deadline) {
@@ -217,7 +217,7 @@ func (e *entry) leaves() bool {
 	return false
 }
 
-// withdraw takes back a charge or a command that has not left. The line's mu is held.
+// withdraw cancels a charge or command that has not been sent. The line's mu must be held.
 func (t *ticket) withdraw() {
 	if t.command != nil {
 		t.command.withdrawn = true

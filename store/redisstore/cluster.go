@@ -137,16 +137,16 @@ func (c *cluster) wait() { c.first.running.Wait() }
 // call charges a batch.
 func (c *cluster) call(ctx context.Context, master *redis.Client, b *batch) error {
 	entries, list := c.take(ctx, master, &b.frame, b.frame.entries(), b.commands.leaving(), false)
-	for len(entries)+len(list) > 0 { // each time the first is made, at least
+	for len(entries)+len(list) > 0 { // each pass completes at least the first call
 		entries, list = c.take(ctx, master, &b.frame, entries, list, true)
 	}
 	return nil
 }
 
-// take calls the scripts for each entry and command, and reads the replies. It returns
-// those that were answered NOSCRIPT: nothing ran for them. With teach the first call of a
-// script carries the source, and the others follow on the same connection: a server that
-// has forgotten the script, or was just promoted, is sent the source once.
+// take calls the scripts for all entries and commands in one pipeline, and reads the replies.
+// It returns those whose reply was NOSCRIPT, for which nothing ran. If teach is true, the
+// first call of each script carries the source, for a server that has lost the script or was
+// just promoted.
 func (c *cluster) take(ctx context.Context, master *redis.Client, f *frame, entries []*entry, list commands, teach bool) (unknown []*entry, forgotten commands) {
 	pipe := master.Pipeline()
 	cmds := f.alone(ctx, entries, teach)

@@ -9,16 +9,16 @@ import (
 	"github.com/tierlimit/tierlimit/scripts"
 )
 
-// A command is a script on the counters and the open holds of one subject. It travels with
-// the charges of a batch, as a call of its own.
+// A command is a call of a script on the counters and open holds of one subject. It is sent
+// in one pipeline with the charges of a batch.
 type command struct {
 	script  *scripts.Script
 	subject string
 	args    []any
 
-	withdrawn bool // before it left
+	withdrawn bool // canceled before it was sent
 
-	// What came of it.
+	// The outcome.
 	reply any
 	err   error
 }
@@ -29,7 +29,7 @@ func (c *command) keys() []string {
 	return []string{key, holdsKey(c.subject), resetsKey(key)}
 }
 
-// call returns the Redis command for c, with the script's source or with its name.
+// call returns the Redis command for c: EVAL with the source, or EVALSHA.
 func (c *command) call(ctx context.Context, source bool) once {
 	words := make([]any, 0, 6+len(c.args))
 	if source {
@@ -47,29 +47,29 @@ func (c *command) call(ctx context.Context, source bool) once {
 	return cmd
 }
 
-// commands are what one pipeline carries.
+// commands are the commands of one pipeline.
 type commands []*command
 
-// leaving returns those that nobody has withdrawn.
+// leaving returns the commands that have not been withdrawn.
 func (list commands) leaving() commands {
 	return slices.DeleteFunc(slices.Clone(list), func(c *command) bool { return c.withdrawn })
 }
 
-// add notes the calls in a pipeline. With teach the first call of each script carries its
-// source.
+// add appends the calls to a pipeline. If teach is true, the first call of each script
+// carries the source.
 func (list commands) add(ctx context.Context, pipe redis.Pipeliner, teach bool) []once {
 	calls := make([]once, len(list))
 	for i, c := range list {
 		first := !slices.ContainsFunc(list[:i], func(other *command) bool { return other.script == c.script })
 		calls[i] = c.call(ctx, teach && first)
-		_ = pipe.Process(ctx, calls[i]) // it is only noted
+		_ = pipe.Process(ctx, calls[i]) // queues the call; no error is possible
 	}
 	return calls
 }
 
-// read takes the replies. failed is the error of the whole pipeline, for commands that have
-// neither a reply nor an error. It returns the commands that were answered NOSCRIPT: nothing
-// ran for them; and whether the slot of any is elsewhere.
+// read stores the replies in the commands. failed is the pipeline's error, used for commands
+// without a reply or an error of their own. read returns the commands whose reply was
+// NOSCRIPT, for which nothing ran, and whether another server has a command's slot.
 func (list commands) read(calls []once, failed error) (unknown commands, moved bool) {
 	for i, c := range list {
 		reply, err := calls[i].Result()

@@ -11,7 +11,7 @@ import (
 	"github.com/tierlimit/tierlimit/store/durable"
 )
 
-// Reset and Restore: each is a script of its own, on several keys of one subject.
+// Reset and Restore each call a script on several keys of one subject.
 
 // Reset implements tierlimit.Store.
 func (s *Store) Reset(ctx context.Context, subject string, limits ...string) error {

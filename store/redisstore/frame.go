@@ -161,7 +161,8 @@ func (f *frame) rest() {
 		g.first, g.entries = nil, g.entries[:0]
 	}
 	f.groups = f.groups[:0]
-	// Up to their capacity: what a server had to be taught took a second, shorter turn.
+	// Clear up to the capacity: a retry that sends the script's source uses shorter slices, and
+	// leaves pointers of the first try behind their length.
 	clear(f.words[:cap(f.words)])
 	clear(f.all[:cap(f.all)])
 	clear(f.calls[:cap(f.calls)])

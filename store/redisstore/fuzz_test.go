@@ -109,8 +109,8 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-// A reply to a held charge that is not our script's is an error, and no panic; what is read
-// answers for every limit.
+// readHold returns an error, and does not panic, for a malformed reply. A valid outcome has a
+// count for every limit.
 func FuzzHoldReply(f *testing.F) {
 	f.Add("", true)
 	f.Add(strings.Repeat("\x00", 6+1+6+2*(7+6+7+7)), false)
@@ -129,7 +129,7 @@ func FuzzHoldReply(f *testing.F) {
 	})
 }
 
-// So is a reply to a settlement.
+// readSettlement returns an error, and does not panic, for a malformed reply.
 func FuzzSettlement(f *testing.F) {
 	f.Fuzz(func(t *testing.T, limit string, kind, number int64, size uint8, texts bool) {
 		var reply []any
@@ -147,7 +147,7 @@ func FuzzSettlement(f *testing.F) {
 	})
 }
 
-// A held charge says what it was made of, whatever numbers are in it.
+// A frame of appendHold decodes to the charge that was encoded.
 func FuzzHoldFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, cost, own, ms int64, most uint16) {
 		c := &tierlimit.Charge{

@@ -16,7 +16,7 @@ import (
 // holdsKey returns the key of a subject's open holds, in the slot of its counters.
 func holdsKey(subject string) string { return Key(subject) + ":holds" }
 
-// do has a command run once, and returns its reply by the deadline.
+// do runs a script at most once, and returns the reply or, at the deadline, an error.
 func (s *Store) do(ctx context.Context, script *scripts.Script, subject string, deadline time.Time, args ...any) (any, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w: %w", ErrNotSent, tierlimit.ErrStoreUnavailable, err)
@@ -33,13 +33,13 @@ func (s *Store) do(ctx context.Context, script *scripts.Script, subject string, 
 		defer cancel()
 		return s.run(ctx, *script, c.keys(), args)
 	}
-	if err != nil { // the call may still be under way, and write the reply
+	if err != nil { // a pending call may still write c.reply
 		return nil, err
 	}
 	return c.reply, nil
 }
 
-// deadline returns when an answer must be there.
+// deadline returns the earlier of deadline and ctx's. A zero deadline means the store's budget.
 func (s *Store) deadline(ctx context.Context, deadline time.Time) time.Time {
 	if deadline.IsZero() {
 		deadline = time.Now().Add(s.budget)
@@ -50,7 +50,7 @@ func (s *Store) deadline(ctx context.Context, deadline time.Time) time.Time {
 	return deadline
 }
 
-// takeWithHolds charges what scripts/take.lua does not.
+// takeWithHolds makes a charge that is not Plain, by scripts/hold.lua.
 func (s *Store) takeWithHolds(ctx context.Context, c *tierlimit.Charge) (tierlimit.Outcome, error) {
 	reply, err := s.do(ctx, &scripts.Hold, c.Subject, c.Deadline, appendHold(nil, c, s.holds))
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *Store) takeWithHolds(ctx context.Context, c *tierlimit.Charge) (tierlim
 	return readHold(c, text)
 }
 
-// appendHold appends a charge as scripts/hold.lua reads it.
+// appendHold encodes a charge for scripts/hold.lua.
 func appendHold(b []byte, c *tierlimit.Charge, most int) []byte {
 	var hold tierlimit.Hold
 	if c.Hold != nil && c.Cost > 0 {
@@ -84,7 +84,7 @@ func appendHold(b []byte, c *tierlimit.Charge, most int) []byte {
 	return b
 }
 
-// readHold reads what scripts/hold.lua answers.
+// readHold decodes a reply of scripts/hold.lua.
 func readHold(c *tierlimit.Charge, text string) (o tierlimit.Outcome, err error) {
 	const each = count + instant + count + count
 	n := c.Ceilings.Len()
@@ -146,7 +146,7 @@ func (s *Store) Settle(ctx context.Context, c tierlimit.Correction) (tierlimit.S
 	return readSettlement(reply)
 }
 
-// readSettlement reads what scripts/settle.lua answers.
+// readSettlement decodes a reply of scripts/settle.lua.
 func readSettlement(reply any) (settled tierlimit.Settlement, err error) {
 	r := list{rest: elements(reply)}
 	settled.At, settled.Found = r.number(), r.number() == 1
@@ -207,7 +207,7 @@ func elements(reply any) []any {
 	return list
 }
 
-// A list is a reply that is read element by element.
+// A list decodes a reply element by element.
 type list struct {
 	rest []any
 	bad  bool

@@ -36,8 +36,8 @@ const (
 	// times.
 	late      = 5 * time.Millisecond
 	maxGraces = 2
-	// A server from which nothing was read for as long as silence, although calls were
-	// made, is taken for lost, however late this process is.
+	// A server that has sent nothing for this long, although calls were made, counts as lost,
+	// even if this process is too busy to read in time.
 	silence = time.Second
 )
 
@@ -60,10 +60,10 @@ type line struct {
 	queue   []*batch  // guarded by mu: not sent, the oldest first; the last one gathers
 	calls   int       // guarded by mu: calls in flight, or about to be
 	waiting int       // guarded by mu: workers without a call
-	asked   time.Time // guarded by mu: when the first call left since something was read, or since a pause
-	left    time.Time // guarded by mu: when the last call left
+	asked   time.Time // guarded by mu: when the first call since the last reply, or since a pause, was sent
+	left    time.Time // guarded by mu: when the last call was sent
 	closed  bool      // guarded by mu
-	idle    []*batch  // guarded by mu: at rest, for the next charges
+	idle    []*batch  // guarded by mu: free batches, for reuse
 
 	crowd atomic.Bool // the last batch had more than one entry
 }
@@ -88,7 +88,7 @@ func (l *line) take(c *tierlimit.Charge, hash uint64, deadline time.Time) (tierl
 	return t.outcome()
 }
 
-// run has a command run by the deadline: its reply is there when run returns nil.
+// run runs a command. If it returns nil before the deadline, c.reply is set.
 func (l *line) run(c *command, deadline time.Time) error {
 	t, err := l.send(nil, 0, c, deadline)
 	if err != nil {
@@ -98,9 +98,9 @@ func (l *line) run(c *command, deadline time.Time) error {
 	return c.err
 }
 
-// send queues a charge or a command, and returns once its batch has settled: the caller
-// reads the outcome, and leaves the batch. An error says what is known at the deadline.
-// The two are not one struct: a charge beside a command would move to the heap with it.
+// send queues a charge, or cmd if cmd is not nil, and blocks until its batch has settled or
+// the deadline passes. Unless send fails, the caller reads the outcome and calls leave.
+// c and cmd are separate parameters because a struct of both would move c to the heap.
 func (l *line) send(c *tierlimit.Charge, hash uint64, cmd *command, deadline time.Time) (ticket, error) {
 	try, err := l.health.allow()
 	if err != nil {
@@ -120,8 +120,8 @@ func (l *line) send(c *tierlimit.Charge, hash uint64, cmd *command, deadline tim
 	return t, nil
 }
 
-// join queues a charge, or cmd if cmd is not nil. The caller awaits the ticket, and leaves its
-// batch.
+// join queues a charge, or cmd if cmd is not nil. The caller must call await for the ticket
+// and leave for its batch.
 func (l *line) join(c *tierlimit.Charge, hash uint64, cmd *command, deadline time.Time) (t ticket, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -257,8 +257,8 @@ func (l *line) settle(b *batch, err error) {
 	l.leave(b)
 }
 
-// silent reports whether the server has not said anything for so long that being late is no
-// excuse any more. mu is held.
+// silent reports whether the server has sent nothing for so long that it counts as lost, even
+// if this process is late. mu must be held.
 func (l *line) silent(now time.Time) bool {
 	return !l.asked.IsZero() && now.Sub(l.asked) > silence
 }
@@ -315,7 +315,7 @@ func (b *batch) verdict(err error) (verdict, error) {
 	return failing, busy
 }
 
-// results returns the error of each entry and command that left, nil for one that was
+// results yields the error of each entry and command that was sent, or nil if it was
 // answered.
 func (b *batch) results() iter.Seq[error] {
 	return func(yield func(error) bool) {
@@ -332,7 +332,7 @@ func (b *batch) results() iter.Seq[error] {
 	}
 }
 
-// fail has every entry and command of b fail alike.
+// fail sets the error of all entries and commands of b.
 func (b *batch) fail(err error) {
 	for i := range b.entries {
 		b.entries[i].err = err
@@ -354,9 +354,9 @@ func (b *batch) arm(after time.Duration) {
 // that has had its time is a failure of its server. It is harmless on a batch that has
 // settled, or is on its next journey by now.
 func (l *line) alarm(b *batch) {
-	// A timer goes first, before everybody who is ready to run, whoever reads the reply
-	// included, and before what has arrived is handed out. Behind them it is as late as they
-	// are.
+	// The runtime runs a timer before runnable goroutines, including the one that reads the
+	// reply, and before it polls the network. Let both go first, so that the alarm does not
+	// overtake a reply that has arrived.
 	l.poller.turn()
 	runtime.Gosched()
 	if l.failed(b) {

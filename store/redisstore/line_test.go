@@ -714,8 +714,8 @@ func TestAFailedTryIsNotRepeatedAtOnce(t *testing.T) {
 	})
 }
 
-// A process that is busy for as long as an outage lasts never learned of the outage: each
-// call ended with the client's own timeout, of which the process seemed to be the cause.
+// Regression test: a process that was busy during a whole outage did not notice the outage. It
+// blamed each timeout on its own lateness.
 func TestABusyProcessLearnsThatRedisIsLost(t *testing.T) {
 	timedOut := fmt.Errorf("%w: read: %w", tierlimit.ErrStoreUnavailable, os.ErrDeadlineExceeded)
 	for _, behind := range []time.Duration{late + 1, 25 * time.Millisecond} {
@@ -733,7 +733,7 @@ func TestABusyProcessLearnsThatRedisIsLost(t *testing.T) {
 	}
 }
 
-// A server that is called after a pause has not been silent for so long.
+// A pause without calls does not count as silence of the server.
 func TestAPauseIsNoSilence(t *testing.T) {
 	bubble(t, func(s *sender) {
 		timedOut := fmt.Errorf("%w: read: %w", tierlimit.ErrStoreUnavailable, os.ErrDeadlineExceeded)
@@ -747,8 +747,8 @@ func TestAPauseIsNoSilence(t *testing.T) {
 	})
 }
 
-// An alarm that was overtaken by the next journey of its batch put that journey's alarm
-// off.
+// Regression test: an alarm that ran late, after its batch had been reused, postponed the
+// alarm of the batch's next use.
 func TestAnAlarmThatIsOvertakenPutsNothingOff(t *testing.T) {
 	bubble(t, func(s *sender) {
 		s.set(time.Hour, nil)
@@ -775,8 +775,8 @@ func TestAnAlarmThatIsOvertakenPutsNothingOff(t *testing.T) {
 	})
 }
 
-// A caller that ran late chose by chance between the answer, which was there, and its
-// deadline, which had passed.
+// Regression test: if a late caller found both an answer and a passed deadline, it chose at
+// random.
 func TestALateCallerSeesThatTheClusterHasAnswered(t *testing.T) {
 	r := &reach{timeout: time.Nanosecond, longest: time.Second, health: breaker{most: -1}}
 	known := make(chan struct{})
@@ -789,8 +789,8 @@ func TestALateCallerSeesThatTheClusterHasAnswered(t *testing.T) {
 	}
 }
 
-// All that had arrived is handed out before a poller has turned, however often that is
-// asked for.
+// turn returns only after all data that had arrived has been handed to its readers, however
+// often turn is called.
 func TestAPollerTurns(t *testing.T) {
 	var p poller
 	var wg sync.WaitGroup

@@ -6,12 +6,12 @@ import (
 	"syscall"
 )
 
-// A poller shows that this process has read what had arrived on its connections by now.
+// A poller waits until this process has been handed all data that has arrived so far on its
+// connections.
 //
-// Go hands out what has arrived to the goroutines that wait for it, a hundred or so
-// connections at a time. With thousands of busy connections a reply may lie there for
-// longer than a caller waits, although timers are on time. What is written to a pipe is
-// handed out behind what had arrived before.
+// The runtime wakes the readers of about a hundred ready connections at a time. With thousands
+// of busy connections a reply may wait for longer than a caller does, although timers are on
+// time. A byte written to a pipe is handed out after all data that arrived before it.
 type poller struct {
 	mu     sync.Mutex
 	r, w   *os.File        // guarded by mu: the two ends of a pipe; nil before they are needed
@@ -19,8 +19,8 @@ type poller struct {
 	closed bool            // guarded by mu
 }
 
-// turn returns once all that had arrived when it was called has been handed out. Where the
-// system has no such pipe, it returns at once.
+// turn blocks until all data that had arrived before the call has been handed to its readers.
+// It returns at once if the pipe is not usable.
 func (p *poller) turn() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -29,7 +29,7 @@ func (p *poller) turn() {
 	}
 	written := false
 	err := p.raw.Read(func(uintptr) bool {
-		if written { // it was handed out
+		if written { // the byte has arrived
 			return true
 		}
 		written = true
@@ -65,7 +65,7 @@ func (p *poller) open() bool {
 // shut closes the pipe for good. The caller holds mu.
 func (p *poller) shut() {
 	if p.r != nil {
-		_, _ = p.r.Close(), p.w.Close() // nothing is lost with them
+		_, _ = p.r.Close(), p.w.Close() // no data is lost
 		p.r = nil
 	}
 	p.closed = true

@@ -37,7 +37,7 @@ func (r *reach) await(c *cluster, deadline time.Time) error {
 	case <-done:
 	case <-timer.C:
 		select {
-		case <-done: // this process was late
+		case <-done: // the result is there: this process was late
 			return r.ended()
 		default:
 		}
@@ -52,7 +52,7 @@ func (r *reach) await(c *cluster, deadline time.Time) error {
 	return r.ended()
 }
 
-// ended returns how the last one ended, and tells the breaker.
+// ended returns the result of the last attempt and reports the result to the breaker.
 func (r *reach) ended() error {
 	r.mu.Lock()
 	err := r.err

@@ -32,7 +32,7 @@ type Config struct {
 	// more, default 5; half of at least twenty calls within a second are as good a
 	// reason. Then one charge tries every 250 ms. Below 0 a server is always called.
 	Failures int
-	// MaxHolds is the most holds that a subject has open at a time, 1 to 4096; default
+	// MaxHolds is the maximum number of open holds of a subject, 1 to 4096; default
 	// tierlimit.DefaultMaxHolds.
 	MaxHolds int
 	// OnChange is told when a server is not called any more, and why, and when it is
@@ -46,7 +46,7 @@ type Store struct {
 	server server
 	budget time.Duration // of a call
 	wait   time.Duration // of one step of the client's
-	holds  int           // most of a subject's
+	holds  int           // maximum number of open holds of a subject
 }
 
 // A server is Redis, however it is run.
@@ -132,7 +132,7 @@ func (cfg *Config) check(deadlines bool, readTimeout time.Duration) error {
 	return nil
 }
 
-// mostHolds bounds what a script reads when holds have expired.
+// mostHolds bounds how many holds a script reads after some have expired.
 const mostHolds = 4096
 
 func (cfg *Config) newLine(server string, dial, step time.Duration, call func(context.Context, *batch) error) *line {

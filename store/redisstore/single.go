@@ -45,7 +45,7 @@ func (s *single) call(ctx context.Context, b *batch) error {
 	return s.charge(ctx, b)
 }
 
-// charge makes the call for the entries of b.
+// charge calls scripts/take.lua for the entries of b.
 func (s *single) charge(ctx context.Context, b *batch) error {
 	reply, err := s.take(ctx, b.frame.command(b.again))
 	if err == nil {
@@ -59,8 +59,8 @@ func (s *single) charge(ctx context.Context, b *batch) error {
 	return err
 }
 
-// pipeline makes the call for the entries of b, if any leave, and those for commands, in
-// one trip. What a server that has forgotten a script did not run follows with the source.
+// pipeline calls the scripts for the entries of b, if any, and for the commands in list, in
+// one round trip. Calls answered with NOSCRIPT are repeated with the script's source.
 func (s *single) pipeline(ctx context.Context, b *batch, list commands) error {
 	pipe := s.client.Pipeline()
 	var take onceString
@@ -73,7 +73,7 @@ func (s *single) pipeline(ctx context.Context, b *batch, list commands) error {
 	calls := list.add(ctx, pipe, false)
 	_, failed := pipe.Exec(ctx) // each command has its own error, unless none was sent
 	unknown, _ := list.read(calls, failed)
-	for len(unknown) > 0 { // each time the first is made, at least
+	for len(unknown) > 0 { // each pass completes at least the first call
 		pipe := s.client.Pipeline()
 		calls := unknown.add(ctx, pipe, true)
 		_, err := pipe.Exec(ctx)

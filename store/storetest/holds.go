@@ -9,7 +9,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// newHold returns a hold with an id that no other has.
+// newHold returns a hold of d with a random id.
 func newHold(d time.Duration) *tierlimit.Hold {
 	h := &tierlimit.Hold{For: d}
 	for i := range h.ID {
@@ -33,7 +33,7 @@ func (s *subject) hold(d time.Duration, cost int64, c ...tierlimit.Ceiling) (tie
 	return s.holdCosts(d, cost, nil, c...)
 }
 
-// holdCosts is hold with a cost for each ceiling, -1 for cost.
+// holdCosts is like hold with a cost for each ceiling; -1 stands for cost.
 func (s *subject) holdCosts(d time.Duration, cost int64, costs []int64, c ...tierlimit.Ceiling) (tierlimit.HoldID, tierlimit.Outcome) {
 	s.Helper()
 	charge := Charge(s.name, cost, c...)
@@ -45,7 +45,7 @@ func (s *subject) holdCosts(d time.Duration, cost int64, costs []int64, c ...tie
 	return charge.Hold.ID, o
 }
 
-// held is hold for a charge that must fit.
+// held is like hold, and fails the test if the charge is denied.
 func (s *subject) held(d time.Duration, cost int64, c ...tierlimit.Ceiling) tierlimit.HoldID {
 	s.Helper()
 	id, o := s.hold(d, cost, c...)
@@ -55,7 +55,7 @@ func (s *subject) held(d time.Duration, cost int64, c ...tierlimit.Ceiling) tier
 	return id
 }
 
-// settle corrects a hold, which must be found or not.
+// settle settles a hold and fails the test unless Found is found.
 func (s *subject) settle(found bool, c tierlimit.Correction) tierlimit.Settlement {
 	s.Helper()
 	c.Subject = s.name
@@ -66,7 +66,7 @@ func (s *subject) settle(found bool, c tierlimit.Correction) tierlimit.Settlemen
 	return got
 }
 
-// cost settles a hold, which must be open, with one cost for all.
+// cost settles an open hold with the same cost for all limits.
 func (s *subject) cost(id tierlimit.HoldID, cost int64) tierlimit.Settlement {
 	s.Helper()
 	return s.settle(true, tierlimit.Correction{ID: id, Cost: cost})
@@ -80,7 +80,7 @@ func (s *subject) renew(found bool, id tierlimit.HoldID, d time.Duration) {
 	}
 }
 
-// look reads the counts with what is held.
+// look returns the counts, with held usage.
 func (s *subject) look(c ...tierlimit.Ceiling) []tierlimit.Count {
 	s.Helper()
 	charge := Charge(s.name, 0, c...)

@@ -11,7 +11,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// modelHolds are the holds that are open, by id.
+// modelHolds maps ids to open holds.
 type modelHolds map[tierlimit.HoldID]*modelHold
 
 type modelHold struct {
@@ -20,7 +20,7 @@ type modelHold struct {
 	limits  []modelCharge
 }
 
-// A modelCharge is what a hold has charged to a limit.
+// A modelCharge is the charge of a hold to one limit.
 type modelCharge struct {
 	ceiling tierlimit.Ceiling
 	cost    int64
@@ -119,7 +119,7 @@ func (h modelHolds) places(subject, limit string) (n int64) {
 	return n
 }
 
-// held returns what open holds have charged to a window.
+// held returns the sum that open holds have charged to a window.
 func (h modelHolds) held(subject string, ceiling tierlimit.Ceiling, w modelWindow) (n int64) {
 	for _, one := range h {
 		for i := range one.limits {
@@ -141,8 +141,8 @@ func (h modelHolds) first(subject string, now time.Time) (ms int64) {
 	return ms
 }
 
-// drawHold makes a charge one with a hold, with costs by limit or with a concurrent limit,
-// or leaves it plain.
+// drawHold adds a hold, costs by limit or a concurrent limit to a charge, or leaves the charge
+// plain.
 func drawHold(t *rapid.T, c tierlimit.Charge) tierlimit.Charge {
 	var list []tierlimit.Ceiling
 	for i := range c.Ceilings.Len() {
@@ -166,8 +166,8 @@ func drawHold(t *rapid.T, c tierlimit.Charge) tierlimit.Charge {
 	return c
 }
 
-// modelWithHolds compares what holds, settlements, renewals, resets and charges do, on a
-// clock that passes.
+// modelWithHolds compares the store with the model under random holds, settlements, renewals,
+// resets and charges, while the clock advances.
 func modelWithHolds(t *testing.T, start func(t *testing.T) Harness) {
 	h := start(t)
 	run := 0
@@ -178,9 +178,8 @@ func modelWithHolds(t *testing.T, start func(t *testing.T) Harness) {
 			subjects: []string{prefix + "x", prefix + "y"},
 			windows:  []tierlimit.Window{length(time.Minute), length(time.Hour), length(36 * time.Hour)},
 		}
-		// What is held is summed up of the window that was charged last: where windows change
-		// their length again and again, that may be less than all, and what slides may forget
-		// the window before.
+		// Held covers only the window that was charged last. If windows keep changing their
+		// length, Held may be too low, and a sliding window may lose its predecessor.
 		changing := rapid.Bool().Draw(rt, "windows change")
 		if g.sliding = !changing; !changing {
 			g.windows = g.windows[run%len(g.windows):][:1]

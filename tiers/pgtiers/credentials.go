@@ -79,7 +79,7 @@ func (c *Catalogue) Credential(ctx context.Context, kind access.Kind, id string)
 	return list[0], nil
 }
 
-// credentials returns those that a condition chooses.
+// credentials returns the credentials that match an SQL condition.
 func (c *Catalogue) credentials(ctx context.Context, pool *pgxpool.Pool, where string, args ...any) (list []access.Credential, err error) {
 	err = c.query(ctx, pool, func(rows pgx.Rows) (err error) {
 		list, err = credentialsOf(rows)

@@ -7,7 +7,7 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// An overrideRow is one of overridesColumn.
+// An overrideRow is an element of overridesColumn.
 type overrideRow struct {
 	LimitName string `json:"limit_name"`
 	Max       *int64 `json:"max"`
@@ -17,8 +17,8 @@ type overrideRow struct {
 	Version   int64  `json:"version"`
 }
 
-// overridesColumn is the overrides of the subject s as JSON. Instants are milliseconds since
-// the epoch: as text they would depend on the session's time zone.
+// overridesColumn selects the overrides of the subject s as JSON. Instants are milliseconds
+// since the epoch, because text would depend on the session's time zone.
 const overridesColumn = `(
 	SELECT json_agg(json_build_object('limit_name', o.limit_name, 'max', o.max, 'reason', o.reason, 'version', o.version,
 		'starts_at', (extract(epoch FROM o.starts_at) * 1000)::bigint, 'expires_at', (extract(epoch FROM o.expires_at) * 1000)::bigint))

@@ -1,8 +1,8 @@
 // Package pgtiers keeps the catalogue of tiers and subjects in Postgres.
 //
-// It holds the only SQL of the project beside the migrations, which must have been applied.
-// A [Catalogue] is what an administrator changes and what a tiers.Cache follows; it does not
-// answer decisions itself.
+// The package has all SQL of the project except the migrations, which must have been applied.
+// Administrators change a [Catalogue], and a tiers.Cache follows it. A Catalogue is not a
+// resolver.
 package pgtiers
 
 import (
@@ -23,16 +23,16 @@ const queryTimeout = 5 * time.Second
 
 // A Catalogue is tiers and subjects in Postgres. It is safe for concurrent use.
 //
-// Look-ups, administration and what runs in the background have connections of their own:
-// however many administrators wait, a customer whom a replica has not met is looked up.
+// Look-ups, administration and background work use separate connections: administrators who
+// wait for a lock do not delay the look-up of a subject that is not cached.
 type Catalogue struct {
 	cfg        Config
 	lookups    *pgxpool.Pool // LookupSubjects, LookupCredentials and Changes
-	admin      *pgxpool.Pool // what administrators read and write
+	admin      *pgxpool.Pool // administration
 	background *pgxpool.Pool // the ledger of usage, replicas, uses of credentials
 
-	// Writers queue here, one at a time: the database would let no more than one write, and
-	// those that wait there would each occupy a connection.
+	// A semaphore for the one writer. The database admits one writer at a time, and each
+	// writer that waits there would occupy a connection.
 	writing chan struct{}
 }
 
@@ -41,28 +41,28 @@ var (
 	_ tiers.Source    = (*Catalogue)(nil)
 )
 
-// The most connections of each pool. One more listens.
+// The maximum number of connections of each pool. Listen uses one more.
 const (
 	lookupConns     = 3
-	adminConns      = 4 // unless the URL says pool_max_conns
+	adminConns      = 4 // default if the URL lacks pool_max_conns
 	backgroundConns = 2
 )
 
 // Config says where the database is.
 type Config struct {
 	URL string // required: postgres://…
-	// Renew returns the URL anew for each connection, so that a password that was changed is
-	// used from the next connection on. nil: the URL does not change.
+	// Renew returns the current URL. It is called for each new connection, so that a new
+	// password takes effect with the next connection. nil if the URL does not change.
 	Renew func() (string, error)
 }
 
-// Open returns the catalogue in the database at url, once that answers. Close it when done.
+// Open connects to the database at url and returns its catalogue. The caller must call Close.
 func Open(ctx context.Context, url string) (*Catalogue, error) {
 	return OpenWith(ctx, Config{URL: url})
 }
 
-// OpenWith is Open with a Config. An error wraps tiers.ErrUnavailable if the database may
-// answer later, and does not if it refuses the user, the password or the database's name.
+// OpenWith is Open with a Config. An error wraps tiers.ErrUnavailable if a retry may succeed,
+// but not if the database refuses the user, the password or the database name.
 func OpenWith(ctx context.Context, cfg Config) (*Catalogue, error) {
 	c := &Catalogue{cfg: cfg, writing: make(chan struct{}, 1)}
 	for _, pool := range []struct {
@@ -111,16 +111,15 @@ func (c *Catalogue) Close() {
 	}
 }
 
-// redial has every connection that is not in use closed, and every other closed once it is
-// given back.
+// redial closes all idle connections, and all others when they are returned to their pool.
 func (c *Catalogue) redial() {
 	for _, pool := range c.pools() {
 		pool.Reset()
 	}
 }
 
-// in runs do in a transaction on a connection of pool. The transaction does not depend on
-// what the role, the database or a pooler have a session begin with.
+// in runs do in a transaction on a connection of pool. It sets all parameters that the role,
+// the database or a pooler could have changed for the session.
 func (c *Catalogue) in(ctx context.Context, pool *pgxpool.Pool, opts pgx.TxOptions, within time.Duration, do func(context.Context, pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -131,7 +130,7 @@ func (c *Catalogue) in(ctx context.Context, pool *pgxpool.Pool, opts pgx.TxOptio
 		return do(ctx, tx)
 	})
 	if isReadOnly(err) {
-		c.redial() // the server that writes is another one by now
+		c.redial() // another server is the primary by now
 	}
 	return unavailable(err)
 }
@@ -146,11 +145,11 @@ var (
 	latest   = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
 )
 
-// query runs one statement in a transaction, and hands its rows to collect.
+// query runs one statement in a transaction and calls collect with its rows.
 func (c *Catalogue) query(ctx context.Context, pool *pgxpool.Pool, collect func(pgx.Rows) error, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	batch := &pgx.Batch{} // which is a transaction, in one round trip
+	batch := &pgx.Batch{} // a batch is a transaction in one round trip
 	batch.Queue(session, queryTimeout.Milliseconds())
 	batch.Queue(sql, args...).Query(collect)
 	return unavailable(pool.SendBatch(ctx, batch).Close())
@@ -177,8 +176,8 @@ func one(sql string, args ...any) *pgx.Batch {
 	return batch
 }
 
-// write runs do in a transaction that holds the version row from the start: writers of
-// several replicas queue there instead of meeting in a deadlock further on.
+// write runs do in a transaction that first locks the version row: writers of several
+// replicas queue for this lock, which prevents deadlocks.
 func (c *Catalogue) write(ctx context.Context, within time.Duration, do func(context.Context, pgx.Tx) error) error {
 	queue, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -202,5 +201,5 @@ func (c *Catalogue) write(ctx context.Context, within time.Duration, do func(con
 	}
 }
 
-// errReadOnly is returned by a server that does not write.
+// errReadOnly is returned if the server is read-only.
 var errReadOnly = errors.New("the server is read-only: another one has taken over, or it was set so")

@@ -16,16 +16,17 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// session is the first statement of each transaction, with how many milliseconds a statement
-// may take as $1: whatever the session began with, here it is so. Parameters of the
-// connection would not do: a pooler refuses them, or mixes the sessions of its clients.
-// To compile a statement (jit) takes a hundred times as long as to run one of ours.
+// session is the first statement of each transaction; $1 is the statement timeout in
+// milliseconds. It overrides the session's parameters. Connection parameters would not
+// suffice: a pooler refuses them or shares sessions between clients. jit is off because
+// compiling one of our statements takes a hundred times as long as running it.
 const session = `SELECT
 	set_config('TimeZone', 'UTC', true), set_config('search_path', 'pg_catalog', true),
 	set_config('statement_timeout', $1::bigint::text, true), set_config('lock_timeout', '5s', true),
 	set_config('idle_in_transaction_session_timeout', '10s', true), set_config('jit', 'off', true)`
 
-// pool returns the configuration of a pool.
+// pool returns the configuration of a pool with at most most connections. If sized is true,
+// pool_max_conns in the URL takes precedence.
 func (cfg *Config) pool(most int32, sized bool) (*pgxpool.Config, error) {
 	p, err := pgxpool.ParseConfig(cfg.URL)
 	if err != nil {
@@ -43,15 +44,15 @@ func (cfg *Config) pool(most int32, sized bool) (*pgxpool.Config, error) {
 	return p, nil
 }
 
-// connection sets up what all connections have in common. Statements are not prepared under
-// names: a pooler would hand them to other clients.
+// connection sets the parameters common to all connections. Prepared statements have no names,
+// because a pooler shares sessions between clients.
 func (cfg *Config) connection(conn *pgx.ConnConfig) {
 	conn.ConnectTimeout = queryTimeout
 	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	conn.RuntimeParams["application_name"] = "tierlimit"
 }
 
-// renew has the next connection use the user and password of now.
+// renew sets the current user and password in conn before a connection is opened.
 func (cfg *Config) renew(_ context.Context, conn *pgx.ConnConfig) error {
 	if cfg.Renew == nil {
 		return nil
@@ -89,7 +90,7 @@ func codeOf(err error) (code, class string) {
 	return "", ""
 }
 
-// isRefusal reports whether the database refuses whoever connects.
+// isRefusal reports whether the database refused the credentials or the database name.
 func isRefusal(err error) bool {
 	_, class := codeOf(err)
 	return class == classAuthorization || class == classNoDatabase
@@ -100,16 +101,16 @@ func isReadOnly(err error) bool {
 	return code == readOnlyState || errors.Is(err, errReadOnly)
 }
 
-// isConflict reports whether a transaction was rolled back in favour of others, so that it
-// may be tried again.
+// isConflict reports whether a transaction was rolled back because of a concurrent one and may
+// be retried.
 func isConflict(err error) bool {
 	_, class := codeOf(err)
 	return class == classRollback
 }
 
-// unavailable wraps tiers.ErrUnavailable around what says that the database cannot do it
-// now: no connection, no answer in time, a server that stops, starts or does not write. What
-// it refuses, and what this package refuses, is passed on.
+// unavailable wraps err in tiers.ErrUnavailable if the database is unavailable: no connection,
+// no answer in time, or a server that is starting, stopping or read-only. It returns other
+// errors unchanged.
 func unavailable(err error) error {
 	var connect *pgconn.ConnectError
 	var network net.Error
@@ -117,7 +118,7 @@ func unavailable(err error) error {
 	switch {
 	case err == nil || errors.Is(err, tiers.ErrUnavailable):
 		return err
-	case code == uniqueState: // the rules did not see it: somebody writes by hand
+	case code == uniqueState: // a writer outside this package has inserted the row
 		return fmt.Errorf("%w: %w", tiers.ErrExists, err)
 	case code != "":
 		switch class {

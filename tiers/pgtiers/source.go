@@ -49,7 +49,7 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 	if err := readLoadControl(rows, ch.Load); err != nil {
 		return ch, err
 	}
-	// whatever changed: a row, and one that was deleted draws no version of its own
+	// Load is always set, because deleting the row of the load control draws no version.
 	if since == 0 || since < forgotten {
 		ch.Forget = true
 		return ch, nil
@@ -77,8 +77,8 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 	return ch, err
 }
 
-// origin differs where the catalogue was restored from a backup, or is on another server:
-// the table is another one, or the server began another time.
+// origin identifies the table and the start of the server. It changes if the catalogue is
+// restored from a backup, or if another server takes over.
 const origin = `concat_ws('/', 'tierlimit.catalogue'::regclass::oid, extract(epoch FROM pg_postmaster_start_time()))`
 
 // AllSubjects implements tiers.Source.
@@ -99,12 +99,12 @@ func (c *Catalogue) AllCredentials(ctx context.Context, after string, most int) 
 	return list, nil
 }
 
-// serverIsReadOnly says that the server does not write: it is a standby, or was set so when
-// another took over. What is read there is no news.
+// serverIsReadOnly is true on a standby, and on a server that was set read-only when another
+// took over. Such a server may be out of date.
 const serverIsReadOnly = `(pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean)`
 
-// catalogueVersion is one row. An aggregate tells the planner so: of a small table that
-// nobody analyzed it expects thousands.
+// catalogueVersion returns one row. The aggregate tells the planner so; it expects thousands of
+// rows in a small table that was never analyzed.
 const catalogueVersion = `(SELECT max(version) AS version FROM tierlimit.catalogue)`
 
 // LookupSubjects implements tiers.Source. One statement sees one snapshot, so the
@@ -134,15 +134,15 @@ func (c *Catalogue) LookupSubjects(ctx context.Context, ids []string) (found []t
 }
 
 const (
-	// pingEvery is how often a quiet LISTEN connection is tried: a half-open one shows no
-	// error by itself.
+	// pingEvery is how often an idle LISTEN connection is tested: a half-open connection
+	// reports no error by itself.
 	pingEvery = 2 * time.Second
-	// heardWithin is how long a notification of our own may take to be heard.
+	// heardWithin is the time limit for Listen to receive its own test notification.
 	heardWithin = 2 * time.Second
 )
 
-// Listen implements tiers.Source. It uses a connection of its own, and makes sure that
-// notifications are heard there: behind a pooler in transaction mode they are not.
+// Listen implements tiers.Source. It uses its own connection, and first sends a notification to
+// test whether notifications arrive: a pooler in transaction mode loses them.
 func (c *Catalogue) Listen(ctx context.Context, wake func()) error {
 	conn, err := c.startListening(ctx)
 	if err != nil {
@@ -190,7 +190,7 @@ func (c *Catalogue) startListening(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// hears notifies, and returns tiers.ErrNotHeard unless conn hears it.
+// hears sends a notification and returns tiers.ErrNotHeard unless conn receives one.
 func (c *Catalogue) hears(ctx context.Context, conn *pgx.Conn) error {
 	if err := c.exec(ctx, one(`SELECT pg_notify('tierlimit', '')`)); err != nil {
 		return err
@@ -206,8 +206,8 @@ func (c *Catalogue) hears(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// waitForNotification returns whether one came before it was time to ask whether the server
-// is still there, and still the one that writes.
+// waitForNotification waits for a notification for pingEvery. If none arrives, it checks that
+// the server still answers and is not read-only, and returns false.
 func (c *Catalogue) waitForNotification(ctx context.Context, conn *pgx.Conn) (heard bool, err error) {
 	wait, cancel := context.WithTimeout(ctx, pingEvery)
 	defer cancel()

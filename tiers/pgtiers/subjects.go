@@ -77,7 +77,7 @@ func (c *Catalogue) Subjects(ctx context.Context, f tiers.SubjectFilter) ([]tier
 	return list, nil
 }
 
-// subjects returns those that the rest of a statement chooses.
+// subjects returns the subjects selected by from, the statement after the columns.
 func (c *Catalogue) subjects(ctx context.Context, pool *pgxpool.Pool, from string, args ...any) (list []tiers.Subject, err error) {
 	err = c.query(ctx, pool, func(rows pgx.Rows) (err error) {
 		list, err = subjectsOf(rows)
@@ -99,7 +99,7 @@ func (c *Catalogue) CountSubjects(ctx context.Context, f tiers.SubjectFilter) (i
 	return n, nil
 }
 
-// Subject implements tiers.Catalogue. It does not ask for what Postgres could not even hold.
+// Subject implements tiers.Catalogue. Invalid ids, which Postgres cannot encode, are not found.
 func (c *Catalogue) Subject(ctx context.Context, id string) (tiers.Subject, error) {
 	if !tierlimit.ValidSubject(id) {
 		return tiers.Subject{}, tiers.SubjectError(id, tiers.ErrNotFound)

@@ -89,8 +89,8 @@ func selectTiers(ctx context.Context, tx pgx.Tx, key string) ([]tiers.Tier, erro
 	return list(), nil
 }
 
-// queueTiers asks for the tier key, or for all when key is empty. list returns them once the
-// batch was sent.
+// queueTiers queues the query of the tier key, or of all tiers if key is empty. Call list after
+// the batch has been sent.
 func queueTiers(batch *pgx.Batch, key string) (list func() []tiers.Tier) {
 	var tierRows []tierRow
 	var limitRows []limitRow

@@ -15,16 +15,16 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// A view is what the rules see of the catalogue for one command: what its changes name, and
-// what they may concern.
+// A view is the tiers.View for one command. It has the objects that the operations name or
+// may affect.
 type view struct {
 	now         time.Time // the database's
-	repeated    bool      // the command's attempt has been made
+	repeated    bool      // whether a command with the same attempt was made before
 	tiers       []tiers.Tier
 	subjects    map[string]tiers.Subject
 	credentials map[string]access.Credential
 	load        tiers.LoadControl
-	on          map[string]tierUse // by key: of the tiers that the command deletes
+	on          map[string]tierUse // by key, for the tiers that the command deletes
 }
 
 type tierUse struct {
@@ -80,10 +80,10 @@ func (v *view) Naming(tier string) []tiers.Subject { return v.on[tier].naming }
 // LoadControl implements tiers.View.
 func (v *view) LoadControl() tiers.LoadControl { return v.load }
 
-// needs is what the changes of a command name.
+// needs lists the objects that the operations of a command name.
 type needs struct {
 	subjects    []string // ids
-	leaving     []string // ids of those that are deleted: their keys are needed
+	leaving     []string // ids of deleted subjects, whose keys are needed
 	credentials []string // ids
 	tokens      []string // names
 	deleted     []string // keys of tiers
@@ -111,11 +111,11 @@ func needsOf(c *tiers.Command) (n needs) {
 			if put, ok := o.Put.(access.Credential); ok {
 				says.Name, says.Subject = put.Name, put.Subject
 			}
-			_ = json.Unmarshal(o.Patch, &says) // the rules say what is wrong with it
+			_ = json.Unmarshal(o.Patch, &says) // Decide reports an invalid patch
 			n.subjects, n.tokens = append(n.subjects, says.Subject), append(n.tokens, says.Name)
 		}
 	}
-	// Postgres could not even hold what is not valid.
+	// Invalid names cannot exist, and Postgres may be unable to encode them.
 	n.subjects = slices.DeleteFunc(n.subjects, func(id string) bool { return !tierlimit.ValidSubject(id) })
 	n.leaving = slices.DeleteFunc(n.leaving, func(id string) bool { return !tierlimit.ValidSubject(id) })
 	n.credentials = slices.DeleteFunc(n.credentials, func(id string) bool { return !access.ValidID(id) })
@@ -124,8 +124,8 @@ func needsOf(c *tiers.Command) (n needs) {
 	return n
 }
 
-// loadView reads what the rules need to see, in one round trip. The caller holds the
-// version row where the command will be written: nothing changes until it commits.
+// loadView reads the view for a command in one round trip. A caller that writes must hold the
+// lock on the version row, so that the view stays current until it commits.
 func loadView(ctx context.Context, tx pgx.Tx, c *tiers.Command) (*view, error) {
 	v := &view{
 		subjects: make(map[string]tiers.Subject), credentials: make(map[string]access.Credential), on: make(map[string]tierUse),
@@ -166,7 +166,7 @@ func loadView(ctx context.Context, tx pgx.Tx, c *tiers.Command) (*view, error) {
 	return v, nil
 }
 
-// queueUse asks for who uses a tier.
+// queueUse queues the queries for the subjects that use a tier.
 func queueUse(batch *pgx.Batch, key string, on map[string]tierUse) {
 	f := tiers.SubjectFilter{Tier: key}
 	update := func(change func(*tierUse)) {

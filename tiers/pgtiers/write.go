@@ -15,8 +15,8 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// Do implements tiers.Writer: the rules decide on what is there, and what they say is
-// written, in one transaction.
+// Do implements tiers.Writer. It reads the view, decides, and writes the edits in one
+// transaction.
 func (c *Catalogue) Do(ctx context.Context, command tiers.Command) (r tiers.Result, err error) {
 	if command.DryRun {
 		err = c.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
@@ -44,7 +44,7 @@ func (c *Catalogue) Do(ctx context.Context, command tiers.Command) (r tiers.Resu
 	return r, err
 }
 
-// patience returns how long a command of so many operations may take.
+// patience returns the timeout of a command with the given number of operations.
 func patience(operations int) time.Duration {
 	return min(queryTimeout+time.Duration(operations)*time.Millisecond, 5*time.Minute)
 }
@@ -89,8 +89,8 @@ func writeEdits(ctx context.Context, tx pgx.Tx, edits []tiers.Edit) error {
 	return tx.SendBatch(ctx, batch).Close()
 }
 
-// together returns how many of the first edits put things of one kind, each another one: they
-// are written by one statement, as thousands of customers are imported so.
+// together returns how many of the first edits can be written by one statement: they put
+// distinct objects of one kind. Imports depend on it.
 func together(edits []tiers.Edit) (n int) {
 	seen := make(map[tiers.Ref]bool)
 	for n < len(edits) && edits[n].Kind == edits[0].Kind && edits[n].After != nil && !seen[edits[n].Ref] {
@@ -100,7 +100,7 @@ func together(edits []tiers.Edit) (n int) {
 	return n
 }
 
-// stamp reads the version of an edit.
+// stamp returns a row reader that stamps e with the version in the row.
 func stamp(e *tiers.Edit) func(pgx.Row) error {
 	return func(row pgx.Row) error {
 		var version int64
@@ -112,8 +112,8 @@ func stamp(e *tiers.Edit) func(pgx.Row) error {
 	}
 }
 
-// putTier leaves columns that this release does not know as they are. The version is read
-// once limits are written, each of which is a change of its tier too.
+// putTier queues the statements for a tier. Columns unknown to this release keep their values.
+// The version is read last, because writing a limit changes the tier's version.
 func putTier(batch *pgx.Batch, e *tiers.Edit, t tiers.Tier) {
 	var start, full, floor *float64
 	if t.Load != nil {

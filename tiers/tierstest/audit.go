@@ -39,7 +39,7 @@ func auditTellsTheStory(t *testing.T, c tiers.Editor) {
 		t.Fatal(err, done)
 	}
 	failed := errors.New("it cannot be done")
-	wantErr(t, c.Record(ctx, reset, func(context.Context) error { return failed }), failed) // and leaves no event
+	wantErr(t, c.Record(ctx, reset, func(context.Context) error { return failed }), failed) // a failed do leaves no event
 	s = must(c.Subject(ctx, "acct_1"))(t)
 	if err := c.DeleteSubject(ctx, "acct_1", s.Version); err != nil {
 		t.Fatal(err)

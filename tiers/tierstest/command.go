@@ -34,7 +34,7 @@ func commandsAreWhole(t *testing.T, c tiers.Editor) {
 		t.Errorf("%d events of what was refused", n)
 	}
 
-	// Each operation sees those before it.
+	// Each operation sees the changes of those before it.
 	r := must(c.Do(ctx, tiers.Command{Operations: operations[:3]}))(t)
 	if s := must(c.Subject(ctx, "acct_1"))(t); s.Tier != "gold" || s.Overrides["burst"].Max != 9 {
 		t.Errorf("made %+v", s)
@@ -50,7 +50,7 @@ func commandsAreWhole(t *testing.T, c tiers.Editor) {
 	if err != nil {
 		t.Errorf("a tier that the same command empties: %v", err)
 	}
-	// What is written in an order that the database minds.
+	// The order of the writes matters to the constraints of the database.
 	pro := must(c.Tier(ctx, "pro"))(t)
 	pro.Default = true
 	must(c.Do(ctx, tiers.Command{Operations: []tiers.Operation{
@@ -74,7 +74,7 @@ func commandsAreWhole(t *testing.T, c tiers.Editor) {
 	must(c.CreateCredential(ctx, odd))(t)
 	wantErr(t, second(c.CreateCredential(ctx, token("a\ufffd", access.Viewer))), tiers.ErrExists)
 
-	// An override keeps its version whatever the command does to its subject.
+	// A later change of the subject in the same command does not change the override's version.
 	r = must(c.Do(ctx, tiers.Command{Operations: []tiers.Operation{
 		{Ref: tiers.OverrideRef("acct_1", "per_minute"), Put: tiers.Override{Max: 3, ExpiresAt: instant("2926-12-02T00:00:00Z"), Reason: "y"}},
 		{Ref: tiers.SubjectRef("acct_1"), Put: tiers.Subject{Tier: "pro", Next: &tiers.Change{Tier: "enterprise", At: instant("2926-12-02T00:00:00Z")}}, Expect: tiers.Present},
@@ -88,8 +88,8 @@ func commandsAreWhole(t *testing.T, c tiers.Editor) {
 	}
 }
 
-// What a change did to other things was in no log: who was the default before, the keys and
-// overrides of a subject that was deleted, subjects that were rewritten as a tier went.
+// Regression test: implied changes were not logged. They are the loss of the default, the
+// deletion of a subject's keys and overrides, and subjects rewritten when a tier is deleted.
 func whatGoesAlong(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	g := gold()
@@ -164,7 +164,7 @@ func patches(t *testing.T, c tiers.Editor) {
 		t.Errorf("patched %+v", got)
 	}
 
-	// Wherever it is wrong, every field is named.
+	// The error names all invalid fields.
 	err := patch(tiers.TierRef("gold"), `{"priority":-1,"limits":{"burst":{"max":-5}}}`)
 	for _, field := range []string{"priority ", "limits.burst.max "} {
 		if err == nil || !strings.Contains(err.Error(), field) {
@@ -202,7 +202,7 @@ func expectations(t *testing.T, c tiers.Editor) {
 	must(put("acct_1", "free", tiers.Present))(t)
 }
 
-// A billing webhook that is sent again and again filled the audit log.
+// Regression test: repeated billing webhooks filled the audit log.
 func whatIsSoAlreadyIsNoChange(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
 	must(c.CreateSubject(ctx, fullSubject()))(t)
@@ -213,7 +213,7 @@ func whatIsSoAlreadyIsNoChange(t *testing.T, c tiers.Editor) {
 	before := must(c.Events(ctx, tiers.EventFilter{Most: 100}))(t)
 
 	again := o
-	again.StartsAt = time.Time{} // as whoever leaves it out
+	again.StartsAt = time.Time{} // a caller may omit it
 	for _, version := range []int64{
 		must(c.ReplaceSubject(ctx, s, s.Version))(t).Version - s.Version,
 		must(c.ReplaceTier(ctx, free, free.Version))(t).Version - free.Version,
@@ -227,7 +227,7 @@ func whatIsSoAlreadyIsNoChange(t *testing.T, c tiers.Editor) {
 	if after := must(c.Events(ctx, tiers.EventFilter{Most: 100}))(t); len(after) != len(before) {
 		t.Errorf("%d events more", len(after)-len(before))
 	}
-	wantErr(t, second(c.ReplaceSubject(ctx, s, s.Version-1)), tiers.ErrStale) // whatever it says
+	wantErr(t, second(c.ReplaceSubject(ctx, s, s.Version-1)), tiers.ErrStale) // although nothing would change
 }
 
 func overrideOfNothing(t *testing.T, c tiers.Editor) {
@@ -238,6 +238,6 @@ func overrideOfNothing(t *testing.T, c tiers.Editor) {
 	if _, err := c.CreateOverride(ctx, "acct_1", o); !errors.As(err, &field) || field.Field != "limit" || !strings.Contains(err.Error(), "per_day, per_minute, per_month") {
 		t.Errorf("an override of a limit that the subject does not have: %v", err)
 	}
-	o.Limit = "per_month" // of the tier to come
+	o.Limit = "per_month" // a limit of the next tier
 	must(c.CreateOverride(ctx, "acct_1", o))(t)
 }

@@ -79,7 +79,7 @@ func credentialLife(t *testing.T, c tiers.Editor) {
 
 func invalidCredential(t *testing.T, c tiers.Editor) {
 	wrong := access.Credential{Kind: access.Token, Subject: "acct_1", Role: "king", Name: "a\x00b", ExpiresAt: new(time.Time)}.WithSecret()
-	for _, hidden := range []string{"ci\u202e", "c\u200bi", "ci\u2028"} { // which would look like another
+	for _, hidden := range []string{"ci\u202e", "c\u200bi", "ci\u2028"} { // names that look like another
 		if _, err := c.CreateCredential(t.Context(), token(hidden, access.Viewer)); err == nil || !strings.Contains(err.Error(), "name ") {
 			t.Errorf("a token named %q: %v", hidden, err)
 		}
