@@ -272,8 +272,10 @@ func subjectFilter(q url.Values) (f tiers.SubjectFilter, err error) {
 	)
 }
 
+// checkFilter returns an error unless ok. A filter that is present and empty is an error too: a
+// variable that was not set must not select everything.
 func checkFilter(q url.Values, name string, ok bool, want string) error {
-	if !ok {
+	if !ok || q.Has(name) && q.Get(name) == "" {
 		return &tierlimit.FieldError{Field: name, Value: q.Get(name), Want: want}
 	}
 	return nil
@@ -382,6 +384,9 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	subject, limits := pathValue(r, "id"), q["limit"]
+	if !tierlimit.ValidSubject(subject) {
+		return &tierlimit.FieldError{Field: "subject", Value: subject, Want: tierlimit.SubjectRule}
+	}
 	if len(limits) > 0 {
 		usage, err := a.lim.Usage(r.Context(), subject)
 		if err != nil {
@@ -402,7 +407,7 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 }
 
 // record runs do, which changes something outside the catalogue, and writes its event in
-// the audit log. If either fails, e is not logged.
+// the audit log: see tiers.Catalogue.
 func (a *admin) record(r *http.Request, e tiers.Event, do func(context.Context) error) error {
 	e.Actor, e.ActorID = actorOf(r).Name, actorOf(r).ID
 	return a.catalogue.Record(r.Context(), e, do)

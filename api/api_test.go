@@ -326,6 +326,7 @@ func TestASubjectsLifeOverHTTP(t *testing.T) {
 	}
 	s.ask(s.admin, "GET", "/admin/v1/subjects/acct_42/usage", "").want(200, `"used":6`)
 	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage?limit=per_mouth", "").want(400, "per_minute, per_month")
+	s.ask(s.admin, "DELETE", "/admin/v1/subjects/%00/usage", "").want(400, "subject")
 	s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage", "").want(204)
 	if d := s.take(`{"subject":"acct_42"}`).decision(); d.Windows[0].Used != 1 {
 		t.Errorf("after a reset: %+v", d)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -35,8 +36,12 @@ const (
 	// of its one transaction.
 	maxAtomic      = 100_000
 	maxAtomicBytes = 64 << 20
-	// maxLine is the maximum length of a line, in bytes.
-	maxLine = 64 << 10
+	// bulkPartOperations is the number of operations after which a command takes no further
+	// subject: a subject may have many overrides.
+	bulkPartOperations = 2000
+	// maxLine is the maximum length of a line, in bytes. A subject with tiers.MaxOverrides
+	// overrides fits in it, also if JSON escapes all characters of the reasons.
+	maxLine = 256 << 10
 	// bulkPatience is how long a client may take to send or receive the next part.
 	bulkPatience = 30 * time.Second
 )
@@ -108,6 +113,7 @@ func (s *stream) extend() {
 
 func (s *stream) line(v any) error {
 	data, err := json.Marshal(v)
+	s.extend() // what the line reports may have taken longer than the last deadline
 	if err == nil {
 		_, err = s.w.Write(append(data, '\n'))
 	}
@@ -200,13 +206,13 @@ func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 		body = http.MaxBytesReader(w, r.Body, maxAtomicBytes)
 	}
 	in := lineReader{r: bufio.NewReaderSize(body, maxLine), seen: make(map[uint64]bool), seed: maphash.MakeSeed(), wait: out.extend}
-	most := bulkPart
+	most, operations := bulkPart, bulkPartOperations
 	if atomic {
-		most = maxAtomic + 1
+		most, operations = maxAtomic+1, math.MaxInt
 	}
 	tally := bulkTally{DryRun: dry}
 	for {
-		p, n, refusal := in.part(most)
+		p, n, end, refusal := in.part(most, operations)
 		if atomic && n > maxAtomic {
 			refusal = &bulkError{line: in.line, err: &tierlimit.FieldError{
 				Field: "atomic", Value: "true", Want: "left out for more than " + strconv.Itoa(maxAtomic) + " subjects",
@@ -226,7 +232,7 @@ func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 		if refusal != nil {
 			return out.refuse(&tally, refusal)
 		}
-		if tally.Done = n < most; tally.Done {
+		if tally.Done = end; tally.Done {
 			return out.line(tally)
 		}
 		if err := out.line(tally); err != nil {
@@ -299,20 +305,21 @@ type lineReader struct {
 	seed maphash.Seed
 }
 
-// part reads up to most subjects. If a line is invalid, part returns the operations before the
-// line, and refusal.
-func (l *lineReader) part(most int) (p part, n int, refusal *bulkError) {
-	for ; n < most; n++ {
+// part reads up to most subjects, and no more once they have that many operations; end reports
+// whether there are no more. If a line is invalid, part returns the operations before the line,
+// and refusal.
+func (l *lineReader) part(most, operations int) (p part, n int, end bool, refusal *bulkError) {
+	for ; n < most && len(p.operations) < operations; n++ {
 		record, err := l.next()
 		if errors.Is(err, io.EOF) {
-			return p, n, nil
+			return p, n, true, nil
 		}
 		if err != nil {
-			return p, n, &bulkError{line: l.line, err: err}
+			return p, n, false, &bulkError{line: l.line, err: err}
 		}
 		p.add(l.line, record.Operations()...)
 	}
-	return p, n, nil
+	return p, n, false, nil
 }
 
 // next returns the next subject, or io.EOF after the last.
@@ -329,7 +336,7 @@ func (l *lineReader) next() (*tiers.Record, error) {
 		l.line++
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
-			return nil, bodyError("lines of at most 64 KiB")
+			return nil, bodyError("lines of at most 256 KiB")
 		case errors.As(err, new(*http.MaxBytesError)):
 			return nil, bodyError("at most 64 MiB, where all or nothing is made")
 		case err != nil && !errors.Is(err, io.EOF): // the line was cut off

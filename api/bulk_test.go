@@ -67,6 +67,7 @@ func TestSubjectsAreImportedExportedAndMoved(t *testing.T) {
 	s.ask(s.admin, "POST", root+":move?to=enterprise&prefix=acct_0142&at=2099-01-01T00:00:00Z", "").lastLine()
 	s.ask(s.admin, "GET", root+"/acct_0142", "").want(200, `"tier":"free"`, `"next":{"tier":"enterprise","at":"2099-01-01T00:00:00Z"}`)
 	s.ask(s.admin, "POST", root+":move?to=nowhere&tier=free", "").want(404)
+	s.ask(s.admin, "POST", root+":move?to=pro&tier=&status=active", "").want(400, "tier") // a variable that was not set
 	s.ask(s.admin, "POST", root+":move?tier=free", "").want(400, "to")
 	s.ask(s.admin, "POST", root+":move?to=pro", "").want(400, "everybody")
 	s.ask(s.admin, "POST", root+":move?to=pro&tier=free&everybody=true", "").want(400, "everybody")
@@ -85,7 +86,7 @@ func TestARefusedLineIsNamed(t *testing.T) {
 		"no JSON":    {`{"id":`, "JSON"},
 		"twice":      {`{"id":"b","id":"c","tier":"free"}`, "given once"},
 		"no reason":  {`{"id":"b","tier":"free","overrides":{"x":{"max":1,"expires_at":"2099-01-01T00:00:00Z"}}}`, "reason"},
-		"too long":   {`{"id":"` + strings.Repeat("x", 65<<10) + `"}`, "64 KiB"},
+		"too long":   {`{"id":"` + strings.Repeat("x", 257<<10) + `"}`, "256 KiB"},
 		"no subject": {`{"tier":"free"}`, "id"},
 		"again":      {`{"id":"a","tier":"pro"}`, "on one line alone"},
 	} {

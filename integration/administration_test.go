@@ -358,6 +358,10 @@ func TestAStatementPublishesOnceHoweverManyRowsItHas(t *testing.T) {
 	const rows = 40_000
 	for _, step := range []struct{ what, sql string }{
 		{"an insertion", fmt.Sprintf(`INSERT INTO tierlimit.subjects (id, tier) SELECT 'acct_' || n, 'pro' FROM generate_series(1, %d) AS n`, rows)},
+		{"an insertion of overrides", `INSERT INTO tierlimit.overrides (subject, limit_name, max, starts_at, expires_at, reason)
+			SELECT id, 'per_minute', 7, now(), now() + interval '1 day', 'launch' FROM tierlimit.subjects`},
+		{"an update of overrides", `UPDATE tierlimit.overrides SET max = 8`},
+		{"a removal of overrides", `DELETE FROM tierlimit.overrides WHERE subject <> 'acct_1'`},
 		{"an update", `UPDATE tierlimit.subjects SET tier = 'enterprise'`},
 		{"a deletion", `DELETE FROM tierlimit.subjects WHERE id <> 'acct_1'`},
 	} {
@@ -372,8 +376,18 @@ func TestAStatementPublishesOnceHoweverManyRowsItHas(t *testing.T) {
 		}
 		must(t, tx.Commit(t.Context()))
 	}
+	// The change of an override is one of its subject, at the same version.
+	var same bool
+	must(t, conn.QueryRow(t.Context(), `
+		WITH changed AS (UPDATE tierlimit.overrides SET max = 9 RETURNING subject, version) SELECT true FROM changed`).Scan(&same))
+	must(t, conn.QueryRow(t.Context(), `
+		SELECT s.version = o.version AND s.version = c.version
+		FROM tierlimit.subjects s JOIN tierlimit.overrides o ON o.subject = s.id, tierlimit.catalogue c WHERE s.id = 'acct_1'`).Scan(&same))
+	if !same {
+		t.Error("the subject of a changed override has another version")
+	}
 	eventually(t, time.Second, "followed", func() bool {
-		return planOf(t, replica, "acct_1").Tier() == "enterprise" && planOf(t, replica, fmt.Sprint("acct_", rows)).Tier() == "free"
+		return maxOf(planOf(t, replica, "acct_1"), "per_minute") == 9 && planOf(t, replica, fmt.Sprint("acct_", rows)).Tier() == "free"
 	})
 }
 

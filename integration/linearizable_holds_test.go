@@ -132,7 +132,7 @@ func (s heldState) at(now int64) []heldState {
 	return list
 }
 
-// between returns the possible states of s at the instants from from to to.
+// between returns the possible states of s between the instants from and to.
 func (s heldState) between(from, to int64) (list []heldState) {
 	from = max(s.now, from)
 	instants := []int64{from}

@@ -8,7 +8,7 @@
 SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '0', true); -- nobody queues behind it for long
 
 -- Waits for all writers: from here on no transaction draws a version the old way.
-LOCK TABLE tierlimit.catalogue, tierlimit.subjects, tierlimit.tiers, tierlimit.limits, tierlimit.credentials, tierlimit.load_control IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE tierlimit.catalogue, tierlimit.subjects, tierlimit.overrides, tierlimit.tiers, tierlimit.limits, tierlimit.credentials, tierlimit.load_control IN ACCESS EXCLUSIVE MODE;
 
 CREATE SEQUENCE tierlimit.versions;
 SELECT setval('tierlimit.versions', greatest((SELECT version FROM tierlimit.catalogue), 1));
@@ -34,6 +34,55 @@ CREATE TRIGGER z_publish AFTER INSERT OR UPDATE OR DELETE ON tierlimit.subjects 
 CREATE TRIGGER z_publish AFTER INSERT OR UPDATE OR DELETE ON tierlimit.load_control FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.publish();
 CREATE TRIGGER z_publish AFTER INSERT OR UPDATE OF id, kind, name, subject, role, hash, expires_at, version OR DELETE ON tierlimit.credentials
     FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.publish();
+
+-- A subject's version changes once for each statement that changes overrides of the subject.
+-- The version is that of the last override, and only the trigger may set it.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.subject_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+        RAISE EXCEPTION 'a subject keeps its id: delete it and insert another';
+    END IF;
+    IF TG_OP = 'INSERT' OR NEW.version <= OLD.version OR pg_trigger_depth() < 2 THEN
+        NEW.version := tierlimit.next_version();
+    END IF;
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+DROP TRIGGER override_changes ON tierlimit.overrides;
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.override_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND (NEW.subject, NEW.limit_name) <> (OLD.subject, OLD.limit_name) THEN
+        RAISE EXCEPTION 'an override keeps its subject and limit: delete it and insert another';
+    END IF;
+    NEW.version := tierlimit.next_version();
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER override_changes BEFORE INSERT OR UPDATE ON tierlimit.overrides
+    FOR EACH ROW EXECUTE FUNCTION tierlimit.override_changes();
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.overrides_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE tierlimit.subjects s SET version = o.version
+        FROM (SELECT subject, max(version) AS version FROM changed GROUP BY subject) o WHERE s.id = o.subject;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE FUNCTION tierlimit.overrides_removed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE tierlimit.subjects SET version = version WHERE id IN (SELECT subject FROM gone);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER overrides_inserted AFTER INSERT ON tierlimit.overrides REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.overrides_changed();
+CREATE TRIGGER overrides_updated AFTER UPDATE ON tierlimit.overrides REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.overrides_changed();
+CREATE TRIGGER overrides_removed AFTER DELETE ON tierlimit.overrides REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.overrides_removed();
 
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION tierlimit.subjects_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -96,6 +145,39 @@ CREATE INDEX audit_by_time ON tierlimit.audit (at);
 CREATE INDEX audit_by_key_of ON tierlimit.audit (detail, id) WHERE kind = 'key';
 
 -- +goose Down
+DROP TRIGGER overrides_inserted ON tierlimit.overrides;
+DROP TRIGGER overrides_updated ON tierlimit.overrides;
+DROP TRIGGER overrides_removed ON tierlimit.overrides;
+DROP TRIGGER override_changes ON tierlimit.overrides;
+DROP FUNCTION tierlimit.overrides_changed;
+DROP FUNCTION tierlimit.overrides_removed;
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.subject_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+        RAISE EXCEPTION 'a subject keeps its id: delete it and insert another';
+    END IF;
+    NEW.version := tierlimit.next_version();
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION tierlimit.override_changes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        UPDATE tierlimit.subjects SET version = version WHERE id = OLD.subject;
+        RETURN OLD;
+    END IF;
+    IF TG_OP = 'UPDATE' AND (NEW.subject, NEW.limit_name) <> (OLD.subject, OLD.limit_name) THEN
+        RAISE EXCEPTION 'an override keeps its subject and limit: delete it and insert another';
+    END IF;
+    UPDATE tierlimit.subjects SET version = version WHERE id = NEW.subject RETURNING version INTO NEW.version;
+    NEW.version := coalesce(NEW.version, 0); -- of no subject: the foreign key says so
+    RETURN NEW;
+END $$;
+-- +goose StatementEnd
+CREATE TRIGGER override_changes BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.overrides
+    FOR EACH ROW EXECUTE FUNCTION tierlimit.override_changes();
 DROP TRIGGER limits_truncated ON tierlimit.limits;
 DROP FUNCTION tierlimit.limits_truncated;
 DROP TRIGGER tiers_truncated ON tierlimit.tiers;

@@ -2,8 +2,10 @@ package tiers
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 )
 
@@ -21,6 +23,16 @@ type Event struct {
 	After   json.RawMessage `json:"after"`              // null if the object was deleted
 
 	Attempt Attempt `json:"attempt,omitzero"`
+}
+
+// MarkUnknown reports whether a change that failed with err may have taken place all the same,
+// and then sets the outcome in e.After to "unknown".
+func (e *Event) MarkUnknown(err error) bool {
+	if !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+		return false
+	}
+	e.After = json.RawMessage(`{"outcome":"unknown"}`)
+	return true
 }
 
 // The kinds of things that are changed. Those of credentials are access.Key and

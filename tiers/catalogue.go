@@ -48,7 +48,9 @@ type Catalogue interface {
 
 	Events(ctx context.Context, f EventFilter) ([]Event, error) // the newest first
 	// Record runs do, which changes something outside the catalogue, and writes its event e.
-	// If e cannot be written, do does not take place; if do fails, e is not written.
+	// It does not stop half-way if ctx ends. If do fails, e is not written, unless do may have
+	// taken place all the same: if its error wraps tierlimit.ErrStoreUnavailable, e is written
+	// with the outcome "unknown". A catalogue in Postgres runs do only after e could be written.
 	Record(ctx context.Context, e Event, do func(context.Context) error) error
 }
 

@@ -2,6 +2,7 @@ package tiers
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -226,12 +227,13 @@ func (m *Memory) attempted(a Attempt) bool {
 
 // Record implements Catalogue.
 func (m *Memory) Record(ctx context.Context, e Event, do func(context.Context) error) error {
-	if err := do(ctx); err != nil { // mu is not held: do may block
+	err := do(context.WithoutCancel(ctx)) // mu is not held: do may block
+	if err != nil && !e.MarkUnknown(err) {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.commit(delta{version: m.version}, []Event{e})
+	return errors.Join(err, m.commit(delta{version: m.version}, []Event{e}))
 }
 
 // A memoryView is the View of a Memory. mu must be held.

@@ -24,6 +24,9 @@ type Override struct {
 	Version   int64  // set by the catalogue; greater with each change
 }
 
+// MaxOverrides is how many overrides one subject may have.
+const MaxOverrides = 64
+
 // Overrides are a subject's, by the limit they are of.
 type Overrides map[string]Override
 

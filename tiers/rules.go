@@ -285,6 +285,9 @@ func (d *draft) putOverride(op *Operation, o Override) error {
 	if s.Overrides == nil {
 		s.Overrides = make(Overrides)
 	}
+	if _, there := s.Overrides[o.Limit]; !there && len(s.Overrides) >= MaxOverrides {
+		return &tierlimit.FieldError{Field: "overrides", Value: strconv.Itoa(len(s.Overrides) + 1), Want: "at most " + strconv.Itoa(MaxOverrides) + " of a subject"}
+	}
 	s.Overrides[o.Limit] = o
 	d.setSubject(s.ID, &s)
 	return nil

@@ -343,6 +343,7 @@ func TestAMoveLeavesAloneWhoOnlyTriesTheTier(t *testing.T) {
 		t.Errorf("who will be on the tier: %s", out)
 	}
 	sh.refuses(exitFailed, []string{"404", "fre"}, "subjects", "move", "--tier", "fre", "--to", "pro")
+	sh.refuses(exitFailed, []string{"400", "tier"}, "subjects", "move", "--tier", "", "--status", "active", "--to", "pro")
 }
 
 // An empty status, as of a shell variable that is not set, lifted a suspension.
@@ -378,6 +379,16 @@ func TestASubjectIsShownThoughItsUsageIsNotKnown(t *testing.T) {
 	}
 	if out := sh.does("subjects", "get", "acct_42", "--json"); !strings.Contains(out, `"usage": null`) {
 		t.Errorf("read: %s", out)
+	}
+}
+
+// An empty limit, as of a shell variable that is not set, reset all limits.
+func TestAResetOfALimitWithoutANameIsRefused(t *testing.T) {
+	sh := administrator(t)
+	sh.does("take", "acct_42", "--cost", "3")
+	sh.refuses(exitFailed, []string{"400", "limit"}, "usage", "reset", "acct_42", "--limit", "")
+	if out := sh.does("usage", "get", "acct_42"); !strings.Contains(out, "used 3 of 5") {
+		t.Errorf("reset: %s", out)
 	}
 }
 

@@ -159,7 +159,7 @@ func subjectFilters(cmd *cobra.Command) func() url.Values {
 	return func() url.Values {
 		query := make(url.Values)
 		for name, value := range flags {
-			if *value != "" {
+			if cmd.Flags().Changed(name) { // the server refuses an empty one
 				query.Set(name, *value)
 			}
 		}

@@ -25,7 +25,7 @@ func usageCommand(s streams) *cobra.Command {
 			}
 			return getUsage(ctx, c, args)
 		})
-	reset.Flags().StringSliceVar(&limits, "limit", nil, "only of this limit; may stand several times")
+	reset.Flags().StringArrayVar(&limits, "limit", nil, "only of this limit; may stand several times")
 	cmd.AddCommand(adminCommand(s, "get SUBJECT", "Show every window of a subject's plan", cobra.ExactArgs(1), getUsage), reset)
 	return cmd
 }

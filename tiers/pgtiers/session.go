@@ -25,7 +25,7 @@ const session = `SELECT
 	set_config('statement_timeout', $1::bigint::text, true), set_config('lock_timeout', '5s', true),
 	set_config('idle_in_transaction_session_timeout', '10s', true), set_config('jit', 'off', true)`
 
-// pool returns the configuration of a pool with at most most connections. If sized is true,
+// pool returns the configuration of a pool of the given size. If sized is true,
 // pool_max_conns in the URL takes precedence.
 func (cfg *Config) pool(most int32, sized bool) (*pgxpool.Config, error) {
 	p, err := pgxpool.ParseConfig(cfg.URL)

@@ -3,6 +3,7 @@ package pgtiers
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -264,10 +265,21 @@ func insertEvents(ctx context.Context, tx pgx.Tx, events []tiers.Event) error {
 
 // Record implements tiers.Catalogue.
 func (c *Catalogue) Record(ctx context.Context, e tiers.Event, do func(context.Context) error) error {
-	return c.in(ctx, c.admin, latest, queryTimeout, func(ctx context.Context, tx pgx.Tx) error {
-		if err := insertEvents(ctx, tx, []tiers.Event{e}); err != nil {
+	var unknown error
+	err := c.in(context.WithoutCancel(ctx), c.admin, latest, queryTimeout, func(ctx context.Context, tx pgx.Tx) error {
+		err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error { // a savepoint
+			if err := insertEvents(ctx, tx, []tiers.Event{e}); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, queryTimeout/2) // the event is written after it
+			defer cancel()
+			return do(ctx)
+		})
+		if err == nil || !e.MarkUnknown(err) {
 			return err
 		}
-		return do(ctx)
+		unknown = err
+		return insertEvents(ctx, tx, []tiers.Event{e})
 	})
+	return errors.Join(unknown, err)
 }

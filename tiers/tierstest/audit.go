@@ -12,9 +12,66 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
 )
+
+// Regression test: a client that hung up during a reset, and a reset whose reply was lost, left
+// no event.
+func whatMayHaveTakenPlaceHasItsEvent(t *testing.T, c tiers.Editor) {
+	reset := tiers.Event{Actor: "bob", ActorID: "b", Action: "usage.reset", Kind: tiers.KindUsage, Object: "acct_1"}
+	last := func() tiers.Event {
+		t.Helper()
+		list := must(c.Events(t.Context(), tiers.EventFilter{Most: 1}))(t)
+		if len(list) == 0 {
+			t.Fatal("no event")
+		}
+		return list[0]
+	}
+	ctx, hangUp := context.WithCancel(t.Context())
+	err := c.Record(ctx, reset, func(ctx context.Context) error { hangUp(); return ctx.Err() })
+	first := last()
+	if err != nil || first.Action != "usage.reset" || first.After != nil {
+		t.Errorf("a client hung up: %v, %+v", err, first)
+	}
+	lost := fmt.Errorf("the reply was lost: %w", tierlimit.ErrStoreUnavailable)
+	wantErr(t, c.Record(t.Context(), reset, func(context.Context) error { return lost }), lost)
+	var after struct{ Outcome string }
+	if e := last(); e.ID == first.ID || json.Unmarshal(e.After, &after) != nil || after.Outcome != "unknown" {
+		t.Errorf("a reply was lost: %+v", e)
+	}
+	if list := must(c.Events(t.Context(), tiers.EventFilter{Kind: tiers.KindUsage, Most: 9}))(t); len(list) != 2 {
+		t.Errorf("%d events", len(list))
+	}
+}
+
+func aSubjectHasABoundedNumberOfOverrides(t *testing.T, c tiers.Editor) {
+	o := tiers.Override{Max: 9, StartsAt: instant("2026-12-01T00:00:00Z"), ExpiresAt: instant("2026-12-02T00:00:00Z"), Reason: "x"}
+	must(c.CreateSubject(t.Context(), tiers.Subject{ID: "acct_1", Tier: "free"}))(t)
+	add := func(first, count int) error {
+		command := tiers.Command{Actor: c.Actor}
+		for i := range count {
+			o.Limit = fmt.Sprint("limit_", first+i)
+			command.Operations = append(command.Operations, tiers.Operation{Ref: tiers.OverrideRef("acct_1", o.Limit), Expect: tiers.Anything, Put: o, AnyLimit: true})
+		}
+		_, err := c.Do(t.Context(), command)
+		return err
+	}
+	if err := add(0, tiers.MaxOverrides); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(0, 2); err != nil {
+		t.Errorf("those that are there: %v", err)
+	}
+	var wrong *tierlimit.FieldError
+	if err := add(tiers.MaxOverrides, 1); !errors.As(err, &wrong) || wrong.Field != "overrides" {
+		t.Errorf("one more: %v", err)
+	}
+	if s := must(c.Subject(t.Context(), "acct_1"))(t); len(s.Overrides) != tiers.MaxOverrides {
+		t.Errorf("%d overrides", len(s.Overrides))
+	}
+}
 
 func auditTellsTheStory(t *testing.T, c tiers.Editor) {
 	ctx := t.Context()
