@@ -366,10 +366,6 @@ func TestServeStartsWithoutRedis(t *testing.T) {
 }
 
 func TestServeRefusesARedisThatRefuses(t *testing.T) {
-	file, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
 	admin := newClient(t, redisServer.URL, testBudget)
 	user := fmt.Sprintf("reader%d", time.Now().UnixNano())
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", user, "on", ">hunter2", "~tl:*", "-@all", "+get", "+ping", "+hello").Err(); err != nil {
@@ -377,11 +373,9 @@ func TestServeRefusesARedisThatRefuses(t *testing.T) {
 	}
 	defer admin.Do(context.Background(), "ACL", "DELUSER", user)
 	for password, want := range map[string]string{"hunter2": "NOPERM", "wrong-one": "WRONGPASS"} {
-		cmd := exec.CommandContext(t.Context(), file, "serve", "--addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0",
-			"--redis-url", "redis://"+user+":"+password+"@"+admin.Options().Addr, "--database-url", newDatabase(t), "--admin-token", adminToken)
-		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "redis refuses") || !strings.Contains(string(out), want) || strings.Contains(string(out), password) {
-			t.Errorf("%v: %s, want a refusal to start that says %s", err, out, want)
+		out := refusesToStart(t, "--redis-url", "redis://"+user+":"+password+"@"+admin.Options().Addr, "--database-url", newDatabase(t))
+		if !strings.Contains(out, "redis refuses") || !strings.Contains(out, want) || strings.Contains(out, password) {
+			t.Errorf("%s, want a refusal to start that says %s", out, want)
 		}
 	}
 }

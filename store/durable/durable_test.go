@@ -56,6 +56,7 @@ type ledger struct {
 	order     []string         // guarded by mu: what was written, in order
 	forgotten []int64          // guarded by mu
 	looks     int              // guarded by mu
+	during    func() error     // guarded by mu: the next look calls it once, without mu, and returns its error
 }
 
 func (l *ledger) note(what string) error {
@@ -104,6 +105,15 @@ func (l *ledger) RunningWindows(_ context.Context, subjects []string, now int64)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.looks++
+	if during := l.during; during != nil {
+		l.during = nil
+		l.mu.Unlock()
+		err := during()
+		l.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
+	}
 	for _, w := range l.windows {
 		if slices.Contains(subjects, w.Subject) && w.End > now {
 			list = append(list, w)
@@ -545,6 +555,28 @@ func TestChargesDoNotHideALossThatIsLookedInto(t *testing.T) {
 		f.flush()
 		if losses := f.inner.losses(); len(losses) != 1 || losses[0].Used != 30 {
 			f.Errorf("restored %+v", losses)
+		}
+		f.wantUsed("acct_42", "per_day", 30)
+	})
+}
+
+// A window that was lost again while the ledger was looked into, without success, forgot
+// what the first look was about.
+func TestALossDuringALookThatFailsForgetsNothing(t *testing.T) {
+	bubble(t, durable.Config{Every: time.Hour}, func(f *field) {
+		f.take("acct_42", 30, perDay())
+		f.ledger.during = func() error {
+			f.inner.lose()
+			time.Sleep(time.Second)
+			f.take("acct_42", 1, perDay())
+			return errors.New("the ledger is away")
+		}
+		if err := f.store.Flush(context.Background()); err == nil {
+			f.Fatal("the ledger was not asked: the test shows nothing")
+		}
+		f.flush()
+		if losses := f.inner.losses(); len(losses) != 1 || losses[0].Used != 30 || losses[0].Begun == 0 {
+			f.Errorf("restored %+v, want what was used before the loss", losses)
 		}
 		f.wantUsed("acct_42", "per_day", 30)
 	})

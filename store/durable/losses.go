@@ -17,6 +17,23 @@ type loss struct {
 	seen  int64 // when that was
 }
 
+// merge returns what two suspicions of one limit say together, in whatever order they
+// came: the later begin with the latest usage. If the window was begun twice, the usage
+// of the earlier begin is returned as before.
+func (l loss) merge(other loss) (both loss, before Window) {
+	first, last := l, other
+	if last.seen < first.seen {
+		first, last = last, first
+	}
+	switch {
+	case first.begun > 0 && first.seen < last.seen:
+		return last, first.Window
+	case first.End > 0 && (last.End == 0 || first.At > last.At):
+		last.Window = first.Window
+	}
+	return last, Window{}
+}
+
 // losses wait to be looked into.
 type losses struct {
 	most  int
@@ -53,8 +70,8 @@ const (
 func settledKey(subject, limit string) string { return limit + " " + subject }
 
 // suspect has a loss looked into. Unknown subjects take half of the places at most.
-// Of what was looked into and is lost again it returns what was seen: that is to be
-// noted.
+// If the window was begun twice, suspect returns the usage of the earlier begin, which
+// must be noted.
 func (l *losses) suspect(subject string, one loss) (seen Window) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,8 +93,8 @@ func (l *losses) suspect(subject string, one loss) (seen Window) {
 	}
 	if old := who.of(one.Limit); old == nil {
 		who.losses = append(who.losses, one)
-	} else if one.begun > 0 && one.seen >= old.seen {
-		seen, *old = old.Window, one
+	} else {
+		*old, seen = old.merge(one)
 	}
 	select {
 	case l.wake <- struct{}{}:
