@@ -20,6 +20,7 @@ import (
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/memtiers"
 )
 
 const (
@@ -58,7 +59,7 @@ func (f *flakyStore) Reset(ctx context.Context, subject string, limits ...string
 
 func newSite(t *testing.T, utilisation float64) *site {
 	t.Helper()
-	catalogue, err := tiers.NewMemory(tiers.Builtin())
+	catalogue, err := memtiers.New(tiers.Builtin())
 	if err != nil {
 		t.Fatal(err)
 	}

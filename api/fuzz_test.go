@@ -14,12 +14,13 @@ import (
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/memtiers"
 )
 
 // Whatever an owner sends: it is done, or refused as a problem that says why; and what
 // is in force afterwards is valid.
 func FuzzAdminJSON(f *testing.F) {
-	catalogue, err := tiers.NewMemory(tiers.Builtin())
+	catalogue, err := memtiers.New(tiers.Builtin())
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
-	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 )
 
@@ -72,10 +72,10 @@ func useAndClose(t *testing.T, database string, fail func(redis, postgres *proxy
 	catalogue, err := pgtiers.Open(ctx, at.String())
 	must(t, err)
 	defer catalogue.Close()
-	cache, err := tiers.NewCache(ctx, catalogue, tiers.CacheConfig{})
+	plans, err := cache.New(ctx, catalogue, cache.Config{})
 	must(t, err)
-	defer cache.Close()
-	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Meter: load.Fixed(0)})
+	defer plans.Close()
+	cpu, err := load.New(load.Config{Tiers: plans.Tiers, Meter: load.Fixed(0)})
 	must(t, err)
 	defer cpu.Close()
 	opts, err = redisstore.Options("redis://"+redisWire.Addr, 50*time.Millisecond)
@@ -87,10 +87,10 @@ func useAndClose(t *testing.T, database string, fail func(redis, postgres *proxy
 	closing, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	defer store.Close(closing)
-	ledger := durable.New(store, catalogue, durable.Config{Known: cache.Known, Every: 50 * time.Millisecond})
+	ledger := durable.New(store, catalogue, durable.Config{Known: plans.Known, Every: 50 * time.Millisecond})
 	defer ledger.Close(closing)
 	lim, err := tierlimit.New(tierlimit.Config{
-		Store: ledger, Tiers: cache, Load: cpu, Local: memstore.New(memstore.Config{}),
+		Store: ledger, Tiers: plans, Load: cpu, Local: memstore.New(memstore.Config{}),
 	})
 	must(t, err)
 

@@ -14,6 +14,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/migrations"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 	"github.com/tierlimit/tierlimit/tiers/tierstest"
 )
@@ -74,10 +75,10 @@ func openCatalogue(t *testing.T, url string) *pgtiers.Catalogue {
 // edit returns an Editor with the zero Actor.
 func edit(c tiers.Catalogue) tiers.Editor { return tiers.NewEditor(c, tiers.Actor{}) }
 
-func follow(t *testing.T, url string) *tiers.Cache {
+func follow(t *testing.T, url string) *cache.Cache {
 	t.Helper()
 	source := openCatalogue(t, url)
-	c, err := tiers.NewCache(t.Context(), source, tiers.CacheConfig{})
+	c, err := cache.New(t.Context(), source, cache.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func eventually(t *testing.T, within time.Duration, what string, holds func() bo
 	}
 }
 
-func planOf(t *testing.T, c *tiers.Cache, subject string) *tierlimit.Plan {
+func planOf(t *testing.T, c *cache.Cache, subject string) *tierlimit.Plan {
 	t.Helper()
 	p, err := c.Resolve(t.Context(), subject, time.Now().Add(testBudget))
 	if err != nil {
@@ -158,9 +159,9 @@ func maxOf(p *tierlimit.Plan, limit string) int64 {
 
 func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 	url := newDatabase(t)
-	admin, replicas := openCatalogue(t, url), []*tiers.Cache{follow(t, url), follow(t, url)}
+	admin, replicas := openCatalogue(t, url), []*cache.Cache{follow(t, url), follow(t, url)}
 	ctx := t.Context()
-	everywhere := func(what string, holds func(*tiers.Cache) bool) {
+	everywhere := func(what string, holds func(*cache.Cache) bool) {
 		t.Helper()
 		for i, r := range replicas {
 			eventually(t, time.Second, fmt.Sprintf("%s on replica %d", what, i), func() bool { return holds(r) })
@@ -175,7 +176,7 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	everywhere("on pro", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier() == "pro" })
+	everywhere("on pro", func(r *cache.Cache) bool { return planOf(t, r, "acct_42").Tier() == "pro" })
 
 	pro, err := admin.Tier(ctx, "pro")
 	if err != nil {
@@ -185,26 +186,26 @@ func TestAChangeIsSeenByEveryReplicaWithinASecond(t *testing.T) {
 	if _, err := edit(admin).ReplaceTier(ctx, pro, pro.Version); err != nil {
 		t.Fatal(err)
 	}
-	everywhere("pro has 77 a minute", func(r *tiers.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 77 })
+	everywhere("pro has 77 a minute", func(r *cache.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 77 })
 
 	if err := execute(ctx, url, `UPDATE tierlimit.limits SET max = 78 WHERE tier = 'pro' AND name = 'per_minute'`); err != nil {
 		t.Fatal(err)
 	}
-	everywhere("78 a minute, set by hand", func(r *tiers.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 78 })
+	everywhere("78 a minute, set by hand", func(r *cache.Cache) bool { return maxOf(planOf(t, r, "acct_42"), "per_minute") == 78 })
 
 	if err := edit(admin).DeleteSubject(ctx, s.ID, s.Version); err != nil {
 		t.Fatal(err)
 	}
-	everywhere("nobody again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier() == "free" })
+	everywhere("nobody again", func(r *cache.Cache) bool { return planOf(t, r, "acct_42").Tier() == "free" })
 
 	if _, err := edit(admin).CreateSubject(ctx, tiers.Subject{ID: "acct_42", Tier: "pro"}); err != nil {
 		t.Fatal(err)
 	}
-	everywhere("on pro again", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier() == "pro" })
+	everywhere("on pro again", func(r *cache.Cache) bool { return planOf(t, r, "acct_42").Tier() == "pro" })
 	if err := execute(ctx, url, `TRUNCATE tierlimit.subjects CASCADE`); err != nil {
 		t.Fatal(err)
 	}
-	everywhere("all subjects gone, by hand", func(r *tiers.Cache) bool { return planOf(t, r, "acct_42").Tier() == "free" })
+	everywhere("all subjects gone, by hand", func(r *cache.Cache) bool { return planOf(t, r, "acct_42").Tier() == "free" })
 }
 
 func TestAListenConnectionThatIsCutIsMadeAgain(t *testing.T) {

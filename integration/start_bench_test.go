@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 )
 
@@ -33,16 +33,16 @@ func BenchmarkStart(b *testing.B) {
 	defer c.Close()
 	for b.Loop() {
 		before := heapInUse()
-		cache, err := tiers.NewCache(context.Background(), c, tiers.CacheConfig{})
+		plans, err := cache.New(context.Background(), c, cache.Config{})
 		if err != nil {
 			b.Fatal(err)
 		}
-		plan, err := cache.Resolve(b.Context(), fmt.Sprint("acct_", subjects), time.Time{})
+		plan, err := plans.Resolve(b.Context(), fmt.Sprint("acct_", subjects), time.Time{})
 		if err != nil || plan.Tier() != "pro" {
 			b.Fatalf("%v, %v", plan.Tier(), err)
 		}
 		b.ReportMetric(float64(heapInUse()-before)/subjects, "B/subject")
-		cache.Close()
+		plans.Close()
 	}
 }
 

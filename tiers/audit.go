@@ -57,7 +57,8 @@ type EventFilter struct {
 	Since, Until time.Time // only events at or after Since and before Until; zero: no bound
 }
 
-func (f *EventFilter) chooses(e *Event) bool {
+// Chooses reports whether f chooses e. It ignores Most.
+func (f *EventFilter) Chooses(e *Event) bool {
 	object := f.Object == "" || f.Object == e.Object || e.Kind == string(access.Key) && f.Object == e.Detail
 	at := !e.At.Before(f.Since) && (f.Until.IsZero() || e.At.Before(f.Until))
 	return (f.Kind == "" || f.Kind == e.Kind) && object && at &&

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
@@ -62,6 +63,11 @@ type SubjectFilter struct {
 	Prefix string // of their ids
 	After  string // only ids behind it
 	Most   int    // of so many subjects
+}
+
+// Chooses reports whether f chooses s now. It ignores After and Most.
+func (f *SubjectFilter) Chooses(s *Subject) bool {
+	return (f.Tier == "" || s.On(f.Tier, time.Now())) && (f.Status == "" || f.Status == s.Status) && strings.HasPrefix(s.ID, f.Prefix)
 }
 
 // A CredentialFilter chooses credentials.

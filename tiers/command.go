@@ -26,7 +26,7 @@ type Actor struct {
 }
 
 // An Attempt identifies a command that a caller may repeat because the response was lost. A
-// second command with the same Key returns ErrRepeated. A Memory knows the attempts of the
+// second command with the same Key returns ErrRepeated. memtiers knows the attempts of the
 // last thousand changes.
 type Attempt struct {
 	Key         string `json:"key"`

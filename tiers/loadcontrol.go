@@ -82,7 +82,8 @@ func (l *LoadControl) KnownTo(has func(key string) bool) error {
 	return errors.Join(errs...)
 }
 
-func (l LoadControl) clone() LoadControl {
+// Clone returns a copy that shares nothing with l.
+func (l LoadControl) Clone() LoadControl {
 	l.Normalize() // which makes new pins
 	return l
 }

@@ -30,14 +30,16 @@ const MaxOverrides = 64
 // Overrides are a subject's, by the limit they are of.
 type Overrides map[string]Override
 
-func (o Overrides) clone() Overrides {
+// Clone returns a copy of o, nil if o is empty.
+func (o Overrides) Clone() Overrides {
 	if len(o) == 0 {
 		return nil
 	}
 	return maps.Clone(o)
 }
 
-func (o Overrides) validate() error {
+// Validate returns an error if an override is invalid or stands under another limit.
+func (o Overrides) Validate() error {
 	for limit, one := range o {
 		if one.Limit != limit {
 			return &tierlimit.FieldError{Field: "limit", Value: one.Limit, Want: limit}

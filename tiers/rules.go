@@ -161,7 +161,7 @@ func (d *draft) valid(ref Ref, before, after Object) (_ Object, err error) {
 	switch after := after.(type) {
 	case Tier:
 		was, _ := before.(Tier)
-		after = after.clone()
+		after = after.Clone()
 		after.Version = was.Version
 		if after.Key, err = named("key", ref.Object, after.Key); err != nil {
 			return nil, err
@@ -174,7 +174,7 @@ func (d *draft) valid(ref Ref, before, after Object) (_ Object, err error) {
 			return nil, err
 		}
 		after.Overrides, after.Version = was.Overrides, was.Version
-		after = after.clone()
+		after = after.Clone()
 		return after, after.Validate()
 	case Override:
 		was, _ := before.(Override)
@@ -194,7 +194,7 @@ func (d *draft) valid(ref Ref, before, after Object) (_ Object, err error) {
 		return d.validCredential(ref, before, after)
 	case LoadControl:
 		was, _ := before.(LoadControl)
-		after = after.clone()
+		after = after.Clone()
 		after.Version = was.Version
 		return after, after.Validate()
 	}
@@ -281,7 +281,7 @@ func (d *draft) putOverride(op *Operation, o Override) error {
 	if err := d.knows(&s, o.Limit); err != nil && !op.AnyLimit {
 		return err
 	}
-	s = s.clone()
+	s = s.Clone()
 	if s.Overrides == nil {
 		s.Overrides = make(Overrides)
 	}
@@ -345,7 +345,7 @@ func (d *draft) remove(ref Ref, before Object) error {
 		d.removeSubject(before)
 	case Override:
 		s, _ := d.Subject(ref.Object)
-		s = s.clone()
+		s = s.Clone()
 		delete(s.Overrides, ref.Limit)
 		d.setSubject(s.ID, &s)
 	case access.Credential:
@@ -465,10 +465,10 @@ func (d *draft) On(tier string) (count int, first []string) {
 	count, first = d.View.On(tier)
 	first = slices.DeleteFunc(slices.Clone(first), func(id string) bool { _, changed := d.subjects[id]; return changed })
 	for id, s := range d.subjects {
-		if was, ok := d.View.Subject(id); ok && was.on(tier, d.now) {
+		if was, ok := d.View.Subject(id); ok && was.On(tier, d.now) {
 			count--
 		}
-		if s != nil && s.on(tier, d.now) {
+		if s != nil && s.On(tier, d.now) {
 			count++
 			first = append(first, id)
 		}
@@ -481,7 +481,7 @@ func (d *draft) On(tier string) (count int, first []string) {
 func (d *draft) Naming(tier string) []Subject {
 	list := slices.DeleteFunc(d.View.Naming(tier), func(s Subject) bool { _, changed := d.subjects[s.ID]; return changed })
 	for _, id := range slices.Sorted(maps.Keys(d.subjects)) {
-		if s := d.subjects[id]; s != nil && s.names(tier) && !s.on(tier, d.now) {
+		if s := d.subjects[id]; s != nil && s.Names(tier) && !s.On(tier, d.now) {
 			list = append(list, *s)
 		}
 	}
@@ -491,7 +491,7 @@ func (d *draft) Naming(tier string) []Subject {
 // LoadControl implements View.
 func (d *draft) LoadControl() LoadControl {
 	if d.load != nil {
-		return d.load.clone()
+		return d.load.Clone()
 	}
 	return d.View.LoadControl()
 }
@@ -517,13 +517,13 @@ func (d *draft) setCredential(id string, c *access.Credential) {
 	d.credentials[id] = c
 }
 
-// names reports whether s names a tier.
-func (s *Subject) names(tier string) bool {
+// Names reports whether s names a tier.
+func (s *Subject) Names(tier string) bool {
 	return slices.Contains(slices.Collect(maps.Values(s.Tiers())), tier)
 }
 
-// on reports whether at now s is on a tier, has a trial of it or will change to it.
-func (s *Subject) on(tier string, now time.Time) bool {
+// On reports whether at now s is on a tier, has a trial of it or will change to it.
+func (s *Subject) On(tier string, now time.Time) bool {
 	standing := s.AsOf(now)
-	return standing.names(tier)
+	return standing.Names(tier)
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// A set is all tiers at one moment, made ready to answer from. It is never
-// changed: a change of tiers makes a new set.
-type set struct {
+// A Set holds all tiers at one moment and their compiled plans. It never changes: a change
+// of tiers makes a new Set.
+type Set struct {
 	tiers   []Tier // by priority, then key
 	byKey   map[string]*plans
 	unknown *plans // of the default tier
@@ -28,10 +28,10 @@ type plans struct {
 	anchored map[string]bool // limits whose periods begin with their subject's billing
 }
 
-// newSet refuses anything that would leave a subject without a plan, so that
+// NewSet refuses anything that would leave a subject without a plan, so that
 // live tiers are never replaced by an empty or invalid set.
-func newSet(list []Tier) (*set, error) {
-	s := &set{byKey: make(map[string]*plans, len(list))}
+func NewSet(list []Tier) (*Set, error) {
+	s := &Set{byKey: make(map[string]*plans, len(list))}
 	for _, t := range list {
 		t.Normalize()
 		if err := t.Validate(); err != nil {
@@ -83,20 +83,31 @@ func newPlan(t *Tier, from string) (*tierlimit.Plan, error) {
 	return tierlimit.NewPlan(cfg)
 }
 
-// list returns tiers that the caller may change.
-func (s *set) list() []Tier {
+// List returns the tiers, the lowest priority first: tiers that the caller may change.
+func (s *Set) List() []Tier {
 	list := make([]Tier, len(s.tiers))
 	for i, t := range s.tiers {
-		list[i] = t.clone()
+		list[i] = t.Clone()
 	}
 	return list
 }
 
-func (s *set) has(key string) bool { return s.byKey[key] != nil }
+// Tier returns a tier that the caller may change.
+func (s *Set) Tier(key string) (Tier, bool) {
+	for _, t := range s.tiers {
+		if t.Key == key {
+			return t.Clone(), true
+		}
+	}
+	return Tier{}, false
+}
 
-// plan returns the plan of somebody on the tier key, "" for nobody known. A
-// tier that is not in the set (yet) falls back to the default.
-func (s *set) plan(key string) *tierlimit.Plan {
+// Has reports whether a tier exists.
+func (s *Set) Has(key string) bool { return s.byKey[key] != nil }
+
+// Plan returns the plan of the tier key, or with "" the plan of subjects that nobody knows.
+// For a tier that is not in the set (yet) it returns Fallback.
+func (s *Set) Plan(key string) *tierlimit.Plan {
 	if key == "" {
 		return s.unknown.unknown
 	}
@@ -105,3 +116,7 @@ func (s *set) plan(key string) *tierlimit.Plan {
 	}
 	return s.unknown.fallback
 }
+
+// Fallback returns the plan of subjects that could not be looked up in time: the plan of the
+// default tier, marked as a fallback.
+func (s *Set) Fallback() *tierlimit.Plan { return s.unknown.fallback }

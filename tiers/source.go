@@ -7,7 +7,7 @@ import (
 	"github.com/tierlimit/tierlimit/access"
 )
 
-// A Source is a catalogue that lives elsewhere, as a Cache follows it. Its errors
+// A Source is a catalogue that lives elsewhere, as package cache follows it. Its errors
 // wrap ErrUnavailable while it cannot be reached. Versions
 // become visible in order: who has seen version n has seen all before it.
 type Source interface {
@@ -35,7 +35,7 @@ type Source interface {
 type Changes struct {
 	Version int64
 	// Origin identifies the history that Version belongs to. If Origin differs from before,
-	// versions are not comparable, and the Cache reads everything again. "" if there is only
+	// versions are not comparable, and everything is read again. "" if there is only
 	// one history.
 	Origin      string
 	Tiers       []Tier              // all of them, nil when none changed

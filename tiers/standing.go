@@ -10,10 +10,10 @@ import (
 	"github.com/tierlimit/tierlimit"
 )
 
-// A resident is a subject in memory and its standing, which is computed on demand, and again
-// after the tiers have changed or its validity has ended. A resident is safe for concurrent
+// A Resident is a subject in memory and its standing, which is computed on demand, and again
+// after the tiers have changed or its validity has ended. A Resident is safe for concurrent
 // use; the subject never changes. It is small, because there may be a million.
-type resident struct {
+type Resident struct {
 	id   string
 	tier string // one string shared by all subjects on the tier
 	at   atomic.Pointer[standing]
@@ -21,8 +21,9 @@ type resident struct {
 	more *Subject // the whole subject; nil if it is active and has no fields but id and tier
 }
 
-func newResident(s Subject) *resident {
-	r := &resident{id: s.ID, tier: unique.Make(s.Tier).Value(), seen: s.Version}
+// NewResident returns a Resident for s and keeps what s points to.
+func NewResident(s Subject) *Resident {
+	r := &Resident{id: s.ID, tier: unique.Make(s.Tier).Value(), seen: s.Version}
 	if s.Trial != nil || s.Next != nil || s.BillingAnchor != nil || s.GraceUntil != nil || s.BlockedUntil != nil ||
 		s.Status != Active && s.Status != "" || len(s.Overrides) > 0 {
 		r.more = &s
@@ -30,26 +31,30 @@ func newResident(s Subject) *resident {
 	return r
 }
 
-// subject returns the subject of r. The caller must not modify what it points to.
-func (r *resident) subject() Subject {
+// Subject returns the subject of r. The caller must not modify what it points to.
+func (r *Resident) Subject() Subject {
 	if r.more != nil {
 		return *r.more
 	}
 	return Subject{ID: r.id, Tier: r.tier, Status: Active, Version: r.seen}
 }
 
-func (r *resident) key() string    { return r.id }
-func (r *resident) version() int64 { return r.seen }
+// ID returns the subject's id.
+func (r *Resident) ID() string { return r.id }
+
+// Version returns the subject's version.
+func (r *Resident) Version() int64 { return r.seen }
 
 // A standing is a plan, and for how long it holds.
 type standing struct {
-	set   *set
+	set   *Set
 	plan  *tierlimit.Plan
 	err   error     // why there is no plan: a row that no release would write
 	until time.Time // zero: until something is changed
 }
 
-func (r *resident) plan(current *set) (*tierlimit.Plan, error) {
+// Plan returns the plan that the subject has now by the tiers of current.
+func (r *Resident) Plan(current *Set) (*tierlimit.Plan, error) {
 	at := r.at.Load()
 	if at == nil || at.set != current || !at.until.IsZero() && !time.Now().Before(at.until) {
 		if r.more == nil {
@@ -63,7 +68,7 @@ func (r *resident) plan(current *set) (*tierlimit.Plan, error) {
 }
 
 // standingOn returns the standing shared by all subjects that have tier and no other fields.
-func (s *set) standingOn(tier string) *standing {
+func (s *Set) standingOn(tier string) *standing {
 	if p := s.byKey[tier]; p != nil {
 		return p.standing
 	}
@@ -72,7 +77,7 @@ func (s *set) standingOn(tier string) *standing {
 
 // stand works out what holds for a subject at now. The order is that of the
 // contract: suspended or blocked, then overrides, then a trial, then its tier.
-func (s *set) stand(subject *Subject, now time.Time) *standing {
+func (s *Set) stand(subject *Subject, now time.Time) *standing {
 	at := &standing{set: s}
 	key, from := subject.Tier, tierlimit.FromTier
 	if subject.Next != nil && at.passed(subject.Next.At, now) {
@@ -82,7 +87,7 @@ func (s *set) stand(subject *Subject, now time.Time) *standing {
 		key, from = subject.Trial.Tier, tierlimit.FromTrial
 	}
 	refusal, until := subject.refusal(at, now)
-	at.plan = s.plan(key)
+	at.plan = s.Plan(key)
 	var limits []tierlimit.Limit
 	if !at.plan.Fallback() { // else it is on a tier that is not known yet: it comes, and changes the set
 		limits = s.limitsOf(subject, key, from, at, now)
@@ -103,12 +108,12 @@ func (s *set) stand(subject *Subject, now time.Time) *standing {
 // nobody knows. It is for those who ask what a change would do.
 func PlanOf(list []Tier, subject *Subject, now time.Time) (*tierlimit.Plan, error) {
 	valid := slices.DeleteFunc(slices.Clone(list), func(t Tier) bool { return t.Validate() != nil }) // as whoever follows the catalogue leaves it out
-	s, err := newSet(valid)
+	s, err := NewSet(valid)
 	if err != nil {
 		return nil, fmt.Errorf("no plan can be made of the tiers: %v", err) //nolint:errorlint // whoever asks has done nothing wrong
 	}
 	if subject == nil {
-		return s.plan(""), nil
+		return s.Plan(""), nil
 	}
 	at := s.stand(subject, now)
 	return at.plan, at.err
@@ -127,7 +132,7 @@ func (at *standing) passed(t, now time.Time) bool {
 }
 
 // limitsOf returns the subject's own limits, nil if they are those of its tier.
-func (s *set) limitsOf(subject *Subject, key, from string, at *standing, now time.Time) []tierlimit.Limit {
+func (s *Set) limitsOf(subject *Subject, key, from string, at *standing, now time.Time) []tierlimit.Limit {
 	tier := s.byKey[key]
 	own := tier.tier.Config().Limits
 	changed := from != tierlimit.FromTier

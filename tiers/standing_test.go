@@ -10,6 +10,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/memtiers"
 )
 
 // A resolution is what holds for acct_42 at an instant.
@@ -21,7 +22,7 @@ type resolution struct {
 	anchored bool
 }
 
-func planOf(t *testing.T, m *tiers.Memory) *tierlimit.Plan {
+func planOf(t *testing.T, m *memtiers.Catalogue) *tierlimit.Plan {
 	t.Helper()
 	plan, err := m.Resolve(t.Context(), "acct_42", time.Time{})
 	if err != nil {
@@ -30,7 +31,7 @@ func planOf(t *testing.T, m *tiers.Memory) *tierlimit.Plan {
 	return plan
 }
 
-func resolutionOf(t *testing.T, m *tiers.Memory) resolution {
+func resolutionOf(t *testing.T, m *memtiers.Catalogue) resolution {
 	t.Helper()
 	plan := planOf(t, m)
 	cfg := plan.Config()
@@ -44,13 +45,13 @@ func resolutionOf(t *testing.T, m *tiers.Memory) resolution {
 	return r
 }
 
-func withSubject(t *testing.T, s tiers.Subject, overrides ...tiers.Override) *tiers.Memory {
+func withSubject(t *testing.T, s tiers.Subject, overrides ...tiers.Override) *memtiers.Catalogue {
 	t.Helper()
 	list := tiers.Builtin()
 	monthly := list[1].Limits["per_month"]
 	monthly.Anchored = true
 	list[1].Limits["per_month"] = monthly
-	m, err := tiers.NewMemory(list)
+	m, err := memtiers.New(list)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 // A StaticResolver resolves to tiers given in code. It is safe for concurrent
 // use.
 type StaticResolver struct {
-	set    *set
+	set    *Set
 	tierOf func(subject string) string
 }
 
@@ -19,7 +19,7 @@ type StaticResolver struct {
 // called on every decision, from many goroutines. A nil tierOf puts everybody
 // on the default tier.
 func Static(list []Tier, tierOf func(subject string) string) (*StaticResolver, error) {
-	s, err := newSet(list)
+	s, err := NewSet(list)
 	if err != nil {
 		return nil, err
 	}
@@ -31,8 +31,8 @@ func Static(list []Tier, tierOf func(subject string) string) (*StaticResolver, e
 
 // Resolve implements tierlimit.Resolver.
 func (r *StaticResolver) Resolve(_ context.Context, subject string, _ time.Time) (*tierlimit.Plan, error) {
-	return r.set.plan(r.tierOf(subject)), nil
+	return r.set.Plan(r.tierOf(subject)), nil
 }
 
 // Tiers returns the tiers, the lowest priority first.
-func (r *StaticResolver) Tiers() []Tier { return r.set.list() }
+func (r *StaticResolver) Tiers() []Tier { return r.set.List() }

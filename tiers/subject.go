@@ -121,10 +121,10 @@ func (s Subject) AsOf(now time.Time) Subject {
 	return s
 }
 
-// clone lets a catalogue hand out subjects that its callers may change.
-func (s Subject) clone() Subject {
+// Clone returns a copy that shares nothing with s.
+func (s Subject) Clone() Subject {
 	s.Normalize() // which makes new instants
-	s.Overrides = s.Overrides.clone()
+	s.Overrides = s.Overrides.Clone()
 	return s
 }
 

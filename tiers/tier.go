@@ -116,8 +116,8 @@ func (l Limit) named(name, from string) tierlimit.Limit {
 	}
 }
 
-// clone lets a catalogue hand out tiers that its callers may change.
-func (t Tier) clone() Tier {
+// Clone returns a copy that shares nothing with t.
+func (t Tier) Clone() Tier {
 	t.Limits = maps.Clone(t.Limits)
 	if t.Load != nil {
 		curve := *t.Load

@@ -15,6 +15,7 @@ import (
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/memtiers"
 )
 
 func devCommand(s streams) *cobra.Command {
@@ -56,21 +57,21 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	}, 0)
 }
 
-func devCatalogue(file string) (*tiers.Memory, error) {
+func devCatalogue(file string) (*memtiers.Catalogue, error) {
 	if file == "" {
-		return tiers.NewMemory(tiers.Builtin())
+		return memtiers.New(tiers.Builtin())
 	}
-	return tiers.OpenMemory(file, tiers.Builtin())
+	return memtiers.Open(file, tiers.Builtin())
 }
 
-func devTiers(m *tiers.Memory) func() []tiers.Tier {
+func devTiers(m *memtiers.Catalogue) func() []tiers.Tier {
 	return func() []tiers.Tier {
 		list, _ := m.Tiers(context.Background()) // memory does not fail
 		return list
 	}
 }
 
-func devControl(m *tiers.Memory) func() tiers.LoadControl {
+func devControl(m *memtiers.Catalogue) func() tiers.LoadControl {
 	return func() tiers.LoadControl {
 		l, _ := m.LoadControl(context.Background()) // memory does not fail
 		return l

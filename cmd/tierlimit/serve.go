@@ -17,6 +17,7 @@ import (
 	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 )
 
@@ -53,19 +54,19 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer catalogue.Close()
-	cache, err := tiers.NewCache(ctx, catalogue, tiers.CacheConfig{Logger: log})
+	plans, err := cache.New(ctx, catalogue, cache.Config{Logger: log})
 	if err != nil {
 		return err
 	}
-	defer cache.Close()
+	defer plans.Close()
 	defer closeRedis(redisStore, log)
-	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: cache.Known, Logger: log})
+	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: plans.Known, Logger: log})
 	defer writeUsage(durableStore, log)
 	store := &watchedStore{Store: durableStore, log: log}
 	if err := checkRedis(ctx, redisStore, store, log); err != nil {
 		return err
 	}
-	cpu, err := load.New(load.Config{Tiers: cache.Tiers, Control: cache.LoadControl, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
+	cpu, err := load.New(load.Config{Tiers: plans.Tiers, Control: plans.LoadControl, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
 	if err != nil {
 		return err
 	}
@@ -73,7 +74,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	alive := countReplicas(ctx, catalogue, log)
 	defer alive.close()
 	lim, err := tierlimit.New(tierlimit.Config{
-		Store: store, Tiers: cache, Load: cpu, Budget: set.budget,
+		Store: store, Tiers: plans, Load: cpu, Budget: set.budget,
 		Local: memstore.New(memstore.Config{}), Replicas: alive.count,
 	})
 	if err != nil {
@@ -88,10 +89,10 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	defer l.close()
 	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
 	return serveUntil(ctx, l, api.Config{
-		Limiter: lim, Catalogue: catalogue, Keyring: cache, Load: cpu, CatchUp: cache.CatchUp,
+		Limiter: lim, Catalogue: catalogue, Keyring: plans, Load: cpu, CatchUp: plans.CatchUp,
 		Health: api.Health{
 			Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping},
-			Notes:  map[string]func() string{"catalogue": cache.Following},
+			Notes:  map[string]func() string{"catalogue": plans.Following},
 		},
 
 		Tokens:         watchTokens(ctx, set, log),

@@ -1,7 +1,7 @@
 // Package pgtiers keeps the catalogue of tiers and subjects in Postgres.
 //
 // The package has all SQL of the project except the migrations, which must have been applied.
-// Administrators change a [Catalogue], and a tiers.Cache follows it. A Catalogue is not a
+// Administrators change a [Catalogue], and package cache follows it. A Catalogue is not a
 // resolver.
 package pgtiers
 

@@ -1,4 +1,4 @@
-package tiers_test
+package cache_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 )
 
 // A fakeSource is a catalogue somewhere else, which can be lost, slow or deaf.
@@ -188,7 +189,7 @@ func TestASuspendedSubjectOnAnUnknownTierIsRefused(t *testing.T) {
 		f.set(func() {
 			f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "not_here_yet", Status: tiers.Suspended, Version: 1}
 		})
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		if plan, err := c.Resolve(t.Context(), "acct_42", time.Now().Add(time.Second)); err != nil || plan.Config().Refusal != tierlimit.Suspended || !plan.Fallback() {
 			t.Errorf("%+v, %v", plan, err)
 		}
@@ -202,7 +203,7 @@ func TestASubjectThatIsPastDueWithoutAGraceIsRefused(t *testing.T) {
 		f.set(func() {
 			f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "pro", Status: tiers.PastDue, Version: 1}
 		})
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		if reason := resolve(t, c, "acct_42").Config().Refusal; reason != tierlimit.Suspended {
 			t.Errorf("refused as %q", reason)
 		}
@@ -222,10 +223,10 @@ func (f *fakeSource) set(do func()) {
 	do()
 }
 
-func newCache(t *testing.T, f *fakeSource, cfg tiers.CacheConfig) *tiers.Cache {
+func newCache(t *testing.T, f *fakeSource, cfg cache.Config) *cache.Cache {
 	t.Helper()
 	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
-	c, err := tiers.NewCache(t.Context(), f, cfg)
+	c, err := cache.New(t.Context(), f, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +235,7 @@ func newCache(t *testing.T, f *fakeSource, cfg tiers.CacheConfig) *tiers.Cache {
 }
 
 // resolve asks as the engine does, with a decision's budget.
-func resolve(t *testing.T, c *tiers.Cache, subject string) *tierlimit.Plan {
+func resolve(t *testing.T, c *cache.Cache, subject string) *tierlimit.Plan {
 	t.Helper()
 	p, err := c.Resolve(context.Background(), subject, time.Now().Add(50*time.Millisecond))
 	if err != nil {
@@ -260,7 +261,7 @@ func TestCacheFollowsSubjects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "pro")
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
 		wantTier(t, resolve(t, c, "nobody"), "free", false)
 
@@ -282,7 +283,7 @@ func TestCacheFollowsSubjects(t *testing.T) {
 func TestCacheFollowsTiers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		resolve(t, c, "nobody")
 		f.change(func(v int64) {
 			f.tiers, f.tiersAt = tiers.Builtin(), v
@@ -299,7 +300,7 @@ func TestCachePollsWhenNotificationsAreLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "free")
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		wantTier(t, resolve(t, c, "acct_42"), "free", false)
 		settle() // the look that comes with listening is over
 		f.set(func() { f.deaf = true })
@@ -315,7 +316,7 @@ func TestCachePollsWhenNotificationsAreLost(t *testing.T) {
 func TestCacheNeverTakesInvalidTiers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		for name, bad := range map[string][]tiers.Tier{
 			"empty":      {},
 			"no default": tiers.Builtin()[1:],
@@ -340,7 +341,7 @@ func TestCacheOutlivesAnOutage(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "pro")
 		f.put("acct_43", "pro")
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
 		f.set(func() { f.err = errors.New("connection refused") })
 		time.Sleep(time.Hour)
@@ -357,7 +358,7 @@ func TestALookUpTakesAtMostHalfTheBudget(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "pro")
 		f.delay = 200 * time.Millisecond
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		start := time.Now()
 		wantTier(t, resolve(t, c, "acct_42"), "free", true)
 		if took := time.Since(start); took != 25*time.Millisecond {
@@ -373,7 +374,7 @@ func TestALookUpOvertakenByAChangeIsMadeAgain(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "free")
 		f.delay = 100 * time.Millisecond
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		resolve(t, c, "acct_42")
 		synctest.Wait() // read as free, and on its way
 		f.put("acct_42", "pro")
@@ -387,7 +388,7 @@ func TestManyWhoAskForOneSubjectShareALookUp(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "pro")
 		f.delay = 10 * time.Millisecond
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() { wantTier(t, resolve(t, c, "acct_42"), "pro", false) })
@@ -403,7 +404,7 @@ func TestAFloodOfMadeUpSubjectsIsAFewQueriesAndEvictsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "pro")
-		c := newCache(t, f, tiers.CacheConfig{Subjects: 1000})
+		c := newCache(t, f, cache.Config{Subjects: 1000})
 		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
 		f.set(func() { f.delay = 5 * time.Millisecond })
 		var wg sync.WaitGroup
@@ -429,7 +430,7 @@ func TestATierThatIsNotValidHoldsUpNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "free")
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		wantTier(t, resolve(t, c, "acct_42"), "free", false)
 		f.change(func(v int64) {
 			f.tiers, f.tiersAt = tiers.Builtin(), v
@@ -453,7 +454,7 @@ func TestACatalogueThatWentBackIsReadAnew(t *testing.T) {
 		for range 10 {
 			f.put("acct_42", "pro")
 		}
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
 		f.change(func(int64) { // restored from a backup of before
 			f.version, f.tiersAt = 2, 1
@@ -475,7 +476,7 @@ func TestALookUpFromBeforeTheCatalogueWentBackIsNotKept(t *testing.T) {
 		for range 10 {
 			f.put("acct_42", "pro")
 		}
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		f.set(func() { f.delay = 200 * time.Millisecond })
 		wantTier(t, resolve(t, c, "acct_42"), "free", true) // its look-up is on its way, as pro
 		f.change(func(int64) {
@@ -490,7 +491,7 @@ func TestALookUpFromBeforeTheCatalogueWentBackIsNotKept(t *testing.T) {
 func TestAFailingSourceIsAskedSparingly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		f.set(func() { f.err = errors.New("connection refused") })
 		for i := range 2000 {
 			resolve(t, c, fmt.Sprint("made-up-", i))
@@ -510,7 +511,7 @@ func TestATierThatIsNotKnownIsAskedForOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
 		f.set(func() { f.subjects["acct_42"] = tiers.Subject{ID: "acct_42", Tier: "not_here_yet", Version: 1} })
-		c := newCache(t, f, tiers.CacheConfig{Poll: time.Hour})
+		c := newCache(t, f, cache.Config{Poll: time.Hour})
 		settle()
 		before := f.asked()
 		for range 100 {
@@ -533,7 +534,7 @@ func TestAnOlderRowUndoesNoChange(t *testing.T) {
 		f := newFakeSource()
 		f.put("acct_42", "free")
 		f.put("acct_42", "pro")
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
 		f.change(func(int64) { // told as a change, with the version it had before
 			f.always = []tiers.Subject{{ID: "acct_42", Tier: "free", Version: 1}}
@@ -546,7 +547,7 @@ func TestAnOlderRowUndoesNoChange(t *testing.T) {
 func TestKeysDoNotOutliveACatalogueThatWentBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		for range 10 {
 			f.put("acct_42", "pro")
 		}
@@ -566,7 +567,7 @@ func TestKeysDoNotOutliveACatalogueThatWentBack(t *testing.T) {
 func TestAWrongTierHoldsUpNoOtherThatBecomesTheDefault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		wantTier(t, resolve(t, c, "nobody"), "free", false)
 		f.change(func(v int64) {
 			list := tiers.Builtin()

@@ -4,67 +4,19 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
-	"os"
-	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/tiers"
-	"github.com/tierlimit/tierlimit/tiers/tierstest"
+	"github.com/tierlimit/tierlimit/tiers/memtiers"
 )
 
 func editor(c tiers.Catalogue) tiers.Editor { return tiers.Editor{Catalogue: c} }
 
-func TestMemory(t *testing.T) {
-	tierstest.Run(t, func(t *testing.T) tiers.Catalogue {
-		m, err := tiers.NewMemory(tiers.Builtin())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	})
-}
-
-func TestMemoryInAFile(t *testing.T) {
-	tierstest.Run(t, func(t *testing.T) tiers.Catalogue {
-		m, err := tiers.OpenMemory(filepath.Join(t.TempDir(), "data.json"), tiers.Builtin())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	})
-}
-
-func TestAFileKeepsTheCatalogueAcrossRestarts(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "data.json")
-	m, err := tiers.OpenMemory(file, tiers.Builtin())
-	if err != nil {
-		t.Fatal(err)
-	}
-	moved, err := editor(m).CreateSubject(t.Context(), tiers.Subject{ID: "acct_42", Tier: "pro"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := tiers.OpenMemory(file, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s, err := again.Subject(t.Context(), "acct_42"); err != nil || !reflect.DeepEqual(s, moved) {
-		t.Fatalf("after a restart: %+v, %v; want %+v", s, err, moved)
-	}
-	if err := os.WriteFile(file, []byte(`{"tiers":[]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tiers.OpenMemory(file, tiers.Builtin()); err == nil || !strings.Contains(err.Error(), "no tier is the default") {
-		t.Fatalf("a file without tiers: %v", err)
-	}
-}
-
 func TestResolution(t *testing.T) {
-	m, err := tiers.NewMemory(tiers.Builtin())
+	m, err := memtiers.New(tiers.Builtin())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +94,7 @@ func TestSetsThatWouldLeaveSomebodyWithoutAPlanAreRefused(t *testing.T) {
 	none := tiers.Builtin()[1:]
 	twice := append(tiers.Builtin(), tiers.Builtin()[2])
 	for name, list := range map[string][]tiers.Tier{"empty": nil, "two defaults": two, "no default": none, "one twice": twice} {
-		if _, err := tiers.NewMemory(list); err == nil {
+		if _, err := memtiers.New(list); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

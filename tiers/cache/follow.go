@@ -1,10 +1,12 @@
-package tiers
+package cache
 
 import (
 	"context"
 	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // How a Cache keeps up with its source.
@@ -79,7 +81,7 @@ func (c *Cache) listen(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.unheard.Store(errors.Is(err, ErrNotHeard))
+		c.unheard.Store(errors.Is(err, tiers.ErrNotHeard))
 		if lost.CompareAndSwap(false, true) {
 			c.cfg.Logger.Warn("tiers: notifications lost, polling", "poll", c.pollIn().String(), "error", err)
 			c.wake()
@@ -145,11 +147,11 @@ const loadPage = 10_000
 // loadAll replaces the cached subjects, keys and tokens by all those of the source. Changes
 // are applied after loadAll has returned.
 func (c *Cache) loadAll(ctx context.Context) error {
-	subjects, err := load(ctx, c.cfg.Subjects, func(ctx context.Context, after string, most int) ([]*resident, error) {
+	subjects, err := load(ctx, c.cfg.Subjects, func(ctx context.Context, after string, most int) ([]*tiers.Resident, error) {
 		list, err := c.source.AllSubjects(ctx, after, most)
-		residents := make([]*resident, len(list))
+		residents := make([]*tiers.Resident, len(list))
 		for i := range list {
-			residents[i] = newResident(list[i])
+			residents[i] = tiers.NewResident(list[i])
 		}
 		return residents, err
 	})
@@ -184,13 +186,13 @@ func load[T item](ctx context.Context, most int, page func(ctx context.Context, 
 			return nil, err
 		}
 		for _, one := range list {
-			all.add(one.key(), one)
+			all.add(one.ID(), one)
 		}
 		n += len(list)
 		if len(list) < loadPage {
 			break
 		}
-		after = list[len(list)-1].key()
+		after = list[len(list)-1].ID()
 	}
 	return all, nil
 }
@@ -202,7 +204,7 @@ func (c *Cache) isPartial() bool {
 }
 
 // apply puts changes in force.
-func (c *Cache) apply(ch Changes) {
+func (c *Cache) apply(ch tiers.Changes) {
 	next := c.nextSet(ch)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -218,17 +220,17 @@ func (c *Cache) apply(ch Changes) {
 		c.credentials.nobody.purge()
 	}
 	for _, gone := range ch.Removed {
-		if gone.Kind == KindSubject {
+		if gone.Kind == tiers.KindSubject {
 			c.subjects.remove(gone.ID, gone.Version)
 		} else {
 			c.credentials.remove(gone.ID, gone.Version)
 		}
 	}
 	for _, s := range ch.Subjects {
-		c.subjects.replace(newResident(s))
+		c.subjects.replace(tiers.NewResident(s))
 	}
 	for _, one := range ch.Credentials {
-		c.credentials.replace(&credential{Credential: one})
+		c.credentials.replace(&credential{one})
 	}
 	c.version, c.origin = ch.Version, ch.Origin
 }
@@ -258,11 +260,11 @@ const catchUpPause = 2 * time.Millisecond
 // nextSet returns the tiers to put in force, nil to leave those that are. One
 // tier that is not valid stays as it was, and does not hold up the others; all
 // stay when the rest would leave somebody without a plan.
-func (c *Cache) nextSet(ch Changes) *set {
+func (c *Cache) nextSet(ch tiers.Changes) *tiers.Set {
 	if ch.Tiers == nil {
 		return nil
 	}
-	var list []Tier
+	var list []tiers.Tier
 	for _, t := range ch.Tiers {
 		t.Normalize()
 		if err := t.Validate(); err != nil {
@@ -277,7 +279,7 @@ func (c *Cache) nextSet(ch Changes) *set {
 		}
 		list = append(list, t)
 	}
-	next, err := newSet(list)
+	next, err := tiers.NewSet(list)
 	if err != nil {
 		c.cfg.Logger.Error("tiers: all stay as they were", "version", ch.Version, "error", err)
 		return nil
@@ -285,13 +287,9 @@ func (c *Cache) nextSet(ch Changes) *set {
 	return next
 }
 
-func (c *Cache) tierInForce(key string) (Tier, bool) {
+func (c *Cache) tierInForce(key string) (tiers.Tier, bool) {
 	if s := c.set.Load(); s != nil {
-		for _, t := range s.tiers {
-			if t.Key == key {
-				return t, true
-			}
-		}
+		return s.Tier(key)
 	}
-	return Tier{}, false
+	return tiers.Tier{}, false
 }

@@ -1,4 +1,4 @@
-package tiers
+package cache
 
 import (
 	"hash/maphash"

@@ -1,4 +1,4 @@
-package tiers
+package memtiers
 
 import (
 	"encoding/json"
@@ -9,18 +9,19 @@ import (
 	"path/filepath"
 
 	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// state is a Memory as its file keeps it.
+// state is a Catalogue as its file keeps it.
 type state struct {
-	Version  int64              `json:"version"`
-	Tiers    []Tier             `json:"tiers"`
-	Subjects map[string]Subject `json:"subjects"`
+	Version  int64                    `json:"version"`
+	Tiers    []tiers.Tier             `json:"tiers"`
+	Subjects map[string]tiers.Subject `json:"subjects"`
 
-	Overrides   map[string]Overrides       `json:"overrides,omitempty"` // by subject
+	Overrides   map[string]tiers.Overrides `json:"overrides,omitempty"` // by subject
 	Credentials map[string]credentialState `json:"credentials,omitempty"`
-	Load        LoadControl                `json:"load,omitzero"`
-	Events      []Event                    `json:"audit,omitempty"`
+	Load        tiers.LoadControl          `json:"load,omitzero"`
+	Events      []tiers.Event              `json:"audit,omitempty"`
 }
 
 // A credentialState is a key or token with what administrators do not see.
@@ -30,13 +31,13 @@ type credentialState struct {
 	Of   access.Credential `json:"of"`
 }
 
-// OpenMemory returns a catalogue kept in file, which is written anew with each
+// Open returns a catalogue kept in file, which is written anew with each
 // change. A file that does not exist yet begins with these tiers. One process
 // at a time may hold it.
-func OpenMemory(file string, list []Tier) (*Memory, error) {
+func Open(file string, list []tiers.Tier) (*Catalogue, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		m, err := NewMemory(list)
+		m, err := New(list)
 		if err != nil {
 			return nil, err
 		}
@@ -50,24 +51,24 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
-	m := newMemory()
+	m := empty()
 	m.file, m.version, m.events, m.control = file, s.Version, s.Events, s.Load
-	if m.set, err = newSet(s.Tiers); err != nil {
+	if m.set, err = tiers.NewSet(s.Tiers); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
 	for id, subject := range s.Subjects {
 		subject.Overrides = s.Overrides[id]
-		subject = subject.clone()
-		if subject.ID != id || subject.Validate() != nil || !m.has(&subject) || subject.Overrides.validate() != nil {
+		subject = subject.Clone()
+		if subject.ID != id || subject.Validate() != nil || !m.has(&subject) || subject.Overrides.Validate() != nil {
 			return nil, fmt.Errorf("read %s: subject %q is not valid, or on a tier that is not there", file, id)
 		}
-		m.subjects[id] = newResident(subject)
+		m.subjects[id] = tiers.NewResident(subject)
 	}
 	if err := m.control.Validate(); err != nil {
 		return nil, fmt.Errorf("read %s: load: %w", file, err)
 	}
 	for id, kept := range s.Credentials {
-		c := &credential{kept.Of}
+		c := &kept.Of
 		c.Kind = kept.Kind
 		if copy(c.Hash[:], kept.Hash) != len(c.Hash) || c.ID != id || !access.ValidID(id) || c.Validate() != nil || c.Kind == access.Key && m.subjects[c.Subject] == nil {
 			return nil, fmt.Errorf("read %s: credential %q is not valid", file, id)
@@ -78,9 +79,9 @@ func OpenMemory(file string, list []Tier) (*Memory, error) {
 }
 
 // has reports whether all tiers that s names exist.
-func (m *Memory) has(s *Subject) bool {
+func (m *Catalogue) has(s *tiers.Subject) bool {
 	for _, key := range s.Tiers() {
-		if !m.set.has(key) {
+		if !m.set.Has(key) {
 			return false
 		}
 	}
@@ -89,19 +90,19 @@ func (m *Memory) has(s *Subject) bool {
 
 // save replaces the file by renaming a complete one over it, so that a crash
 // leaves the old state or the new one.
-func (m *Memory) save() error {
+func (m *Catalogue) save() error {
 	if m.file == "" {
 		return nil
 	}
 	s := state{
-		Version: m.version, Events: m.events, Tiers: m.set.tiers, Load: m.control,
-		Subjects: make(map[string]Subject), Overrides: make(map[string]Overrides), Credentials: make(map[string]credentialState),
+		Version: m.version, Events: m.events, Tiers: m.set.List(), Load: m.control,
+		Subjects: make(map[string]tiers.Subject), Overrides: make(map[string]tiers.Overrides), Credentials: make(map[string]credentialState),
 	}
 	for id, c := range m.credentials {
-		s.Credentials[id] = credentialState{Kind: c.Kind, Hash: c.Hash[:], Of: c.Credential}
+		s.Credentials[id] = credentialState{Kind: c.Kind, Hash: c.Hash[:], Of: *c}
 	}
 	for id, r := range m.subjects {
-		subject := r.subject()
+		subject := r.Subject()
 		s.Subjects[id] = subject
 		if len(subject.Overrides) > 0 {
 			s.Overrides[id] = subject.Overrides

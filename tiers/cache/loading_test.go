@@ -1,4 +1,4 @@
-package tiers_test
+package cache_test
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 )
 
 // Regression test: during an outage of Postgres a paying customer was on the default tier on
@@ -23,7 +24,7 @@ func TestACustomerWhomAReplicaHasNotMetKeepsItsPlanInAnOutage(t *testing.T) {
 		}
 		key := access.Credential{Kind: access.Key, Name: "production", Subject: "acct_00042", Version: 1}.WithSecret()
 		f.keys[key.ID] = key
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		f.put("acct_new", "pro")
 		f.remove("acct_00007")
 		settle()
@@ -51,7 +52,7 @@ func TestWhatIsReadAnewStandsOnceItIsWhole(t *testing.T) {
 		f.version = 50
 		f.subjects["acct_1"] = tiers.Subject{ID: "acct_1", Tier: "pro", Version: 50}
 		f.subjects["acct_2"] = tiers.Subject{ID: "acct_2", Tier: "pro", Version: 49}
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		settle()
 		f.set(func() { // restore a backup: one subject is on another tier, one does not exist yet
 			f.version, f.tiersAt = 10, 5
@@ -77,7 +78,7 @@ func TestACatalogueOfAnotherOriginIsReadAnew(t *testing.T) {
 		f := newFakeSource()
 		f.listed, f.origin = true, "one"
 		f.put("acct_1", "pro")
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		settle()
 		f.set(func() {
 			f.origin = "another"
@@ -97,7 +98,7 @@ func TestBeyondTheBoundSubjectsAreLookedUp(t *testing.T) {
 			id := fmt.Sprintf("acct_%03d", i)
 			f.subjects[id] = tiers.Subject{ID: id, Tier: "pro", Version: 1}
 		}
-		c := newCache(t, f, tiers.CacheConfig{Subjects: 100})
+		c := newCache(t, f, cache.Config{Subjects: 100})
 		for range 2 {
 			wantTier(t, resolve(t, c, "acct_299"), "pro", false)
 			settle()
@@ -113,7 +114,7 @@ func TestASourceThatIsNotHeardIsPolledEachSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
 		f.listed, f.deaf, f.unheard = true, true, true
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		settle()
 		f.put("acct_1", "pro")
 		time.Sleep(1100 * time.Millisecond)
@@ -124,7 +125,7 @@ func TestASourceThatIsNotHeardIsPolledEachSecond(t *testing.T) {
 func TestACacheSaysWhetherItsSourceIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		settle()
 		if age := c.Age(); age > time.Second {
 			t.Errorf("as of %v ago", age)

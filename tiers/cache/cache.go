@@ -1,4 +1,7 @@
-package tiers
+// Package cache answers which plan a subject is on, and whose a secret is, from a copy in
+// memory of a catalogue that lives elsewhere. It follows the catalogue's changes through a
+// tiers.Source, such as pgtiers.
+package cache
 
 import (
 	"context"
@@ -9,10 +12,11 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// CacheConfig tunes a Cache. The zero CacheConfig is ready for use.
-type CacheConfig struct {
+// Config tunes a Cache. The zero Config is ready for use.
+type Config struct {
 	Subjects int           // maximum number of cached subjects, and of cached keys and tokens; default 1,000,000
 	Poll     time.Duration // how often the source is asked although nothing was heard; default 5s
 	Logger   *slog.Logger  // told when the source is lost and found again; default slog.Default
@@ -28,19 +32,19 @@ type CacheConfig struct {
 //
 // A Cache is safe for concurrent use; reads share no lock.
 type Cache struct {
-	source  Source
-	cfg     CacheConfig
-	set     atomic.Pointer[set]
-	control atomic.Pointer[LoadControl]
-	puzzled atomic.Pointer[set] // the tiers that lacked one a subject is on
+	source  tiers.Source
+	cfg     Config
+	set     atomic.Pointer[tiers.Set]
+	control atomic.Pointer[tiers.LoadControl]
+	puzzled atomic.Pointer[tiers.Set] // the tiers that lacked one a subject is on
 
 	mu          sync.Mutex
-	partial     bool                // guarded by mu: the initial load is not complete
-	version     int64               // guarded by mu: all changes up to it are applied
-	origin      string              // guarded by mu: Changes.Origin of version
-	history     int                 // guarded by mu: how often the source went back in time
-	subjects    *shelf[*resident]   // changed under mu
-	credentials *shelf[*credential] // changed under mu
+	partial     bool                    // guarded by mu: the initial load is not complete
+	version     int64                   // guarded by mu: all changes up to it are applied
+	origin      string                  // guarded by mu: Changes.Origin of version
+	history     int                     // guarded by mu: how often the source went back in time
+	subjects    *shelf[*tiers.Resident] // changed under mu
+	credentials *shelf[*credential]     // changed under mu
 
 	asOf    atomic.Int64  // when the last successful request to the source began, in ns since the epoch
 	lost    atomic.Bool   // whether the last request to the source failed
@@ -51,11 +55,14 @@ type Cache struct {
 	running sync.WaitGroup
 }
 
-var _ tierlimit.Resolver = (*Cache)(nil)
+var (
+	_ tierlimit.Resolver = (*Cache)(nil)
+	_ tiers.Keyring      = (*Cache)(nil)
+)
 
-// NewCache loads the catalogue from source, which must be reachable, and follows it until
+// New loads the catalogue from source, which must be reachable, and follows it until
 // Close.
-func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, error) {
+func New(ctx context.Context, source tiers.Source, cfg Config) (*Cache, error) {
 	if cfg.Subjects <= 0 {
 		cfg.Subjects = 1_000_000
 	}
@@ -66,8 +73,8 @@ func NewCache(ctx context.Context, source Source, cfg CacheConfig) (*Cache, erro
 		cfg.Logger = slog.Default()
 	}
 	c := &Cache{source: source, cfg: cfg, stale: make(chan struct{}, 1)}
-	c.control.Store(&LoadControl{})
-	c.subjects, c.credentials = newShelf[*resident](cfg.Subjects), newShelf[*credential](cfg.Subjects)
+	c.control.Store(&tiers.LoadControl{})
+	c.subjects, c.credentials = newShelf[*tiers.Resident](cfg.Subjects), newShelf[*credential](cfg.Subjects)
 	c.asOf.Store(time.Now().UnixNano())
 	if err := c.refresh(ctx); err != nil {
 		return nil, fmt.Errorf("load the catalogue: %w", err)
@@ -97,10 +104,10 @@ func (c *Cache) Close() {
 }
 
 // Tiers returns the tiers in force, the lowest priority first.
-func (c *Cache) Tiers() []Tier { return c.set.Load().list() }
+func (c *Cache) Tiers() []tiers.Tier { return c.set.Load().List() }
 
 // LoadControl returns what an administrator says of load.
-func (c *Cache) LoadControl() LoadControl { return *c.control.Load() }
+func (c *Cache) LoadControl() tiers.LoadControl { return *c.control.Load() }
 
 // Known reports whether subject is held as a customer; false also for one that is not
 // held. It never blocks.
@@ -138,29 +145,29 @@ func (c *Cache) Resolve(ctx context.Context, subject string, deadline time.Time)
 	}
 	answer := c.subjects.ask(subject)
 	if !answer.await(ctx, deadline) {
-		return c.set.Load().unknown.fallback, nil
+		return c.set.Load().Fallback(), nil
 	}
 	return c.plan(answer.found)
 }
 
 // plan returns that of a subject, nil for one that nobody knows.
-func (c *Cache) plan(r *resident) (*tierlimit.Plan, error) {
+func (c *Cache) plan(r *tiers.Resident) (*tierlimit.Plan, error) {
 	current := c.set.Load()
 	if r == nil {
-		return current.unknown.unknown, nil
+		return current.Plan(""), nil
 	}
-	plan, err := r.plan(current)
+	plan, err := r.Plan(current)
 	if err == nil && plan.Fallback() && c.puzzled.Swap(current) != current {
 		c.wake() // on a tier these do not have: ask once whether there are newer ones
 	}
 	return plan, err
 }
 
-func (c *Cache) lookupSubjects(ctx context.Context, ids []string) ([]*resident, int64, error) {
+func (c *Cache) lookupSubjects(ctx context.Context, ids []string) ([]*tiers.Resident, int64, error) {
 	list, version, err := c.source.LookupSubjects(ctx, ids)
-	residents := make([]*resident, len(list))
+	residents := make([]*tiers.Resident, len(list))
 	for i, s := range list {
-		residents[i] = newResident(s)
+		residents[i] = tiers.NewResident(s)
 	}
 	return residents, version, err
 }

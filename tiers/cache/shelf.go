@@ -1,4 +1,4 @@
-package tiers
+package cache
 
 import (
 	"context"
@@ -17,8 +17,8 @@ type shelf[T item] struct {
 // An item has an id and a version. The nil pointer stands for nobody.
 type item interface {
 	comparable
-	key() string
-	version() int64
+	ID() string
+	Version() int64
 }
 
 func newShelf[T item](size int) *shelf[T] {
@@ -61,24 +61,24 @@ func (s *shelf[T]) keep(ids []string, found map[string]T, version int64) {
 
 // replace updates an item. An item that is not cached is added only if there is room.
 func (s *shelf[T]) replace(one T) {
-	if gone, ok := s.nobody.peek(one.key()); ok {
-		if gone < one.version() { // else it is from before it went
-			s.nobody.remove(one.key())
-			s.known.Load().add(one.key(), one)
+	if gone, ok := s.nobody.peek(one.ID()); ok {
+		if gone < one.Version() { // else it is from before it went
+			s.nobody.remove(one.ID())
+			s.known.Load().add(one.ID(), one)
 		}
 		return
 	}
 	known := s.known.Load()
-	if old, ok := known.peek(one.key()); !ok {
-		known.offer(one.key(), one)
-	} else if old.version() < one.version() {
-		known.add(one.key(), one)
+	if old, ok := known.peek(one.ID()); !ok {
+		known.offer(one.ID(), one)
+	} else if old.Version() < one.Version() {
+		known.add(one.ID(), one)
 	}
 }
 
 // remove notes that id was nobody's at version.
 func (s *shelf[T]) remove(id string, version int64) {
-	if old, ok := s.known.Load().peek(id); ok && old.version() < version {
+	if old, ok := s.known.Load().peek(id); ok && old.Version() < version {
 		s.known.Load().remove(id)
 		s.nobody.add(id, version)
 	}
@@ -98,7 +98,7 @@ func (s *shelf[T]) begin(ctx context.Context, c *Cache, query func(context.Conte
 			}
 			found = make(map[string]T, len(list))
 			for _, one := range list {
-				found[one.key()] = one
+				found[one.ID()] = one
 			}
 			if c.unlessChanged(version, history, func() { s.keep(ids, found, version) }) {
 				break

@@ -1,4 +1,4 @@
-package tiers_test
+package cache_test
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 )
 
 // issue puts a new key of subject into the source.
@@ -40,7 +41,7 @@ func wantSubject(t *testing.T, k tiers.Keyring, secret, want string) {
 func TestAKeyNamesItsSubjectUntilItIsRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		k := f.issue("acct_42", nil)
 		wantSubject(t, c, k.Secret, "acct_42")
 		wantSubject(t, c, k.Secret[:len(k.Secret)-1]+"1", "") // which no secret has
@@ -54,7 +55,7 @@ func TestAKeyNamesItsSubjectUntilItIsRevoked(t *testing.T) {
 func TestAnOlderAnswerDoesNotUndoARevocation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		settle()
 		f.set(func() { f.slow = time.Second })
 		k := f.issue("acct_42", nil) // read, and on its way for a second
@@ -70,7 +71,7 @@ func TestAnOlderAnswerDoesNotUndoARevocation(t *testing.T) {
 func TestAKeyEndsAtItsInstant(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		expires := time.Now().Add(time.Hour)
 		k := f.issue("acct_42", &expires)
 		wantSubject(t, c, k.Secret, "acct_42")
@@ -84,7 +85,7 @@ func TestAKeyEndsAtItsInstant(t *testing.T) {
 func TestAKnownKeyOutlivesAnOutageAndAnotherNamesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		known := f.issue("acct_42", nil)
 		wantSubject(t, c, known.Secret, "acct_42")
 		f.set(func() { f.err = errors.New("down") })
@@ -100,7 +101,7 @@ func TestAKnownKeyOutlivesAnOutageAndAnotherNamesNobody(t *testing.T) {
 func TestWhatIsNoSecretIsNotLookedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		k := f.issue("acct_42", nil)
 		for _, secret := range []string{"", "tl_", "tl_key_", "sk_live_1234", k.Secret + "a", "tl_key_" + k.ID, "tl_key_" + k.ID + "_", "tl_king" + k.Secret[6:], "TL_KEY" + k.Secret[6:]} {
 			wantSubject(t, c, secret, "")
@@ -114,7 +115,7 @@ func TestWhatIsNoSecretIsNotLookedUp(t *testing.T) {
 func TestATokenIsNoKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		token := access.Credential{Kind: access.Token, Name: "ci", Role: access.Owner}.WithSecret()
 		f.change(func(v int64) { token.Version = v; f.keys[token.ID] = token })
 		wantSubject(t, c, token.Secret, "")
@@ -131,7 +132,7 @@ func TestATokenIsNoKey(t *testing.T) {
 func TestUsesAreToldNowAndThenAndAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource()
-		c := newCache(t, f, tiers.CacheConfig{})
+		c := newCache(t, f, cache.Config{})
 		k := f.issue("acct_42", nil)
 		used := func() (n int) {
 			f.set(func() { n = len(f.used) })
