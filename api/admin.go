@@ -16,6 +16,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/internal/timestamp"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -95,13 +96,13 @@ func (a *admin) operations() []operation {
 				rights: []access.Right{access.Change}, query: []parameter{
 					{name: "limit", description: "only of this limit of its plan; may stand several times", schema: ofName, many: true},
 				},
-				status: http.StatusNoContent, fails: []int{down}, serve: a.resetUsage,
+				status: http.StatusNoContent, dryRun: true, fails: []int{down}, serve: a.resetUsage,
 			},
 			list(holds, "list-holds", "List the holds that a subject has open, the first to expire first", "Subjects", "Holds", nil, a.listHolds, http.StatusBadRequest),
 			{
 				method: http.MethodDelete, path: holds + "/{hold}", id: "release-hold", tag: "Subjects",
 				summary: "Give back what a hold has charged, and free its place", rights: []access.Right{access.Change},
-				status: http.StatusNoContent, fails: []int{http.StatusNotFound, down}, serve: a.releaseHold,
+				status: http.StatusNoContent, dryRun: true, fails: []int{http.StatusNotFound, down}, serve: a.releaseHold,
 			},
 		},
 		[]operation{list(root+"/keys", "list-keys", "List API keys, by id", "Access", "KeyPage", append([]parameter{
@@ -117,7 +118,11 @@ func (a *admin) operations() []operation {
 			{name: "actor", description: "only by this one", schema: ofText},
 			{name: "since", description: "only from this instant on", schema: ofInstant},
 			{name: "until", description: "only before this instant", schema: ofInstant},
-		}, pages...), a.listEvents)},
+		}, pages...), a.listEvents), {
+			method: http.MethodPost, path: root + "/audit:erase", id: "erase-events", tag: "Audit",
+			summary: "Erase a subject or an actor from the audit log, or all that is old", rights: []access.Right{access.Govern},
+			body: "Erasure", answer: "Erased", dryRuns: true, fails: []int{down}, serve: a.eraseEvents,
+		}},
 	)
 }
 
@@ -129,7 +134,7 @@ var pages = []parameter{
 	{name: "cursor", description: "the next_cursor of the page before", schema: ofText},
 }
 
-var eventKinds = []string{tiers.KindTier, tiers.KindSubject, tiers.KindOverride, tiers.KindUsage, string(access.Key), string(access.Token), tiers.KindLoad}
+var eventKinds = []string{tiers.KindTier, tiers.KindSubject, tiers.KindOverride, tiers.KindUsage, string(access.Key), string(access.Token), tiers.KindLoad, tiers.KindAudit}
 
 var conflict = []int{http.StatusConflict}
 
@@ -362,6 +367,50 @@ func (a *admin) listEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+type erasureJSON struct {
+	Subject string  `json:"subject"`
+	ActorID string  `json:"actor_id"`
+	Before  *string `json:"before"`
+}
+
+// erased is the response to an erasure.
+type erased struct {
+	DryRun bool `json:"dry_run"`
+	Events int  `json:"events"` // changed or deleted, or to be
+}
+
+func (a *admin) eraseEvents(w http.ResponseWriter, r *http.Request) error {
+	dry, err := dryRun(r, false)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return err
+	}
+	var j erasureJSON
+	if err := decodeJSON(body, &j); err != nil {
+		return err
+	}
+	e := tiers.Erasure{Subject: j.Subject, ActorID: j.ActorID}
+	var p timestamp.Parser
+	if before := p.Optional("before", j.Before); before != nil {
+		e.Before = *before
+	}
+	if err := errors.Join(p.Errs...); err != nil {
+		return err
+	}
+	n, err := a.catalogue.Erase(r.Context(), actorOf(r), e, dry)
+	if err != nil && n > 0 {
+		err = fmt.Errorf("%w; %d events were erased before that", err, n)
+	}
+	if err != nil {
+		return err
+	}
+	respond(w, http.StatusOK, erased{DryRun: dry, Events: n})
+	return nil
+}
+
 func encodeCursor(id string) string { return base64.RawURLEncoding.EncodeToString([]byte(id)) }
 
 func (a *admin) readUsage(w http.ResponseWriter, r *http.Request) error {
@@ -376,10 +425,32 @@ func (a *admin) readUsage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// Actions of events about usage.
+const (
+	usageReset  = "usage.reset"
+	holdRelease = "hold.release"
+)
+
+// usedOf returns what is used of the limits, of all if there are none, and the same after a
+// reset.
+func usedOf(windows []tierlimit.WindowState, limits []string) (before, after map[string]int64) {
+	before, after = make(map[string]int64), make(map[string]int64)
+	for i := range windows {
+		if name := windows[i].Limit; len(limits) == 0 || slices.Contains(limits, name) {
+			before[name], after[name] = windows[i].Used, 0
+		}
+	}
+	return before, after
+}
+
 // resetUsage forgets all of a subject's usage, or that of the limits named by
 // ?limit=, which must be of its plan: a slip must not look like a reset.
 func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "limit")
+	q, err := query(r, "limit", "dry_run")
+	if err != nil {
+		return err
+	}
+	dry, err := flag("dry_run", q.Get("dry_run"))
 	if err != nil {
 		return err
 	}
@@ -387,7 +458,7 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 	if !tierlimit.ValidSubject(subject) {
 		return &tierlimit.FieldError{Field: "subject", Value: subject, Want: tierlimit.SubjectRule}
 	}
-	if len(limits) > 0 {
+	if len(limits) > 0 || dry {
 		usage, err := a.lim.Usage(r.Context(), subject)
 		if err != nil {
 			return err
@@ -395,9 +466,13 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 		if err := checkLimits(limits, usage.Windows); err != nil {
 			return err
 		}
+		if dry {
+			before, after := usedOf(usage.Windows, limits)
+			return triedUsage(w, usageReset, subject, before, after)
+		}
 	}
 	err = a.record(r, tiers.Event{
-		Action: "usage.reset", Kind: tiers.KindUsage, Object: subject, Detail: strings.Join(limits, ","),
+		Action: usageReset, Kind: tiers.KindUsage, Object: subject, Detail: strings.Join(limits, ","),
 	}, func(ctx context.Context) error { return a.lim.Reset(ctx, subject, limits...) })
 	if err != nil {
 		return err
@@ -425,6 +500,14 @@ type heldJSON struct {
 	Concurrent bool   `json:"concurrent,omitempty"`
 }
 
+func holdJSONOf(h *tierlimit.OpenHoldState) holdJSON {
+	one := holdJSON{ID: h.ID, ExpiresAt: h.Expires, Limits: []heldJSON{}}
+	for _, l := range h.Limits {
+		one.Limits = append(one.Limits, heldJSON(l))
+	}
+	return one
+}
+
 func (a *admin) listHolds(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -436,12 +519,8 @@ func (a *admin) listHolds(w http.ResponseWriter, r *http.Request) error {
 	answer := struct {
 		Holds []holdJSON `json:"holds"`
 	}{Holds: []holdJSON{}}
-	for _, h := range open {
-		one := holdJSON{ID: h.ID, ExpiresAt: h.Expires, Limits: []heldJSON{}}
-		for _, l := range h.Limits {
-			one.Limits = append(one.Limits, heldJSON(l))
-		}
-		answer.Holds = append(answer.Holds, one)
+	for i := range open {
+		answer.Holds = append(answer.Holds, holdJSONOf(&open[i]))
 	}
 	respond(w, http.StatusOK, answer)
 	return nil
@@ -449,7 +528,8 @@ func (a *admin) listHolds(w http.ResponseWriter, r *http.Request) error {
 
 // releaseHold settles an open hold of the subject at a cost of 0.
 func (a *admin) releaseHold(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
+	dry, err := dryRun(r, false)
+	if err != nil {
 		return err
 	}
 	subject, id := pathValue(r, "id"), pathValue(r, "hold")
@@ -457,11 +537,15 @@ func (a *admin) releaseHold(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(open, func(h tierlimit.OpenHoldState) bool { return h.ID == id }) {
+	at := slices.IndexFunc(open, func(h tierlimit.OpenHoldState) bool { return h.ID == id })
+	if at < 0 {
 		return fmt.Errorf("hold %q of subject %q %w", id, subject, tiers.ErrNotFound)
 	}
+	if dry {
+		return triedUsage(w, holdRelease, subject, holdJSONOf(&open[at]), nil)
+	}
 	err = a.record(r, tiers.Event{
-		Action: "hold.release", Kind: tiers.KindUsage, Object: subject, Detail: id,
+		Action: holdRelease, Kind: tiers.KindUsage, Object: subject, Detail: id,
 	}, func(ctx context.Context) error {
 		settled, err := a.lim.Settle(ctx, id, 0, nil)
 		if err == nil && !settled.Found { // the hold was settled or expired in the meantime

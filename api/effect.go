@@ -23,6 +23,20 @@ type effect struct {
 	After    json.RawMessage   `json:"after"`
 	Changes  []jsondiff.Change `json:"changes"`
 	Affected affected          `json:"affected"`
+	Along    *along            `json:"along,omitempty"`
+}
+
+// along are the changes that a change implies, such as the deletion of a subject's keys with
+// the subject.
+type along struct {
+	Changes int          `json:"changes"`
+	Sample  []alongEvent `json:"sample"` // the first of them
+}
+
+type alongEvent struct {
+	Action string `json:"action"`
+	Object string `json:"object"`
+	Detail string `json:"detail,omitempty"`
 }
 
 // affected is who a change concerns, and how.
@@ -105,6 +119,55 @@ func (a *admin) tried(w http.ResponseWriter, r *http.Request, c *tiers.Command, 
 	if out.Affected, err = a.affected(r, &e); err != nil {
 		return err
 	}
+	if out.Along, err = alongside(c, result, made); err != nil {
+		return err
+	}
+	out.respond(w)
+	return nil
+}
+
+// alongside returns the edits of a command other than made, nil if there are none.
+func alongside(c *tiers.Command, result *tiers.Result, made *tiers.Edit) (*along, error) {
+	var out *along
+	for i := range result.Edits {
+		edit := &result.Edits[i]
+		if edit == made {
+			continue
+		}
+		if out == nil {
+			out = &along{}
+		}
+		out.Changes++
+		if len(out.Sample) < sampled {
+			e, err := tiers.EventOf(c, edit)
+			if err != nil {
+				return nil, err
+			}
+			out.Sample = append(out.Sample, alongEvent{e.Action, e.Object, e.Detail})
+		}
+	}
+	return out, nil
+}
+
+// triedUsage writes what a change of a subject's usage would do. before and after are objects,
+// or nil.
+func triedUsage(w http.ResponseWriter, action, subject string, before, after any) error {
+	out := effect{DryRun: true, Action: action, Affected: affected{Subjects: 1, Sample: []string{subject}}}
+	var err error
+	if out.Before, err = json.Marshal(before); err != nil {
+		return err
+	}
+	if out.After, err = json.Marshal(after); err != nil {
+		return err
+	}
+	if out.Changes, err = jsondiff.Of(out.Before, out.After); err != nil {
+		return err
+	}
+	out.respond(w)
+	return nil
+}
+
+func (out *effect) respond(w http.ResponseWriter) {
 	if out.Changes == nil {
 		out.Changes = []jsondiff.Change{}
 	}
@@ -112,7 +175,6 @@ func (a *admin) tried(w http.ResponseWriter, r *http.Request, c *tiers.Command, 
 		out.Affected.Sample = []string{}
 	}
 	respond(w, http.StatusOK, out)
-	return nil
 }
 
 // affected finds out whom the change that e tells of concerns.

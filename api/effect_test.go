@@ -259,6 +259,27 @@ func TestWhoActedIsTold(t *testing.T) {
 	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"actor":"token:alice"`)
 }
 
+func TestTheAuditLogIsErasedByAnOwner(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201)
+	const erase = "/admin/v1/audit:erase"
+	s.ask(s.admin, "POST", erase+"?dry_run=true", `{"subject":"acct_42"}`).want(200, `{"dry_run":true,"events":1}`)
+	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"action":"subject.create"`)
+	s.ask(s.admin, "POST", erase, `{"subject":"acct_42"}`).want(200, `{"dry_run":false,"events":1}`)
+	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"data":[]`)
+	s.ask(s.admin, "GET", "/admin/v1/audit?kind=audit", "").want(200, `"action":"audit.erase"`, `"actor":"owner"`, `"after":{"events":1}`)
+	s.ask(s.admin, "POST", erase, `{"subject":"acct_42"}`, "Authorization", "Bearer "+serviceToken).want(403)
+	for body, want := range map[string]string{
+		`{}`:                                    "one of the three",
+		`{"subject":"a","actor_id":"b"}`:        "one of the three",
+		`{"before":"2999-01-01T00:00:00Z"}`:     "has passed",
+		`{"before":"soon"}`:                     `"field":"before"`,
+		`{"subject":"acct_42","everybody":"x"}`: `"field":"everybody"`,
+	} {
+		s.ask(s.admin, "POST", erase, body).want(400, want)
+	}
+}
+
 // The page about the API is itself alone: it loads nothing, and runs nothing.
 func TestTheDocsNeedNoNetwork(t *testing.T) {
 	s := newSite(t, 0)

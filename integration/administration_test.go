@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -509,15 +510,27 @@ func TestAnOlderReleaseLeavesWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+// undoMigrations undoes all migrations from the one with this number on.
+func undoMigrations(t *testing.T, url string, first int) {
+	t.Helper()
+	files, err := filepath.Glob("../migrations/*.sql")
+	must(t, err)
+	slices.Sort(files)
+	for _, file := range slices.Backward(files[first-1:]) {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		_, down, _ := strings.Cut(string(text), "-- +goose Down")
+		must(t, execute(t.Context(), url, down))
+	}
+	must(t, execute(t.Context(), url, fmt.Sprintf("DELETE FROM tierlimit.migrations WHERE version_id >= %d", first)))
+}
+
 // Regression test: while the migration waited for a writer, two changes got the same version,
 // so that a suspension never reached the replicas.
 func TestAMigrationDrawsNoVersionTwice(t *testing.T) {
 	url := newDatabase(t)
 	must(t, execute(t.Context(), url, `INSERT INTO tierlimit.subjects (id, tier) VALUES ('before', 'free')`))
-	text, err := os.ReadFile("../migrations/00009_bulk.sql")
-	must(t, err)
-	_, down, _ := strings.Cut(string(text), "-- +goose Down")
-	must(t, execute(t.Context(), url, down+"; DELETE FROM tierlimit.migrations WHERE version_id = 9"))
+	undoMigrations(t, url, 9)
 	conn, err := pgx.Connect(t.Context(), url)
 	must(t, err)
 	defer conn.Close(context.Background())

@@ -242,7 +242,7 @@ func TestRolesAndRoutes(t *testing.T) {
 		"list-keys": reads, "read-api-key": reads, "create-api-key": changes, "replace-api-key": changes, "patch-api-key": changes, "delete-api-key": changes,
 		"list-tokens": reads, "read-token": reads, "create-token": governs, "replace-token": governs, "patch-token": governs, "delete-token": governs,
 		"read-load-control": reads, "replace-load-control": governs, "patch-load-control": governs,
-		"list-events": reads,
+		"list-events": reads, "erase-events": governs,
 	}
 	s := newSite(t)
 	secrets := map[string]string{"nobody": ""}

@@ -226,6 +226,26 @@ func TestTheServiceNeedsNoOwnership(t *testing.T) {
 			t.Errorf("%s: done", sql)
 		}
 	}
+	must(t, execute(t.Context(), url, "GRANT USAGE ON SCHEMA tierlimit TO "+other+"; GRANT SELECT ON tierlimit.audit TO "+other))
+	for _, sql := range []string{
+		"SET tierlimit.erases = 'on'; DELETE FROM tierlimit.audit", "SET tierlimit.erases = 'on'; UPDATE tierlimit.audit SET actor = 'nobody'",
+		"SET ROLE " + other + "; SELECT tierlimit.erase_events('subject', 'x', 1, 'me', 'me')",
+	} {
+		as := lesser.String()
+		if strings.HasPrefix(sql, "SET ROLE") {
+			as = url
+		}
+		if err := execute(t.Context(), as, sql); err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	_, answer := r.want(200, "POST", r.admin+"/admin/v1/audit:erase", fmt.Sprintf(`{"subject":%q}`, id))
+	if strings.TrimSpace(string(answer)) != `{"dry_run":false,"events":4}` { // subject and key created; key and subject deleted
+		t.Errorf("erased: %s", answer)
+	}
+	if _, list := r.want(200, "GET", r.admin+"/admin/v1/audit?limit=1", ""); !strings.Contains(string(list), `"action":"audit.erase"`) {
+		t.Errorf("the last event is %s", list)
+	}
 	if strings.Contains(r.log(), "denied") {
 		t.Errorf("the log says %s", r.log())
 	}

@@ -465,6 +465,9 @@ func (s *site) goodAs(id string) call {
 		return change("PATCH", v1+"/load", s.loadVersion(), `{"pins":{"free":null}}`)
 	case "list-events":
 		return call{method: "GET", path: v1 + "/audit?kind=subject&actor=unknown&limit=3"}
+	case "erase-events":
+		subject, _ := s.subject()
+		return call{method: "POST", path: v1 + "/audit:erase", body: fmt.Sprintf(`{"subject":%q}`, subject)}
 	}
 	s.Fatalf("the document has %q, of which the tests know nothing", id)
 	return call{}

@@ -117,7 +117,8 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 }
 
 // Grant gives a role the rights that serve needs in an up-to-date database: to read and write
-// all tables, except that the role can only append to the audit log. The owner of the tables
+// all tables, except that the role can only append to the audit log and erase from it with an
+// event. The owner of the tables
 // keeps all rights, so serve should use another role.
 func Grant(ctx context.Context, url, role string) error {
 	db, err := open(ctx, url)
@@ -131,6 +132,7 @@ func Grant(ctx context.Context, url, role string) error {
 		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tierlimit TO ",
 		"REVOKE UPDATE, DELETE, TRUNCATE ON tierlimit.audit FROM ",
 		"REVOKE INSERT, UPDATE, DELETE ON " + table + " FROM ",
+		"GRANT EXECUTE ON FUNCTION tierlimit.erase_events TO ",
 	} {
 		if _, err := db.ExecContext(ctx, sql+name); err != nil {
 			return fmt.Errorf("grant to %s: %w%s", name, err, hint(err))

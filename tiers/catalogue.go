@@ -33,6 +33,7 @@ var (
 // Implementations are safe for concurrent use.
 type Catalogue interface {
 	Writer
+	Eraser
 
 	Tiers(ctx context.Context) ([]Tier, error) // by priority, then key
 	Tier(ctx context.Context, key string) (Tier, error)

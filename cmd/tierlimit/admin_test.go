@@ -322,7 +322,7 @@ func TestOverridesUsageHoldsLoadAndAuditFromTheShell(t *testing.T) {
 	sh.refuses(exitUsage, []string{"--pin", "free"}, "load", "set", "--pin", "free")
 	sh.refuses(exitUsage, []string{"told what"}, "load", "set")
 
-	if out := sh.does("audit", "--object", "acct_42"); !strings.Contains(out, "usage.reset") || !strings.Contains(out, "hold.release") || !strings.Contains(out, "override.create") || !strings.Contains(out, "max 50 -> none") {
+	if out := sh.does("audit", "--object", "acct_42"); !strings.Contains(out, "usage.reset") || !strings.Contains(out, "hold.release") || !strings.Contains(out, "override.create") || !strings.Contains(out, "max 50 -> unlimited") {
 		t.Errorf("audit: %s", out)
 	}
 	if out := sh.does("audit", "--until", "2026-01-01T00:00:00Z"); strings.Contains(out, "acct_42") {
@@ -420,4 +420,74 @@ func TestAnAddressThatCannotBeReadSaysWhatToEscape(t *testing.T) {
 	if code != exitUsage || strings.Count(errs, "% is written %25") != 2 || strings.Contains(out+errs, "pass%word") {
 		t.Errorf("%d: %s%s", code, out, errs)
 	}
+}
+
+// Each of these changed something, failed in a way that misled, or exited with 1.
+func TestWhatAUserGetsWrongIsSaidBeforeAnythingIsAsked(t *testing.T) {
+	sh := administrator(t)
+	for _, args := range [][]string{
+		{"subjects", "get"}, {"subjects", "nosuch"}, {"nosuch"}, {"audit", "nosuch"}, {"keys", "revoke", "a", "b"}, {"settle"}, {"take"}, {"bench", "a", "b"},
+	} {
+		sh.refuses(exitUsage, []string{"usage: tierlimit"}, args...)
+	}
+	sh.refuses(exitUsage, []string{"ID: must be given"}, "subjects", "delete", "")
+	sh.refuses(exitUsage, []string{"LIMIT: must be given"}, "overrides", "delete", "acct_42", "")
+	sh.does("subjects", "set", "acct_42", "--tier", "pro")
+	secret := strings.Fields(sh.does("keys", "create", "acct_42", "--name", "production"))[0]
+	id := strings.Fields(sh.does("keys", "list"))[7]
+	code, _, errs := sh.run("keys", "revoke", secret)
+	if code != exitUsage || !strings.Contains(errs, "not the secret: "+id) || strings.Contains(errs, secret) {
+		t.Errorf("a secret is revoked: %d, %s", code, errs)
+	}
+
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(sh.env["TIERLIMIT_TOKEN"]+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	delete(sh.env, "TIERLIMIT_TOKEN")
+	for _, name := range []string{"TIERLIMIT_TOKEN_FILE", "TIERLIMIT_ADMIN_TOKEN_FILE"} {
+		sh.env[name] = file
+		sh.does("take", "acct_42", "--peek")
+		sh.does("subjects", "get", "acct_42")
+		sh.env[name] = file + ".nosuch"
+		sh.refuses(exitUsage, []string{name}, "take", "acct_42")
+		delete(sh.env, name)
+	}
+}
+
+func TestWhateverIsTakenAwayCanBeTriedFirst(t *testing.T) {
+	sh := administrator(t)
+	sh.does("subjects", "set", "acct_42", "--tier", "free")
+	sh.does("overrides", "set", "acct_42", "per_minute", "--max", "50", "--until", "2926-12-01T00:00:00Z", "--reason", "launch day")
+	sh.does("keys", "create", "acct_42", "--name", "production")
+	key := strings.Fields(sh.does("keys", "list"))[7]
+	sh.does("take", "acct_42", "--cost", "3", "--hold", "1m")
+	fields := strings.Fields(sh.does("holds", "list", "acct_42"))
+	hold := fields[len(fields)-1]
+	before := sh.does("audit")
+	for _, c := range []struct {
+		want []string
+		args []string
+	}{
+		{[]string{"key.delete", key, "override.delete", "per_minute"}, []string{"subjects", "delete", "acct_42"}},
+		{[]string{"per_minute", "50 -> 5"}, []string{"overrides", "delete", "acct_42", "per_minute"}},
+		{[]string{"per_minute", "3 -> 0"}, []string{"usage", "reset", "acct_42", "--limit", "per_minute"}},
+		{[]string{hold}, []string{"holds", "release", "acct_42", hold}},
+		{[]string{key}, []string{"keys", "revoke", key}},
+		{[]string{"would erase 3 events"}, []string{"audit", "erase", "--subject", "acct_42"}},
+	} {
+		out := sh.does(append(c.args, "--dry-run")...)
+		for _, want := range append(c.want, "nothing was changed") {
+			if !strings.Contains(out, want) {
+				t.Errorf("%v does not say %q: %s", c.args, want, out)
+			}
+		}
+	}
+	if after := sh.does("audit"); after != before {
+		t.Errorf("the log has %s", after)
+	}
+	if out := sh.does("audit", "erase", "--subject", "acct_42"); !strings.Contains(out, "erased 3 events") {
+		t.Errorf("erased: %s", out)
+	}
+	sh.refuses(exitUsage, []string{"one of --subject"}, "audit", "erase")
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/lexer"
@@ -208,7 +209,7 @@ func printApplied(w io.Writer, list []appliedTier, f *applyFlags) {
 			fmt.Fprintf(w, "%s %s\t%s\n", sign, t.Key, t.affected())
 		}
 		for _, change := range t.Changes {
-			fmt.Fprintf(w, "    %s\t%s -> %s\n", change.Field, shownJSON(change.From), shownJSON(change.To))
+			fmt.Fprintf(w, "    %s\t%s -> %s\n", change.Field, shownJSON(change.Field, change.From), shownJSON(change.Field, change.To))
 		}
 		for _, d := range t.Affected.Denied {
 			fmt.Fprintf(w, "    %s\twould be denied by %s, %s over\n", d.Subject, d.Limit, count(d.Over))
@@ -238,7 +239,10 @@ func (t *appliedTier) affected() string {
 	return text
 }
 
-func shownJSON(v any) string {
+func shownJSON(field string, v any) string {
+	if v == nil && (field == "max" || strings.HasSuffix(field, ".max")) {
+		return "unlimited"
+	}
 	if v == nil {
 		return "none"
 	}

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 
@@ -41,7 +43,49 @@ func auditCommand(s streams) *cobra.Command {
 	} {
 		filters[name] = cmd.Flags().String(name, "", text)
 	}
+	cmd.AddCommand(auditErase(s))
 	cmd.Flags().IntVar(&most, "limit", 50, "how many at most, up to 500")
+	return cmd
+}
+
+func auditErase(s streams) *cobra.Command {
+	var subject, actor, before string
+	var dryRun bool
+	cmd := adminCommand(s, "erase", "Erase a subject or an actor from the audit log, or all that is old", cobra.NoArgs,
+		func(ctx context.Context, c *client, _ []string) error {
+			body := make(map[string]string)
+			for field, value := range map[string]string{"subject": subject, "actor_id": actor, "before": before} {
+				if value != "" {
+					body[field] = value
+				}
+			}
+			if len(body) != 1 {
+				return usage(errors.New("give one of --subject, --actor-id and --before"))
+			}
+			query := make(url.Values)
+			if dryRun {
+				query.Set("dry_run", "true")
+			}
+			a, err := c.ask(ctx, http.MethodPost, "/audit:erase", query, "", body)
+			if err != nil {
+				return err
+			}
+			var done struct{ Events int }
+			if err := json.Unmarshal(a.body, &done); err != nil {
+				return err
+			}
+			return c.show(a.body, func(w io.Writer) {
+				if dryRun {
+					fmt.Fprintf(w, "would erase %d events; nothing was changed\n", done.Events)
+				} else {
+					fmt.Fprintf(w, "erased %d events\n", done.Events)
+				}
+			})
+		})
+	cmd.Flags().StringVar(&subject, "subject", "", "events of this subject lose its id, and what it was before and after")
+	cmd.Flags().StringVar(&actor, "actor-id", "", "events of this actor lose the actor's name")
+	cmd.Flags().StringVar(&before, "before", "", "events before this instant are deleted, such as 2025-12-01T00:00:00Z")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "count the events, and change nothing")
 	return cmd
 }
 
@@ -54,7 +98,7 @@ func printEvents(w io.Writer, list []tiers.Event) {
 			changes, _ := jsondiff.Of(e.Before, e.After) // the server sends valid JSON
 			for _, change := range changes {
 				if change.Field != "version" {
-					changed += fmt.Sprintf("%s %s -> %s  ", change.Field, shownJSON(change.From), shownJSON(change.To))
+					changed += fmt.Sprintf("%s %s -> %s  ", change.Field, shownJSON(change.Field, change.From), shownJSON(change.Field, change.To))
 				}
 			}
 		}

@@ -122,29 +122,10 @@ func moveSubjectsCommand(s streams) *cobra.Command {
 }
 
 func deleteSubjectCommand(s streams) *cobra.Command {
-	var dryRun bool
-	cmd := adminCommand(s, "delete ID", "Delete a subject, with its overrides and keys", cobra.ExactArgs(1),
-		func(ctx context.Context, c *client, args []string) error {
-			path := "/subjects/" + url.PathEscape(args[0])
-			old, err := c.get(ctx, path, nil)
-			if err != nil {
-				return err
-			}
-			query := url.Values{}
-			if dryRun {
-				query.Set("dry_run", "true")
-			}
-			a, err := c.ask(ctx, http.MethodDelete, path, query, old.etag, nil)
-			switch {
-			case err != nil:
-				return err
-			case dryRun:
-				return c.show(a.body, func(w io.Writer) { printEffect(w, a.body) })
-			}
-			return c.show(map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintln(w, "deleted", args[0]) })
-		})
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what it would do to its limits, and delete nothing")
-	return cmd
+	return removal{
+		use: "delete ID", short: "Delete a subject, with its overrides and keys", args: 1, versioned: true,
+		path: func(args []string) string { return "/subjects/" + url.PathEscape(args[0]) }, done: did("deleted"),
+	}.command(s)
 }
 
 // subjectFilters adds the flags that select subjects to a command. The returned function

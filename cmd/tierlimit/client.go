@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/tierlimit/tierlimit"
 )
 
 // A client speaks to a running server's admin listener, so that roles and the audit
@@ -37,29 +40,19 @@ func adminCommand(s streams, use, short string, args cobra.PositionalArgs, run f
 				return checkURL("", v)
 			},
 		},
-		{
-			name: "token", usage: "bearer token; default that of TIERLIMIT_ADMIN_TOKEN", secret: true,
-			want: "16 to 256 characters without spaces", parse: token(&c.token),
-		},
+		tokenOption(&c.token, "TIERLIMIT_ADMIN_TOKEN"),
 	}
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkGiven(use, args); err != nil {
+				return usage(err)
+			}
 			if err := opts.resolve(cmd.Flags(), s.env); err != nil {
 				return usage(err)
 			}
-			if c.token == "" { // whoever runs a server by itself has that one
-				owner := options{{name: "admin-token", secret: true, want: tokensWanted, parse: func(v string) error {
-					var list []string
-					err := tokens(&list)(v)
-					if err == nil {
-						c.token = list[0]
-					}
-					return err
-				}}}
-				if err := owner.resolve(cmd.Flags(), s.env); err != nil {
-					return usage(err)
-				}
+			if err := serverToken(&c.token, cmd.Flags(), s.env, "admin-token"); err != nil {
+				return usage(err)
 			}
 			return run(cmd.Context(), c, args)
 		},
@@ -67,6 +60,101 @@ func adminCommand(s streams, use, short string, args cobra.PositionalArgs, run f
 	opts.flags(cmd.Flags())
 	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON, for scripts")
 	return cmd
+}
+
+// checkGiven returns an error if an argument is empty. use names the arguments.
+func checkGiven(use string, args []string) error {
+	names := strings.Fields(use)[1:]
+	for i, arg := range args {
+		if arg == "" && i < len(names) {
+			return &tierlimit.FieldError{Field: names[i], Want: "given, not empty"}
+		}
+	}
+	return nil
+}
+
+// tokenOption is the bearer token of a command that talks to a server.
+func tokenOption(into *string, fallbacks string) *option {
+	return &option{
+		name: "token", usage: "bearer token; default that of " + fallbacks, secret: true,
+		want: "16 to 256 characters without spaces", parse: token(into),
+	}
+}
+
+// serverToken sets *into, unless it is set, to the first token that the environment has for a
+// server on this machine: that of the first option that is given.
+func serverToken(into *string, fs *pflag.FlagSet, env func(string) (string, bool), names ...string) error {
+	for _, name := range names {
+		if *into != "" {
+			return nil
+		}
+		own := options{{name: name, secret: true, want: tokensWanted, parse: func(v string) error {
+			var list []string
+			err := tokens(&list)(v)
+			if err == nil {
+				*into = list[0] // during a rotation two are set, and both are valid
+			}
+			return err
+		}}}
+		if err := own.resolve(fs, env); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A removal is a command that takes one thing away. It accepts --dry-run.
+type removal struct {
+	use, short string
+	args       int
+	path       func(args []string) string
+	query      func() url.Values         // may be nil
+	versioned  bool                      // the thing has an ETag, which a DELETE must send
+	check      func(args []string) error // may be nil
+	done       func(context.Context, *client, []string) error
+}
+
+func (r removal) command(s streams) *cobra.Command {
+	var dryRun bool
+	cmd := adminCommand(s, r.use, r.short, cobra.ExactArgs(r.args), func(ctx context.Context, c *client, args []string) error {
+		if r.check != nil {
+			if err := r.check(args); err != nil {
+				return usage(err)
+			}
+		}
+		path, query, etag := r.path(args), url.Values{}, ""
+		if r.query != nil {
+			query = r.query()
+		}
+		if r.versioned {
+			old, err := c.get(ctx, path, nil)
+			if err != nil {
+				return err
+			}
+			etag = old.etag
+		}
+		if dryRun {
+			query.Set("dry_run", "true")
+		}
+		a, err := c.ask(ctx, http.MethodDelete, path, query, etag, nil)
+		switch {
+		case err != nil:
+			return err
+		case dryRun:
+			return c.show(a.body, func(w io.Writer) { printEffect(w, a.body) })
+		}
+		return r.done(ctx, c, args)
+	})
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what it would do, and change nothing")
+	return cmd
+}
+
+// did returns a removal's done that says so: verb is the JSON field and the first word.
+func did(verb string) func(context.Context, *client, []string) error {
+	return func(_ context.Context, c *client, args []string) error {
+		what := args[len(args)-1]
+		return c.show(map[string]string{verb: what}, func(w io.Writer) { fmt.Fprintln(w, verb, what) })
+	}
 }
 
 // A refusal is an answer that is no success.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 )
 
@@ -85,15 +86,15 @@ func createCredentialCommand(s streams, use, short, path, field string) *cobra.C
 }
 
 func revokeCommand(s streams, path, short string) *cobra.Command {
-	return adminCommand(s, "revoke ID", short, cobra.ExactArgs(1), func(ctx context.Context, c *client, args []string) error {
-		one := path + "/" + url.PathEscape(args[0])
-		a, err := c.get(ctx, one, nil)
-		if err != nil {
-			return err
-		}
-		if _, err := c.ask(ctx, http.MethodDelete, one, nil, a.etag, nil); err != nil {
-			return err
-		}
-		return c.show(a.body, func(w io.Writer) { fmt.Fprintln(w, "revoked", args[0]) })
-	})
+	return removal{
+		use: "revoke ID", short: short, args: 1, versioned: true,
+		path: func(args []string) string { return path + "/" + url.PathEscape(args[0]) },
+		check: func(args []string) error { // a secret must not be sent in a URL, which is logged
+			if _, id, ok := access.Parse(args[0]); ok {
+				return &tierlimit.FieldError{Field: "ID", Want: "the id, not the secret: " + id}
+			}
+			return nil
+		},
+		done: did("revoked"),
+	}.command(s)
 }

@@ -19,7 +19,10 @@ func overridesCommand(s streams) *cobra.Command {
 	cmd.AddCommand(
 		adminCommand(s, "list SUBJECT", "List the overrides of a subject", cobra.ExactArgs(1), listOverrides),
 		setOverrideCommand(s),
-		adminCommand(s, "delete SUBJECT LIMIT", "Delete an override", cobra.ExactArgs(2), deleteOverride),
+		removal{
+			use: "delete SUBJECT LIMIT", short: "Delete an override", args: 2, versioned: true, path: overridePath,
+			done: func(ctx context.Context, c *client, args []string) error { return getSubject(ctx, c, args[:1]) },
+		}.command(s),
 	)
 	return cmd
 }
@@ -94,18 +97,6 @@ func setOverride(ctx context.Context, c *client, args []string, body map[string]
 		return c.show(a.body, func(w io.Writer) { printEffect(w, a.body) })
 	case c.json:
 		return c.show(a.body, nil)
-	}
-	return getSubject(ctx, c, args[:1])
-}
-
-func deleteOverride(ctx context.Context, c *client, args []string) error {
-	path := overridePath(args)
-	old, err := c.get(ctx, path, nil)
-	if err != nil {
-		return err
-	}
-	if _, err := c.ask(ctx, http.MethodDelete, path, nil, old.etag, nil); err != nil {
-		return err
 	}
 	return getSubject(ctx, c, args[:1])
 }

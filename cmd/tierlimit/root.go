@@ -61,6 +61,7 @@ func run(ctx context.Context, args []string, s streams) int {
 		loadCommand(s), auditCommand(s),
 		benchCommand(s), configCommand(s), versionCommand(s),
 	)
+	argumentsAreUsage(root)
 	root.SetArgs(args)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
@@ -76,6 +77,22 @@ func run(ctx context.Context, args []string, s streams) int {
 		return coded.code
 	}
 	return exitFailed
+}
+
+// argumentsAreUsage has wrong arguments of cmd and its commands exit with exitUsage.
+func argumentsAreUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			err := check(cmd, args)
+			if err == nil {
+				return nil
+			}
+			return usage(fmt.Errorf("%w\nusage: %s", err, cmd.UseLine()))
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		argumentsAreUsage(sub)
+	}
 }
 
 // help is what a command does that only holds others.

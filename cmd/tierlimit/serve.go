@@ -71,6 +71,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer cpu.Close()
+	go retainEvents(ctx, catalogue, set.auditRetention, log)
 	alive := countReplicas(ctx, catalogue, log)
 	defer alive.close()
 	lim, err := tierlimit.New(tierlimit.Config{
@@ -152,6 +153,33 @@ func watchTokens(ctx context.Context, set *settings, log *slog.Logger) *api.Toke
 		}
 	}()
 	return known
+}
+
+// retentionEvery is the interval at which old events are deleted from the audit log.
+const retentionEvery = time.Hour
+
+// retainEvents deletes events that are older than retention from the audit log, until ctx ends.
+func retainEvents(ctx context.Context, catalogue tiers.Eraser, retention time.Duration, log *slog.Logger) {
+	if retention == 0 {
+		return
+	}
+	tick := time.NewTicker(retentionEvery)
+	defer tick.Stop()
+	for {
+		actor := tiers.Actor{ID: "retention", Name: "retention"}
+		n, err := catalogue.Erase(ctx, actor, tiers.Erasure{Before: time.Now().Add(-retention)}, false)
+		if n > 0 {
+			log.Info("old events were deleted from the audit log", "events", n, "retention", retention.String())
+		}
+		if err != nil && ctx.Err() == nil {
+			log.Warn("old events were not deleted from the audit log", "retention", retention.String(), "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // writeUsage writes what was used of long windows, once nobody is served any more.

@@ -30,6 +30,7 @@ type settings struct {
 	trustedProxies             []netip.Prefix
 	budget, drain              time.Duration
 	startTimeout               time.Duration
+	auditRetention             time.Duration // 0: for ever
 	loadMode                   load.Mode
 	loadMeter                  load.Meter // nil: measure
 	logLevel                   slog.Level
@@ -113,6 +114,10 @@ func (s *settings) serve() options {
 		{
 			name: "start-timeout", usage: "how long a Postgres that is not there yet is waited for", fallback: "30s",
 			want: "a duration from 0s to 10m", parse: duration(&s.startTimeout, 0, 10*time.Minute),
+		},
+		{
+			name: "audit-retention", usage: "delete events of the audit log that are older; for ever if it is left out",
+			want: "a duration of 24h or more, such as 8760h", parse: duration(&s.auditRetention, 24*time.Hour, 100*365*24*time.Hour),
 		},
 	}, s.common(":8080", "127.0.0.1:8081", "json", load.Enforce)...)
 }

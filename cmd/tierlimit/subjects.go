@@ -219,6 +219,10 @@ func printEffect(w io.Writer, body []byte) {
 			Field    string
 			From, To any
 		}
+		Along struct {
+			Changes int
+			Sample  []struct{ Action, Object, Detail string }
+		}
 		Affected struct {
 			Refused string
 			Limits  []struct {
@@ -236,8 +240,14 @@ func printEffect(w io.Writer, body []byte) {
 		fmt.Fprintln(w, string(body))
 		return
 	}
+	for _, one := range effect.Along.Sample {
+		fmt.Fprintf(w, "%s\t%s\n", one.Action, strings.TrimSpace(one.Object+" "+one.Detail))
+	}
+	if more := effect.Along.Changes - len(effect.Along.Sample); more > 0 {
+		fmt.Fprintf(w, "and %d others\n", more)
+	}
 	for _, change := range effect.Changes {
-		fmt.Fprintf(w, "%s\t%s -> %s\n", change.Field, shownJSON(change.From), shownJSON(change.To))
+		fmt.Fprintf(w, "%s\t%s -> %s\n", change.Field, shownJSON(change.Field, change.From), shownJSON(change.Field, change.To))
 	}
 	for _, l := range effect.Affected.Limits {
 		note := ""

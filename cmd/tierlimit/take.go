@@ -47,7 +47,7 @@ func takeCommand(s streams) *cobra.Command {
 			if dash := cmd.ArgsLenAtDash(); dash == 1 && len(args) > 1 || dash < 0 && len(args) == 1 {
 				return nil
 			}
-			return usage(errors.New("one subject is needed, and a command only behind --"))
+			return errors.New("one subject is needed, and a command only behind --")
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return take(cmd.Context(), s, f, args[0], args[1:])
@@ -72,14 +72,22 @@ func envOr(s streams, name, fallback string) string {
 	return fallback
 }
 
-// serverFlags adds the flags for the server's URL and token to cmd.
+// serverFlags adds the flags for the server's URL and token to cmd, and has cmd find the token
+// before it runs.
 func serverFlags(cmd *cobra.Command, s streams, url, token *string) {
-	fs := cmd.Flags()
-	fs.StringVar(url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
-	// During a rotation two tokens are set, and both are valid.
-	known, _, _ := strings.Cut(strings.TrimSpace(envOr(s, "TIERLIMIT_TOKEN", envOr(s, "TIERLIMIT_SERVICE_TOKEN", envOr(s, "TIERLIMIT_ADMIN_TOKEN", "")))), " ")
-	fs.StringVar(token, "token", known, "bearer token [TIERLIMIT_TOKEN, TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN]")
-	fs.Lookup("token").DefValue = "" // do not print a secret in the help
+	cmd.Flags().StringVar(url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
+	opts := options{tokenOption(token, "TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN")}
+	opts.flags(cmd.Flags())
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		err := opts.resolve(cmd.Flags(), s.env)
+		if err == nil {
+			err = serverToken(token, cmd.Flags(), s.env, "service-token", "admin-token")
+		}
+		if err != nil {
+			return usage(err)
+		}
+		return nil
+	}
 }
 
 func take(ctx context.Context, s streams, f takeFlags, subject string, command []string) error {
@@ -203,6 +211,9 @@ func usedOf(x *tierlimit.WindowState, most string) (used, window, reset string) 
 		used += fmt.Sprintf(" (%d held)", x.Held)
 	}
 	if x.Algorithm != tierlimit.Concurrent {
+		if x.Reset == 0 { // nothing has begun it
+			return used, "in " + x.Window.String(), "not begun"
+		}
 		return used, "in " + x.Window.String(), "resets in " + x.Reset.String()
 	}
 	if x.Used == 0 {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"time"
 
@@ -17,14 +16,11 @@ import (
 func usageCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "usage", Short: "See and reset what a subject has used", Args: cobra.NoArgs, RunE: help}
 	var limits []string
-	reset := adminCommand(s, "reset SUBJECT", "Forget what a subject has used", cobra.ExactArgs(1),
-		func(ctx context.Context, c *client, args []string) error {
-			path := "/subjects/" + url.PathEscape(args[0]) + "/usage"
-			if _, err := c.ask(ctx, http.MethodDelete, path, url.Values{"limit": limits}, "", nil); err != nil {
-				return err
-			}
-			return getUsage(ctx, c, args)
-		})
+	reset := removal{
+		use: "reset SUBJECT", short: "Forget what a subject has used", args: 1,
+		path:  func(args []string) string { return "/subjects/" + url.PathEscape(args[0]) + "/usage" },
+		query: func() url.Values { return url.Values{"limit": limits} }, done: getUsage,
+	}.command(s)
 	reset.Flags().StringArrayVar(&limits, "limit", nil, "only of this limit; may stand several times")
 	cmd.AddCommand(adminCommand(s, "get SUBJECT", "Show every window of a subject's plan", cobra.ExactArgs(1), getUsage), reset)
 	return cmd
@@ -46,14 +42,13 @@ func holdsCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "holds", Short: "See and release the holds that a subject has open", Args: cobra.NoArgs, RunE: help}
 	cmd.AddCommand(
 		adminCommand(s, "list SUBJECT", "List the open holds of a subject", cobra.ExactArgs(1), listHolds),
-		adminCommand(s, "release SUBJECT ID", "Give back what a hold has charged, and free its place", cobra.ExactArgs(2),
-			func(ctx context.Context, c *client, args []string) error {
-				path := "/subjects/" + url.PathEscape(args[0]) + "/holds/" + url.PathEscape(args[1])
-				if _, err := c.ask(ctx, http.MethodDelete, path, nil, "", nil); err != nil {
-					return err
-				}
-				return c.show(map[string]string{"released": args[1]}, func(w io.Writer) { fmt.Fprintln(w, "released a hold of", args[0]) })
-			}),
+		removal{
+			use: "release SUBJECT ID", short: "Give back what a hold has charged, and free its place", args: 2,
+			path: func(args []string) string {
+				return "/subjects/" + url.PathEscape(args[0]) + "/holds/" + url.PathEscape(args[1])
+			},
+			done: did("released"),
+		}.command(s),
 	)
 	return cmd
 }

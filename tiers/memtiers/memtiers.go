@@ -240,6 +240,41 @@ func (m *Catalogue) Record(ctx context.Context, e tiers.Event, do func(context.C
 	return errors.Join(err, m.commit(delta{version: m.version}, []tiers.Event{e}))
 }
 
+// Erase implements tiers.Eraser.
+func (m *Catalogue) Erase(_ context.Context, a tiers.Actor, e tiers.Erasure, dryRun bool) (int, error) {
+	if err := e.Validate(time.Now()); err != nil {
+		return 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var kept []tiers.Event
+	n := 0
+	for _, one := range m.events {
+		changed, deleted := e.Apply(&one)
+		if changed || deleted {
+			n++
+		}
+		if !deleted {
+			kept = append(kept, one)
+		}
+	}
+	if n == 0 || dryRun {
+		return n, nil
+	}
+	event, err := e.Event(a, n)
+	if err != nil {
+		return 0, err
+	}
+	before := m.events
+	m.log([]tiers.Event{event})
+	m.events = append(kept, m.events[len(m.events)-1])
+	if err := m.save(); err != nil {
+		m.events = before
+		return 0, err
+	}
+	return n, nil
+}
+
 // A view is the View of a Catalogue. mu must be held.
 type view struct{ *Catalogue }
 

@@ -1,8 +1,11 @@
 package pgtiers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -33,4 +36,53 @@ func eventOf(row pgx.CollectableRow) (e tiers.Event, err error) {
 		&e.Attempt.Key, &e.Attempt.Fingerprint)
 	e.At = e.At.UTC()
 	return e, err
+}
+
+// eraseMost is the most events that one transaction erases.
+const eraseMost = 10_000
+
+// erasePatience bounds one transaction of an erasure: no index has the actors' ids.
+const erasePatience = time.Minute
+
+// Erase implements tiers.Eraser.
+func (c *Catalogue) Erase(ctx context.Context, a tiers.Actor, e tiers.Erasure, dryRun bool) (n int, err error) {
+	if err := e.Validate(time.Now()); err != nil {
+		return 0, err
+	}
+	what, value := "subject", e.Subject
+	switch {
+	case e.ActorID != "":
+		what, value = "actor", e.ActorID
+	case !e.Before.IsZero():
+		what, value = "events", e.Before.UTC().Format(time.RFC3339Nano)
+	}
+	if dryRun {
+		err = c.in(ctx, c.background, snapshot, erasePatience, func(ctx context.Context, tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `SELECT count(*) FROM tierlimit.events_to_erase($1, $2, $3)`, what, value, math.MaxInt64).Scan(&n)
+		})
+		return n, eraseError(err)
+	}
+	for {
+		var part int
+		err := c.in(ctx, c.background, latest, erasePatience, func(ctx context.Context, tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `SELECT tierlimit.erase_events($1, $2, $3, $4, $5)`,
+				what, value, eraseMost, cmp.Or(a.Name, "unknown"), a.ID).Scan(&part)
+		})
+		if err != nil {
+			return n, eraseError(err)
+		}
+		if n += part; part < eraseMost {
+			return n, nil
+		}
+	}
+}
+
+func eraseError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if code, _ := codeOf(err); code == rightState {
+		err = fmt.Errorf("%w (run `tierlimit migrate grant` for the role of serve)", err)
+	}
+	return fmt.Errorf("erase from the audit log: %w", err)
 }

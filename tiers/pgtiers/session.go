@@ -80,6 +80,7 @@ const (
 	readOnlyState      = "25006"
 	lockState          = "55P03"
 	uniqueState        = "23505"
+	rightState         = "42501"
 )
 
 func codeOf(err error) (code, class string) {
