@@ -106,7 +106,8 @@ func document(listener string) object {
 			"title": "tierlimit", "version": moduleVersion(), "license": object{"name": "MIT", "identifier": "MIT"},
 			"description": "Plan-aware rate limits. The public listener decides; the admin listener manages tiers, subjects and who may ask.",
 		},
-		"paths": paths,
+		"servers": []object{{"url": "/"}}, // the listener that serves the document
+		"paths":   paths,
 		"components": object{
 			"schemas":         documentSchemas(),
 			"securitySchemes": object{"token": object{"type": "http", "scheme": "bearer"}},
@@ -144,6 +145,7 @@ func documentSchemas() object {
 			asked := maps.Clone(schema)
 			asked["required"] = needs
 			out[name+"Request"] = asked
+			delete(schema, "examples") // they are of requests
 		}
 		out[name] = schema
 	}
@@ -193,7 +195,10 @@ func (o *operation) document() object {
 
 // linesOf returns the schema of NDJSON whose lines have the given schema.
 func linesOf(schema string) object {
-	return object{"description": "JSON objects, one a line, each as #/components/schemas/" + schema + " says."}
+	return object{
+		"description":      "JSON objects, one a line.",
+		"contentMediaType": ndjson, "contentSchema": ref(schema),
+	}
 }
 
 // bodySchema is that of what is sent, where it differs from what is answered.
