@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -607,6 +608,113 @@ func TestARestoredCatalogueIsReadAnew(t *testing.T) {
 	eventually(t, 10*time.Second, "it is read anew", func() bool {
 		return planOf(t, replica, "after_the_dump").Tier() == "free" && planOf(t, replica, "after_the_restore").Tier() == "pro"
 	})
+}
+
+// Regression test: a replica did not follow changes while the database needed more than the
+// query's time for a page of 10,000. Here it needs a millisecond for each row.
+func TestASlowDatabaseIsFollowed(t *testing.T) {
+	const customers = 5500
+	url, role := newDatabase(t), fmt.Sprintf("slow_%d", time.Now().UnixNano())
+	must(t, execute(t.Context(), url, "CREATE ROLE "+role+" LOGIN PASSWORD 'secret'"))
+	must(t, migrations.Grant(t.Context(), url, role))
+	must(t, execute(t.Context(), url, fmt.Sprintf(`
+		INSERT INTO tierlimit.subjects (id, tier) SELECT 'acct_' || n, 'free' FROM generate_series(1, %d) AS n;
+		INSERT INTO tierlimit.overrides (subject, limit_name, max, starts_at, expires_at, reason) SELECT id, 'per_minute', 9, '2026-01-01T00:00:00Z', '2926-12-01T00:00:00Z', 'x' FROM tierlimit.subjects`, customers)))
+	replica := follow(t, asUser(t, url, role, "secret"))
+	must(t, execute(t.Context(), url, `
+		UPDATE tierlimit.subjects SET tier = 'pro';
+		ALTER TABLE tierlimit.overrides ENABLE ROW LEVEL SECURITY;
+		CREATE POLICY slow ON tierlimit.overrides USING (pg_sleep(0.001) IS NOT NULL)`))
+	eventually(t, time.Second, "all on pro", func() bool {
+		return planOf(t, replica, "acct_1").Tier() == "pro" && planOf(t, replica, fmt.Sprint("acct_", customers)).Tier() == "pro"
+	})
+}
+
+// Regression test: after a switch to a logical replica, whose sequences lag, a change was
+// answered 200 and never acted.
+func TestSequencesThatLagAreSetByTheNextChange(t *testing.T) {
+	url := newDatabase(t)
+	c, replica := edit(openCatalogue(t, url)), follow(t, url)
+	lag := func() {
+		t.Helper()
+		must(t, execute(t.Context(), url, `SELECT setval('tierlimit.versions', 2), setval('tierlimit.audit_id_seq', 1)`))
+	}
+	var s tiers.Subject
+	for i := range 9 {
+		var err error
+		s, err = c.CreateSubject(t.Context(), tiers.Subject{ID: fmt.Sprint("acct_", i), Tier: "free"})
+		must(t, err)
+	}
+	eventually(t, time.Second, "caught up", func() bool { return replica.Version() == s.Version })
+	lag()
+	before := s.Version
+	s.Tier = "pro"
+	s, err := c.ReplaceSubject(t.Context(), s, s.Version)
+	must(t, err)
+	if s.Version <= before {
+		t.Errorf("version %d after %d", s.Version, before)
+	}
+	eventually(t, time.Second, "on pro", func() bool { return planOf(t, replica, s.ID).Tier() == "pro" })
+	lag()
+	must(t, execute(t.Context(), url, `UPDATE tierlimit.subjects SET tier = 'enterprise' WHERE id = '`+s.ID+`'`))
+	eventually(t, time.Second, "on enterprise, by hand", func() bool { return planOf(t, replica, s.ID).Tier() == "enterprise" })
+	lag()
+	must(t, c.Record(t.Context(), tiers.Event{Action: "usage.reset", Kind: tiers.KindUsage, Object: s.ID}, func(context.Context) error { return nil }))
+	list, err := c.Events(t.Context(), tiers.EventFilter{Most: 20})
+	must(t, err)
+	if len(list) != 11 || list[0].Action != "usage.reset" || list[1].Action != "subject.replace" {
+		t.Errorf("%d events, the last %+v", len(list), list[0])
+	}
+}
+
+// The schema is dumped, restored into another database, and served.
+func TestADumpIsRestoredAndServed(t *testing.T) {
+	url := newDatabase(t)
+	r := startReplica(t, redisServer.URL, url)
+	id := newSubject(t)
+	r.want(201, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"pro"}`, id))
+	tag, _ := r.want(201, "POST", r.admin+"/admin/v1/subjects/"+id+"/overrides", `{"limit":"per_minute","max":7,"expires_at":"2926-12-01T00:00:00Z","reason":"x"}`)
+	_, token := r.want(201, "POST", r.admin+"/admin/v1/tokens", `{"name":"alice","role":"operator"}`)
+
+	dump, err := servers.Binary("pg_dump")
+	must(t, err)
+	restore, err := servers.Binary("pg_restore")
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "tierlimit.dump")
+	name := fmt.Sprintf("restored_%d", time.Now().UnixNano())
+	must(t, execute(t.Context(), postgresServer.URL, "CREATE DATABASE "+name))
+	for _, cmd := range []*exec.Cmd{
+		exec.CommandContext(t.Context(), dump, "--schema=tierlimit", "--format=custom", "--file="+file, "--dbname="+url),
+		exec.CommandContext(t.Context(), restore, "--exit-on-error", "--no-owner", "--dbname="+databaseURL(name), file),
+	} {
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", cmd.Path, err, out)
+		}
+	}
+	again := startReplica(t, redisServer.URL, databaseURL(name))
+	if strings.Contains(again.log(), "migrated") {
+		t.Errorf("a restored schema was migrated: %s", again.log())
+	}
+	if d := again.must("take", id); d.Tier != "pro" || d.Windows[0].Limit != "per_minute" || d.Windows[0].Max != 7 {
+		t.Errorf("%+v", d)
+	}
+	var secret struct{ Secret string }
+	must(t, json.Unmarshal(token, &secret))
+	h, _ := again.want(200, "PATCH", again.admin+"/admin/v1/subjects/"+id, `{"tier":"free"}`, "If-Match", "*", "Authorization", "Bearer "+secret.Secret)
+	if before, after := versionOf(t, tag), versionOf(t, h); after <= before {
+		t.Errorf("version %d after the restore, %d before", after, before)
+	}
+	_, events := again.want(200, "GET", again.admin+"/admin/v1/audit?object="+id, "")
+	if !strings.Contains(string(events), `"override.create"`) || !strings.Contains(string(events), `"subject.replace"`) {
+		t.Errorf("the audit log has %s", events)
+	}
+}
+
+func versionOf(t *testing.T, h http.Header) int64 {
+	t.Helper()
+	version, err := strconv.ParseInt(strings.Trim(h.Get("Etag"), `"`), 10, 64)
+	must(t, err)
+	return version
 }
 
 // Regression test: replicas did not see a TRUNCATE of limits.

@@ -187,6 +187,15 @@ func TestTheAuditLogCannotBeRewritten(t *testing.T) {
 	}
 }
 
+// asUser returns the URL of a database for another user.
+func asUser(t *testing.T, url, user, password string) string {
+	t.Helper()
+	u, err := neturl.Parse(url)
+	must(t, err)
+	u.User = neturl.UserPassword(user, password)
+	return u.String()
+}
+
 // The service runs as a role that owns nothing, and then not even it can rewrite
 // the audit log.
 func TestTheServiceNeedsNoOwnership(t *testing.T) {
@@ -198,17 +207,13 @@ func TestTheServiceNeedsNoOwnership(t *testing.T) {
 	if err := migrations.Grant(t.Context(), url, role); err != nil {
 		t.Fatal(err)
 	}
-	lesser, err := neturl.Parse(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lesser.User = neturl.UserPassword(role, "secret")
+	lesser := asUser(t, url, role, "secret")
 	other := role + "_other"
 	must(t, execute(t.Context(), url, "CREATE ROLE "+other))
-	if err := migrations.Grant(t.Context(), lesser.String(), other); err == nil || !strings.Contains(err.Error(), "as the owner") {
+	if err := migrations.Grant(t.Context(), lesser, other); err == nil || !strings.Contains(err.Error(), "as the owner") {
 		t.Errorf("granted by who may not: %v", err)
 	}
-	r := startReplica(t, redisServer.URL, lesser.String())
+	r := startReplica(t, redisServer.URL, lesser)
 	id := newSubject(t)
 	tag, _ := r.want(201, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"pro"}`, id))
 	r.token("alice", "viewer")
@@ -222,7 +227,7 @@ func TestTheServiceNeedsNoOwnership(t *testing.T) {
 		"ALTER TABLE tierlimit.audit DISABLE TRIGGER audit_stays", "DROP TRIGGER audit_stays ON tierlimit.audit", "DROP TABLE tierlimit.audit",
 		"CREATE OR REPLACE FUNCTION tierlimit.audit_stays() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
 	} {
-		if err := execute(t.Context(), lesser.String(), sql); err == nil {
+		if err := execute(t.Context(), lesser, sql); err == nil {
 			t.Errorf("%s: done", sql)
 		}
 	}
@@ -231,7 +236,7 @@ func TestTheServiceNeedsNoOwnership(t *testing.T) {
 		"SET tierlimit.erases = 'on'; DELETE FROM tierlimit.audit", "SET tierlimit.erases = 'on'; UPDATE tierlimit.audit SET actor = 'nobody'",
 		"SET ROLE " + other + "; SELECT tierlimit.erase_events('subject', 'x', 1, 'me', 'me')",
 	} {
-		as := lesser.String()
+		as := lesser
 		if strings.HasPrefix(sql, "SET ROLE") {
 			as = url
 		}

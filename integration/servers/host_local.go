@@ -16,7 +16,7 @@ type localHost struct {
 }
 
 func newLocalHost() (host, error) {
-	binary, err := findBinary("redis-server")
+	binary, err := Binary("redis-server")
 	if err != nil {
 		return nil, err
 	}

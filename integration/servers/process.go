@@ -28,7 +28,7 @@ func Valkey() (*Server, error) {
 
 // redisLike starts a server that takes the arguments of redis-server.
 func redisLike(ctx context.Context, name string) (*Server, error) {
-	binary, err := findBinary(name)
+	binary, err := Binary(name)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func redisLike(ctx context.Context, name string) (*Server, error) {
 // postgresProcess runs as the user postgres when the tests run as root, which
 // Postgres refuses to serve.
 func postgresProcess(ctx context.Context) (*Server, error) {
-	binary, err := findBinary("postgres")
+	binary, err := Binary("postgres")
 	if err != nil {
 		return nil, err
 	}

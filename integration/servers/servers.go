@@ -96,8 +96,9 @@ func terminate(c testcontainers.Container) func() {
 	}
 }
 
-// findBinary looks in PATH and where Debian keeps Postgres.
-func findBinary(name string) (string, error) {
+// Binary returns the path of a program of Redis or Postgres. It looks in PATH and where Debian
+// keeps Postgres.
+func Binary(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}

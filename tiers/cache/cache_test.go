@@ -21,26 +21,28 @@ import (
 
 // A fakeSource is a catalogue somewhere else, which can be lost, slow or deaf.
 type fakeSource struct {
-	mu        sync.Mutex
-	version   int64
-	tiers     []tiers.Tier
-	tiersAt   int64
-	subjects  map[string]tiers.Subject
-	removed   []tiers.Removal
-	keys      map[string]access.Credential
-	used      map[string]time.Time
-	err       error
-	delay     time.Duration
-	deaf      bool
-	pagesFail error
-	origin    string
-	unheard   bool // whether notifications are lost
-	listed    bool // if false, AllSubjects returns nothing, as if there were no room
-	wake      func()
-	lookups   [][]string
-	slow      time.Duration   // delay of Changes
-	always    []tiers.Subject // returned by each call of Changes
-	changes   int             // number of calls of Changes
+	mu       sync.Mutex
+	version  int64
+	tiers    []tiers.Tier
+	tiersAt  int64
+	subjects map[string]tiers.Subject
+	removed  []tiers.Removal
+	keys     map[string]access.Credential
+	used     map[string]time.Time
+
+	pageAtMost int // subjects that it can read in its time; 0: any number
+	err        error
+	delay      time.Duration
+	deaf       bool
+	pagesFail  error
+	origin     string
+	unheard    bool // whether notifications are lost
+	listed     bool // if false, AllSubjects returns nothing, as if there were no room
+	wake       func()
+	lookups    [][]string
+	slow       time.Duration   // delay of Changes
+	always     []tiers.Subject // returned by each call of Changes
+	changes    int             // number of calls of Changes
 }
 
 // asked returns how often changes were asked for.
@@ -94,6 +96,9 @@ func (f *fakeSource) AllSubjects(_ context.Context, after string, most int) (lis
 		if id > after && len(list) < most && f.listed {
 			list = append(list, f.subjects[id])
 		}
+	}
+	if f.pageAtMost > 0 && len(list) > f.pageAtMost {
+		return nil, fmt.Errorf("%d rows: %w", len(list), tiers.ErrUnavailable)
 	}
 	return list, errors.Join(f.err, f.pagesFail)
 }

@@ -141,8 +141,13 @@ func (c *Cache) refresh(ctx context.Context) error {
 	return nil
 }
 
-// loadPage is the page size of an initial load.
-const loadPage = 10_000
+// The page size of an initial load. A page that a slow source could not read in its time is
+// read again in smaller ones.
+const (
+	loadPage     = 10_000
+	leastPage    = 100
+	smallerPages = 4 // as many in the place of one
+)
 
 // loadAll replaces the cached subjects, keys and tokens by all those of the source. Changes
 // are applied after loadAll has returned.
@@ -180,8 +185,14 @@ func (c *Cache) loadAll(ctx context.Context) error {
 // load reads up to most items, page by page.
 func load[T item](ctx context.Context, most int, page func(ctx context.Context, after string, most int) ([]T, error)) (*recent[T], error) {
 	all := newRecent[T](most)
+	size := loadPage
 	for after, n := "", 0; n < most; {
-		list, err := page(ctx, after, min(loadPage, most-n))
+		want := min(size, most-n)
+		list, err := page(ctx, after, want)
+		if errors.Is(err, tiers.ErrUnavailable) && size/smallerPages >= leastPage && ctx.Err() == nil {
+			size /= smallerPages
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +200,7 @@ func load[T item](ctx context.Context, most int, page func(ctx context.Context, 
 			all.add(one.ID(), one)
 		}
 		n += len(list)
-		if len(list) < loadPage {
+		if len(list) < want {
 			break
 		}
 		after = list[len(list)-1].ID()

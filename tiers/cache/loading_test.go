@@ -89,6 +89,24 @@ func TestACatalogueOfAnotherOriginIsReadAnew(t *testing.T) {
 	})
 }
 
+// Regression test: a replica did not start if the database was too slow for a page of 10,000.
+func TestASlowSourceIsReadInSmallerPages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.listed, f.pageAtMost = true, 700
+		for i := range 5000 {
+			id := fmt.Sprintf("acct_%04d", i)
+			f.subjects[id] = tiers.Subject{ID: id, Tier: "pro", Version: 1}
+		}
+		c := newCache(t, f, cache.Config{})
+		for _, id := range []string{"acct_0000", "acct_0624", "acct_0625", "acct_4999"} {
+			if !c.Known(id) {
+				t.Errorf("%s is not held", id)
+			}
+		}
+	})
+}
+
 // With more subjects than room, requested subjects are looked up and cached.
 func TestBeyondTheBoundSubjectsAreLookedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

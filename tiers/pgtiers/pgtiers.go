@@ -34,6 +34,8 @@ type Catalogue struct {
 	// A semaphore for the one writer. The database admits one writer at a time, and each
 	// writer that waits there would occupy a connection.
 	writing chan struct{}
+
+	changes changesPage
 }
 
 var (

@@ -79,6 +79,7 @@ const (
 	classIntervention  = "57" // the server stops, or a statement took too long
 	readOnlyState      = "25006"
 	lockState          = "55P03"
+	canceledState      = "57014"
 	uniqueState        = "23505"
 	rightState         = "42501"
 )
@@ -100,6 +101,13 @@ func isRefusal(err error) bool {
 func isReadOnly(err error) bool {
 	code, _ := codeOf(err)
 	return code == readOnlyState || errors.Is(err, errReadOnly)
+}
+
+// isTimeout reports whether a statement took longer than its timeout, by the server's clock or
+// by ours.
+func isTimeout(err error) bool {
+	code, _ := codeOf(err)
+	return code == canceledState || pgconn.Timeout(err)
 }
 
 // isConflict reports whether a transaction was rolled back because of a concurrent one and may

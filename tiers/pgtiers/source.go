@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,22 +14,43 @@ import (
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
-// changesPage bounds how many changed subjects one call returns.
-const changesPage = 10_000
+// How many changed subjects, and how many changed credentials, one call of Changes returns at
+// most. A server that could not read them in time is asked for fewer.
+const (
+	mostChanges  = 10_000
+	leastChanges = 100
+)
+
+// A changesPage is the current number between mostChanges and leastChanges.
+type changesPage struct{ shrunk atomic.Int32 } // how often it was halved, in the balance
+
+func (p *changesPage) size() int { return max(leastChanges, mostChanges>>p.shrunk.Load()) }
+
+// adapt learns from the result of a call.
+func (p *changesPage) adapt(err error) {
+	shrunk := p.shrunk.Load()
+	switch {
+	case err == nil:
+		p.shrunk.CompareAndSwap(shrunk, max(0, shrunk-1))
+	case isTimeout(err) && p.size() > leastChanges:
+		p.shrunk.CompareAndSwap(shrunk, shrunk+2)
+	}
+}
 
 // Changes implements tiers.Source.
 func (c *Catalogue) Changes(ctx context.Context, since int64) (ch tiers.Changes, err error) {
 	err = c.in(ctx, c.lookups, snapshot, queryTimeout, func(ctx context.Context, tx pgx.Tx) error {
-		ch, err = selectChanges(ctx, tx, since)
+		ch, err = selectChanges(ctx, tx, since, c.changes.size())
 		return err
 	})
+	c.changes.adapt(err)
 	if err != nil {
 		return tiers.Changes{}, fmt.Errorf("read changes since version %d: %w", since, err)
 	}
 	return ch, nil
 }
 
-func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Changes, err error) {
+func selectChanges(ctx context.Context, tx pgx.Tx, since int64, most int) (ch tiers.Changes, err error) {
 	var tiersVersion, forgotten int64
 	var readOnly bool
 	err = tx.QueryRow(ctx, `SELECT version, tiers_version, forgotten, `+serverIsReadOnly+`, `+origin+` FROM tierlimit.catalogue`).
@@ -55,21 +77,21 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64) (ch tiers.Change
 		return ch, nil
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT `+subjectColumns+` FROM tierlimit.subjects s WHERE s.version > $1 ORDER BY s.version LIMIT $2`, since, changesPage)
+		SELECT `+subjectColumns+` FROM tierlimit.subjects s WHERE s.version > $1 ORDER BY s.version LIMIT $2`, since, most)
 	if ch.Subjects, err = subjectsOf(rows); err != nil {
 		return ch, err
 	}
-	if len(ch.Subjects) == changesPage {
-		ch.Version, ch.More = ch.Subjects[changesPage-1].Version, true
+	if len(ch.Subjects) == most {
+		ch.Version, ch.More = ch.Subjects[most-1].Version, true
 	}
 	rows, _ = tx.Query(ctx, `
 		SELECT `+credentialColumns+` FROM tierlimit.credentials k
-		WHERE k.version > $1 AND k.version <= $2 ORDER BY k.version LIMIT $3`, since, ch.Version, changesPage)
+		WHERE k.version > $1 AND k.version <= $2 ORDER BY k.version LIMIT $3`, since, ch.Version, most)
 	if ch.Credentials, err = credentialsOf(rows); err != nil {
 		return ch, err
 	}
-	if len(ch.Credentials) == changesPage { // subjects behind it come again, and are known to be no news
-		ch.Version, ch.More = ch.Credentials[changesPage-1].Version, true
+	if len(ch.Credentials) == most { // subjects behind it come again, and are known to be no news
+		ch.Version, ch.More = ch.Credentials[most-1].Version, true
 	}
 	rows, _ = tx.Query(ctx, `
 		SELECT kind, subject AS id, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
