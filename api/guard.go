@@ -72,7 +72,7 @@ type guard struct {
 }
 
 func newGuard(cfg *Config) *guard {
-	g := &guard{configured: cfg.Tokens, keyring: cfg.Keyring, throttle: newThrottle(cfg.TrustedProxies), log: cfg.Logger}
+	g := &guard{configured: cfg.Tokens, keyring: cfg.Keyring, throttle: newThrottle(cfg.Who.Address), log: cfg.Logger}
 	if g.configured == nil {
 		g.configured = NewTokens([]string{cfg.AdminToken}, []string{cfg.ServiceToken})
 	}

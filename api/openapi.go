@@ -38,7 +38,7 @@ func oneOf(values ...string) map[string]any {
 
 // documented are the operations of both listeners.
 func documented() (public, administration []operation) {
-	public = slices.Concat(new(decisions).operations(), Health{}.operations(false), documentOperations(publicListener))
+	public = slices.Concat(new(decisions).operations(), new(checks).operations(), Health{}.operations(false), documentOperations(publicListener))
 	return public, (&admin{catalogue: noCatalogue{}}).operations()
 }
 

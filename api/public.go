@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -29,18 +28,36 @@ type Config struct {
 	// response to a change waits for CatchUp. nil if the limiter always applies them at once.
 	CatchUp func(ctx context.Context)
 
-	Tokens         *Tokens        // the tokens of the configuration; nil: the two below
-	AdminToken     string         // the owner's: opens everything, and needs no catalogue
-	ServiceToken   string         // of the role service, likewise
-	Open           bool           // decisions need no token
-	Demo           bool           // serve /demo/data
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed
-	Logger         *slog.Logger   // default slog.Default
+	Tokens       *Tokens // the tokens of the configuration; nil: the two below
+	AdminToken   string  // the owner's: opens everything, and needs no catalogue
+	ServiceToken string  // of the role service, likewise
+	Open         bool    // decisions need no token
+	Demo         bool    // serve /demo/data
+
+	// How requests of /v1/check and /demo/data tell who is asking and what they cost.
+	Who    httplimit.Who // its Keys are those of Keyring, if it has none
+	Routes *httplimit.Routes
+
+	Logger *slog.Logger // default slog.Default
+}
+
+// gate returns the gate of /v1/check and /demo/data.
+func (cfg *Config) gate() (*httplimit.Gate, error) {
+	who := cfg.Who
+	if who.Keys == nil && cfg.Keyring != nil {
+		who.Keys = tiers.SubjectOf(cfg.Keyring)
+	}
+	return httplimit.NewGate(cfg.Limiter, httplimit.Config{Who: who, Routes: cfg.Routes, Logger: cfg.Logger})
 }
 
 // Public returns the handler of the public listener.
 func Public(cfg Config) (http.Handler, error) {
 	r := newRouter(&cfg)
+	gate, err := cfg.gate()
+	if err != nil {
+		return nil, err
+	}
+	r.Use((&checks{gate, cfg.Logger}).middleware)
 	d := &decisions{lim: cfg.Limiter, load: cfg.Load, log: cfg.Logger}
 	allow := newGuard(&cfg).allow
 	if cfg.Open {
@@ -52,23 +69,9 @@ func Public(cfg Config) (http.Handler, error) {
 	mount(r, cfg.Logger, allow, cfg.Health.operations(false))
 	mount(r, cfg.Logger, allow, documentOperations(publicListener))
 	if cfg.Demo {
-		limit, err := httplimit.New(cfg.Limiter, httplimit.Config{
-			Keys: keysOf(cfg.Keyring), Address: httplimit.AddressConfig{Trusted: cfg.TrustedProxies}, Logger: cfg.Logger,
-		})
-		if err != nil {
-			return nil, err
-		}
-		r.With(limit).Get("/demo/data", demoData)
+		r.With(gate.Wrap).Get("/demo/data", demoData)
 	}
 	return r, nil
-}
-
-// keysOf is the keyring as the middleware asks it, nil if there is none.
-func keysOf(k tiers.Keyring) httplimit.KeyLookup {
-	if k == nil {
-		return nil
-	}
-	return tiers.SubjectOf(k)
 }
 
 type decisions struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -28,9 +27,9 @@ type throttle struct {
 	failures *memstore.Store
 }
 
-func newThrottle(trusted []netip.Prefix) *throttle {
+func newThrottle(address httplimit.AddressConfig) *throttle {
 	return &throttle{
-		client:   httplimit.ByAddress(httplimit.AddressConfig{Trusted: trusted}),
+		client:   httplimit.ByAddress(address),
 		failures: memstore.New(memstore.Config{MaxSubjects: maxGuessers}),
 	}
 }

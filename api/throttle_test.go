@@ -18,7 +18,7 @@ import (
 
 func TestWhoGuessesTokensIsSlowedDownAndNobodyElse(t *testing.T) {
 	cfg := newSite(t, 0).cfg
-	cfg.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	cfg.Who.Address.Trusted = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	admin := api.Admin(cfg)
 	ask := func(from, forwarded, token string) (int, http.Header) {
 		r := httptest.NewRequest(http.MethodGet, "/admin/v1/tiers", nil)

@@ -42,11 +42,12 @@ func checkHold(d time.Duration) error {
 	return nil
 }
 
-// serveHeld serves a request whose hold is id, and settles the hold.
-func (g *guard) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handler, id string) {
+// serveHeld serves a request that has a hold, and settles the hold.
+func (g *Gate) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handler, a *answer) {
 	// Settle even if the client has gone away.
 	ctx := context.WithoutCancel(r.Context())
-	stop := g.keepOpen(ctx, id)
+	id := a.decision.ID
+	stop := g.keepOpen(ctx, id, a.hold)
 	defer stop()
 	if g.cfg.Settle == nil {
 		defer g.settle(ctx, id, tierlimit.Keep, nil) // frees its place in concurrent limits
@@ -108,7 +109,7 @@ func (g *guard) serveHeld(w http.ResponseWriter, r *http.Request, next http.Hand
 // settleTries is the number of attempts to settle. A retry is safe.
 const settleTries = 2
 
-func (g *guard) settle(ctx context.Context, id string, cost int64, costs map[string]int64) {
+func (g *Gate) settle(ctx context.Context, id string, cost int64, costs map[string]int64) {
 	var err error
 	for range settleTries {
 		if _, err = g.lim.Settle(ctx, id, cost, costs); err == nil {
@@ -126,22 +127,22 @@ func (g *guard) settle(ctx context.Context, id string, cost int64, costs map[str
 }
 
 // keepOpen renews a hold until stop is called.
-func (g *guard) keepOpen(ctx context.Context, id string) (stop func()) {
+func (g *Gate) keepOpen(ctx context.Context, id string, hold time.Duration) (stop func()) {
 	var mu sync.Mutex
 	var timer *time.Timer
 	stopped := false
 	mu.Lock()
 	defer mu.Unlock()
-	timer = time.AfterFunc(g.cfg.Hold/2, func() {
-		found, err := g.lim.Renew(ctx, id, g.cfg.Hold)
+	timer = time.AfterFunc(hold/2, func() {
+		found, err := g.lim.Renew(ctx, id, hold)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case stopped || err == nil && !found: // the hold is closed
 		case err != nil:
-			timer.Reset(g.cfg.Hold / 8) // while there is time
+			timer.Reset(hold / 8) // while there is time
 		default:
-			timer.Reset(g.cfg.Hold / 2)
+			timer.Reset(hold / 2)
 		}
 	})
 	return func() {

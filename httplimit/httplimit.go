@@ -23,9 +23,9 @@ type Limiter interface {
 // Config tunes the middleware. The zero Config limits every request by its
 // client's address, at a cost of 1.
 type Config struct {
-	Keys    KeyLookup                  // whose an API key is; default nil: there are no keys
-	Address AddressConfig              // how those are told apart who bring no key
-	Subject SubjectFunc                // who is asking; default ByKey with Keys, then ByAddress with Address
+	Who     Who                        // how requests tell who is asking
+	Subject SubjectFunc                // who is asking; default Who.Subject
+	Routes  *Routes                    // what requests cost, in the place of Scope, Cost and Costs; default nil
 	Scope   func(*http.Request) string // the part of the API asked for; default ""
 	Cost    func(*http.Request) int64  // what the request is charged; 0 lets it through uncharged; default 1
 	Costs   CostsFunc                  // costs of limits that have their own unit; default none
@@ -39,17 +39,44 @@ type Config struct {
 // A CostsFunc returns the costs of a request by limit: see tierlimit.Request.Costs.
 type CostsFunc func(*http.Request) map[string]int64
 
-// New returns a middleware that asks lim about every request.
+// New returns a middleware that asks lim about every request. A CORS preflight is not charged,
+// unless a route of Config.Routes has the method OPTIONS.
 //
-// A request has a hold while its handler runs if cfg.Settle is set or the subject's plan has
-// a concurrent limit. The middleware settles the hold when the handler returns or panics;
-// the client gets the end of the response after that.
+// A request has a hold while its handler runs if cfg.Settle is set, its route has a hold, or the
+// subject's plan has a concurrent limit. The middleware settles the hold when the handler
+// returns or panics; the client gets the end of the response after that.
 func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
+	g, err := NewGate(lim, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return g.Wrap, nil
+}
+
+// A Gate is what New makes a middleware of, for programs that answer requests about other
+// requests, as a gateway sends them. It is safe for concurrent use.
+type Gate struct {
+	lim Limiter
+	cfg Config
+
+	unknown   lograte.Line // requests of which it could not be learned who is asking
+	unsettled lograte.Line // requests that could not be settled
+	wrong     lograte.Line // requests with an invalid scope or cost
+}
+
+// NewGate returns a Gate. An error is a *tierlimit.FieldError or joins several.
+func NewGate(lim Limiter, cfg Config) (*Gate, error) {
 	if lim == nil {
 		return nil, &tierlimit.FieldError{Field: "lim", Value: "nil", Want: "a limiter"}
 	}
+	if cfg.Routes != nil && (cfg.Scope != nil || cfg.Cost != nil || cfg.Costs != nil) {
+		return nil, &tierlimit.FieldError{Field: "Routes", Want: "left out where Scope, Cost or Costs is given"}
+	}
+	if err := cfg.Who.Validate(); err != nil {
+		return nil, err
+	}
 	if cfg.Subject == nil {
-		cfg.Subject = FirstOf(ByKey(cfg.Keys), ByAddress(cfg.Address))
+		cfg.Subject = cfg.Who.Subject()
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -63,71 +90,106 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 	if !cfg.Legacy.valid() {
 		return nil, &tierlimit.FieldError{Field: "Legacy", Value: string(cfg.Legacy), Want: "empty, epoch or delta"}
 	}
-	g := &guard{lim: lim, cfg: cfg}
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, next) })
-	}, nil
+	return &Gate{lim: lim, cfg: cfg}, nil
 }
 
-type guard struct {
-	lim     Limiter
-	cfg     Config
-	unknown lograte.Line // those of whom it could not be found out who they are
-
-	unsettled lograte.Line // requests that could not be settled
-}
-
-func (g *guard) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	if g.cfg.Skip != nil && g.cfg.Skip(r) {
+// Wrap returns a handler that calls next for the requests that pass.
+func (g *Gate) Wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := g.ask(r, true)
+		switch {
+		case a.problem != nil:
+			problem.Write(w, *a.problem)
+			return
+		case a.skipped:
+			next.ServeHTTP(w, r)
+			return
+		}
+		SetHeaders(w.Header(), &a.decision, g.cfg.Legacy)
+		if !a.decision.Allowed {
+			Deny(w, &a.decision)
+			return
+		}
+		r = r.WithContext(tierlimit.NewContext(r.Context(), a.decision))
+		if a.decision.ID != "" {
+			g.serveHeld(w, r, next, &a)
+			return
+		}
 		next.ServeHTTP(w, r)
-		return
+	})
+}
+
+// Check decides about a request that is served elsewhere, and writes the response: pass with the
+// RateLimit headers, or the denial. It does not read the body of r. There is no hold: whoever
+// serves the request could not settle it.
+func (g *Gate) Check(w http.ResponseWriter, r *http.Request, pass int) {
+	a := g.ask(r, false)
+	switch {
+	case a.problem != nil:
+		problem.Write(w, *a.problem)
+	case a.skipped:
+		w.WriteHeader(pass)
+	case a.decision.Allowed:
+		SetHeaders(w.Header(), &a.decision, g.cfg.Legacy)
+		w.WriteHeader(pass)
+	default:
+		SetHeaders(w.Header(), &a.decision, g.cfg.Legacy)
+		p := denial(&a.decision)
+		p.Decision = nil // gateways bound the size of the body
+		problem.Write(w, p)
+	}
+}
+
+// An answer says what becomes of a request.
+type answer struct {
+	decision tierlimit.Decision
+	hold     time.Duration    // of decision.ID
+	skipped  bool             // there is no decision: the request passes
+	problem  *problem.Problem // not nil: there is no decision, and the request does not pass
+}
+
+func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
+	charge, _ := g.cfg.Routes.Match(r)
+	if charge.Skip || g.cfg.Skip != nil && g.cfg.Skip(r) {
+		a.skipped = true
+		return a
 	}
 	subject, err := g.cfg.Subject(r)
 	if err != nil {
 		g.unknown.Add(1, func(total int64) {
 			g.cfg.Logger.Warn("httplimit: cannot tell who is asking", "requests", total, "error", err)
 		})
-		problem.Write(w, problem.Problem{Status: http.StatusServiceUnavailable, Detail: "It could not be established who is asking."})
-		return
+		a.problem = &problem.Problem{Status: http.StatusServiceUnavailable, Detail: "It could not be established who is asking."}
+		return a
 	}
 	if subject == "" {
-		problem.Write(w, problem.Problem{Status: http.StatusBadRequest, Detail: "The request does not say who is asking."})
-		return
+		a.problem = &problem.Problem{Status: http.StatusBadRequest, Detail: "The request does not say who is asking."}
+		return a
 	}
-	d, err := g.decide(r, subject)
-	if err != nil && !g.answered(w, &d, err) {
-		return
+	req := g.request(r, subject, &charge)
+	if !holds {
+		req.Hold, req.HoldIfCounted = 0, false
 	}
-	SetHeaders(w.Header(), &d, g.cfg.Legacy)
-	if !d.Allowed {
-		Deny(w, &d)
-		return
+	a.hold = req.Hold
+	a.decision, err = g.decide(r.Context(), req)
+	if err != nil {
+		a.problem = g.problemOf(&a.decision, err)
 	}
-	r = r.WithContext(tierlimit.NewContext(r.Context(), d))
-	if d.ID != "" {
-		g.serveHeld(w, r, next, d.ID)
-		return
-	}
-	next.ServeHTTP(w, r)
+	return a
 }
 
-// answered reports whether there is a decision in spite of err: the failure
-// policy's. Where there is none, as the request is malformed, it says so.
-func (g *guard) answered(w http.ResponseWriter, d *tierlimit.Decision, err error) bool {
-	var field *tierlimit.FieldError
-	if errors.As(err, &field) {
-		problem.Write(w, problem.Problem{
-			Status: http.StatusBadRequest, Detail: "The request cannot be limited.",
-			Errors: []problem.Field{{Field: field.Field, Detail: field.Error()}},
-		})
-		return false
+// request returns what the limiter is asked about r.
+func (g *Gate) request(r *http.Request, subject string, charge *Charge) tierlimit.Request {
+	req := tierlimit.Request{
+		Subject: subject, Scope: charge.Scope, Cost: 1, Costs: charge.Costs,
+		Hold: g.cfg.Hold, HoldIfCounted: g.cfg.Settle == nil,
 	}
-	g.cfg.Logger.Debug("httplimit: answered without the store", "tier", d.Tier, "allowed", d.Allowed, "error", err)
-	return true
-}
-
-func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, error) {
-	req := tierlimit.Request{Subject: subject, Cost: 1, Hold: g.cfg.Hold, HoldIfCounted: g.cfg.Settle == nil}
+	if charge.Cost != nil {
+		req.Cost = *charge.Cost
+	}
+	if charge.Hold != 0 {
+		req.Hold, req.HoldIfCounted = charge.Hold, false
+	}
 	if g.cfg.Scope != nil {
 		req.Scope = g.cfg.Scope(r)
 	}
@@ -137,10 +199,14 @@ func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, err
 	if g.cfg.Costs != nil {
 		req.Costs = g.cfg.Costs(r)
 	}
+	return req
+}
+
+func (g *Gate) decide(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error) {
 	if req.Cost != 0 {
-		return g.lim.Take(r.Context(), req)
+		return g.lim.Take(ctx, req)
 	}
-	d, err := g.lim.Peek(r.Context(), req)
+	d, err := g.lim.Peek(ctx, req)
 	if d.Reason == tierlimit.Suspended || d.Reason == tierlimit.Blocked {
 		return d, err
 	}
@@ -149,10 +215,39 @@ func (g *guard) decide(r *http.Request, subject string) (tierlimit.Decision, err
 	return d, err
 }
 
-// Deny answers a denied request with problem+json: 429 when a limit denied the request
-// (also one that load has lowered) or the subject is blocked, 403 when the subject is
-// suspended, 503 when usage could not be counted. Call SetHeaders first.
+// problemOf returns the problem of a request that was not decided because of err, nil if the
+// failure policy has decided.
+func (g *Gate) problemOf(d *tierlimit.Decision, err error) *problem.Problem {
+	var field *tierlimit.FieldError
+	switch {
+	case !errors.As(err, &field):
+		g.cfg.Logger.Debug("httplimit: answered without the store", "tier", d.Tier, "allowed", d.Allowed, "error", err)
+		return nil
+	case field.Field == "subject": // the client's, or its gateway's
+		return &problem.Problem{
+			Status: http.StatusBadRequest, Detail: "The request cannot be limited.",
+			Errors: []problem.Field{{Field: field.Field, Detail: field.Error()}},
+		}
+	}
+	// A scope or a cost is the application's own.
+	g.wrong.Add(1, func(total int64) {
+		g.cfg.Logger.Error("httplimit: requests are refused because of an invalid scope, cost or hold", "requests", total, "error", err)
+	})
+	return &problem.Problem{Status: http.StatusInternalServerError}
+}
+
+// Deny answers a denied request with problem+json: 429 if waiting helps, 403 if it does not
+// (the subject is suspended, the request costs more than is ever allowed, or nothing is), 503
+// if usage could not be counted. Clients retry a 429 without Retry-After. Call SetHeaders first.
 func Deny(w http.ResponseWriter, d *tierlimit.Decision) {
+	h := w.Header()
+	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Etag", "Last-Modified"} {
+		delete(h, name) // of the response that was meant
+	}
+	problem.Write(w, denial(d))
+}
+
+func denial(d *tierlimit.Decision) problem.Problem {
 	p := problem.Problem{Decision: d}
 	switch d.Reason {
 	case tierlimit.StoreDown:
@@ -174,9 +269,12 @@ func Deny(w http.ResponseWriter, d *tierlimit.Decision) {
 	}
 	if p.Status == 0 {
 		p.Type, p.Status, p.Title = problem.QuotaExceeded, http.StatusTooManyRequests, "Quota exceeded"
+		if d.RetryAfter <= 0 {
+			p.Status = http.StatusForbidden
+		}
 	}
 	if d.Limit != "" {
 		p.ViolatedPolicies = []string{d.Limit}
 	}
-	problem.Write(w, p)
+	return p
 }

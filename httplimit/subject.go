@@ -2,10 +2,15 @@ package httplimit
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"net/http"
 	"net/netip"
-	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/tierlimit/tierlimit"
 )
 
 // A SubjectFunc says who is asking, "" if the request does not tell. It is
@@ -29,13 +34,21 @@ func FirstOf(funcs ...SubjectFunc) SubjectFunc {
 // know. tiers.SubjectOf makes one of a catalogue that is held in memory.
 type KeyLookup func(ctx context.Context, key string) (subject string, err error)
 
-// ByKey takes the subject that owns the API key in X-Api-Key, or else in
-// Authorization: Bearer. A nil lookup knows no key.
-func ByKey(lookup KeyLookup) SubjectFunc {
+// ByKey takes the subject that owns the API key in the first of the headers that has one: see
+// ByAPIKey. Without headers it looks in X-Api-Key, then in Authorization. A nil lookup knows no
+// key.
+func ByKey(lookup KeyLookup, headers ...string) SubjectFunc {
 	if lookup == nil {
 		return func(*http.Request) (string, error) { return "", nil }
 	}
-	return FirstOf(ByAPIKey("X-Api-Key", lookup), ByAPIKey("Authorization", lookup))
+	if len(headers) == 0 {
+		headers = []string{"X-Api-Key", "Authorization"}
+	}
+	funcs := make([]SubjectFunc, len(headers))
+	for i, header := range headers {
+		funcs[i] = ByAPIKey(header, lookup)
+	}
+	return FirstOf(funcs...)
 }
 
 // ByAPIKey takes the subject that owns the API key in a header, by itself or behind
@@ -59,100 +72,108 @@ func ByAPIKey(header string, lookup KeyLookup) SubjectFunc {
 	}
 }
 
-// ByTrustedHeader takes the subject a gateway put into a header, from the
-// trusted peers alone: from anybody else the header says nothing.
+// ByTrustedHeader takes the subject that a gateway put into a header, from the trusted peers
+// alone: from anybody else the header says nothing.
 func ByTrustedHeader(header string, trusted []netip.Prefix) SubjectFunc {
-	return func(r *http.Request) (string, error) {
-		peer, ok := peerAddress(r)
-		if !ok || !contains(trusted, peer) {
-			return "", nil
-		}
-		// Of several the last was added by the hop closest to us.
-		values := r.Header.Values(header)
-		if len(values) == 0 {
-			return "", nil
-		}
-		return values[len(values)-1], nil
-	}
+	return fromTrusted(AddressConfig{Trusted: trusted}, func(r *http.Request) string { return lastValue(r, header) })
 }
 
-// AddressConfig tunes ByAddress.
-type AddressConfig struct {
-	Trusted    []netip.Prefix // proxies whose X-Forwarded-For is believed; default none
-	IPv6Prefix int            // IPv6 clients are told apart by this many bits; default 64, what one customer gets
+// ByClaim takes the subject from a claim of the JSON Web Token (RFC 7519) that a gateway passes
+// on in Authorization: Bearer, from the trusted peers alone. The signature is NOT verified: the
+// gateway must have done so, and must not pass on tokens that it did not verify. The claim is a
+// string or a whole number.
+func ByClaim(claim string, trusted []netip.Prefix) SubjectFunc {
+	return fromTrusted(AddressConfig{Trusted: trusted}, func(r *http.Request) string { return claimOf(r, claim) })
 }
 
-// ByAddress names a client by its address: "ip:203.0.113.7", or
-// "ip:2001:db8::/64". Behind trusted proxies that is the rightmost address in
-// X-Forwarded-For that is not trusted itself; whatever a client wrote further
-// left is not believed. Where the header ends in something that is no address,
-// the TCP peer counts.
-func ByAddress(cfg AddressConfig) SubjectFunc {
-	if cfg.IPv6Prefix <= 0 || cfg.IPv6Prefix > 128 {
-		cfg.IPv6Prefix = 64
-	}
+// fromTrusted returns a SubjectFunc that calls read for requests of trusted peers.
+func fromTrusted(cfg AddressConfig, read func(*http.Request) string) SubjectFunc {
+	a, err := newAddresses(cfg)
 	return func(r *http.Request) (string, error) {
-		addr, ok := clientAddress(r, cfg.Trusted)
-		if !ok {
-			return "", nil
-		}
-		if addr.Is4() {
-			return "ip:" + addr.String(), nil
-		}
-		prefix, err := addr.Prefix(cfg.IPv6Prefix)
-		if err != nil {
+		if err != nil || !a.trusts(r) {
 			return "", err
 		}
-		return "ip:" + prefix.String(), nil
+		return read(r), nil
 	}
 }
 
-func clientAddress(r *http.Request, trusted []netip.Prefix) (netip.Addr, bool) {
-	peer, ok := peerAddress(r)
-	if !ok || !contains(trusted, peer) {
-		return peer, ok
+// lastValue returns the last value of a header: the hop closest to us added it.
+func lastValue(r *http.Request, header string) string {
+	values := r.Header.Values(header)
+	if len(values) == 0 {
+		return ""
 	}
-	lines := r.Header["X-Forwarded-For"]
-	for _, line := range slices.Backward(lines) {
-		for line != "" {
-			var entry string
-			if comma := strings.LastIndexByte(line, ','); comma >= 0 {
-				line, entry = line[:comma], line[comma+1:]
-			} else {
-				line, entry = "", line
-			}
-			entry = strings.TrimSpace(entry)
-			if entry == "" {
-				continue // RFC 9110, 5.6.1: empty list elements are ignored
-			}
-			addr, ok := parseAddress(entry)
-			if !ok {
-				return peer, true
-			}
-			if !contains(trusted, addr) {
-				return addr, true
-			}
-		}
-	}
-	return peer, true // only trusted hops, or no header
+	return values[len(values)-1]
 }
 
-func peerAddress(r *http.Request) (netip.Addr, bool) { return parseAddress(r.RemoteAddr) }
+// maxClaims is the maximum size of the claims of a token, in bytes.
+const maxClaims = 16 << 10
 
-// parseAddress reads an address with or without a port. IPv4 in IPv6 becomes
-// IPv4, and zones go: both would be ways to look like somebody else.
-func parseAddress(s string) (netip.Addr, bool) {
-	addr, err := netip.ParseAddr(strings.Trim(s, "[]"))
+func claimOf(r *http.Request, claim string) string {
+	scheme, token, _ := strings.Cut(lastValue(r, "Authorization"), " ")
+	parts := strings.Split(strings.TrimSpace(token), ".")
+	if !strings.EqualFold(scheme, "Bearer") || len(parts) != 3 || len(parts[1]) > maxClaims {
+		return ""
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		withPort, err := netip.ParseAddrPort(s)
-		if err != nil {
-			return netip.Addr{}, false
-		}
-		addr = withPort.Addr()
+		return ""
 	}
-	return addr.Unmap().WithZone(""), true
+	var claims map[string]json.RawMessage
+	if json.Unmarshal(text, &claims) != nil {
+		return ""
+	}
+	var name string
+	if json.Unmarshal(claims[claim], &name) == nil {
+		return name
+	}
+	var number int64
+	if json.Unmarshal(claims[claim], &number) == nil {
+		return strconv.FormatInt(number, 10)
+	}
+	return ""
 }
 
-func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
-	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+// A Who says how requests tell who is asking, in this order: a header or a claim from trusted
+// peers, an API key, the client's address.
+type Who struct {
+	Keys       KeyLookup     // whose an API key is; nil: there are no keys
+	KeyHeaders []string      // where API keys stand; default X-Api-Key, then Authorization
+	Header     string        // where a trusted peer writes the subject; "": nowhere
+	Claim      string        // the claim of a token that a trusted peer has verified; "": none
+	Address    AddressConfig // who is trusted, and how clients without a subject are told apart
+}
+
+// Validate returns an error that joins a *tierlimit.FieldError for each invalid field.
+func (w *Who) Validate() error {
+	var errs []error
+	if err := w.Address.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	for field, names := range map[string][]string{"KeyHeaders": w.KeyHeaders, "Header": {w.Header}} {
+		for _, name := range names {
+			if !validHeader(name) && (field != "Header" || name != "") {
+				errs = append(errs, &tierlimit.FieldError{Field: field, Value: name, Want: "the name of a header"})
+			}
+		}
+	}
+	if (w.Header != "" || w.Claim != "") && len(w.Address.Trusted) == 0 && !w.Address.TrustUnix {
+		errs = append(errs, &tierlimit.FieldError{Field: "Trusted", Want: "given: whose header or claim is believed"})
+	}
+	return errors.Join(errs...)
+}
+
+// Subject returns a SubjectFunc. With an invalid Who it returns an error for every request.
+func (w *Who) Subject() SubjectFunc {
+	if err := w.Validate(); err != nil {
+		return func(*http.Request) (string, error) { return "", err }
+	}
+	var funcs []SubjectFunc
+	if w.Header != "" {
+		funcs = append(funcs, fromTrusted(w.Address, func(r *http.Request) string { return lastValue(r, w.Header) }))
+	}
+	if w.Claim != "" {
+		funcs = append(funcs, fromTrusted(w.Address, func(r *http.Request) string { return claimOf(r, w.Claim) }))
+	}
+	return FirstOf(append(funcs, ByKey(w.Keys, w.KeyHeaders...), ByAddress(w.Address))...)
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
 )
@@ -30,6 +31,9 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 	unknown := func(old, other string) call {
 		c.path = strings.Replace(c.path, old, other, 1)
 		return c
+	}
+	if strings.HasPrefix(id, "check") {
+		return s.failingCheck(id, status)
 	}
 	switch status {
 	case http.StatusBadRequest:
@@ -157,6 +161,46 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 	return nil
 }
 
+// failingCheck makes a call of a gateway that is answered with a status.
+func (s *site) failingCheck(id string, status int) []call {
+	s.Helper()
+	c := s.good(id)
+	customer := func(change func(*tiers.Subject)) call {
+		subject := tiers.Subject{ID: s.name("acct"), Tier: "free"}
+		change(&subject)
+		_, err := edit(s.catalogue).CreateSubject(s.Context(), subject)
+		must(s.T, err)
+		key := access.Credential{Kind: access.Key, Name: "production", Subject: subject.ID}.WithSecret()
+		_, err = edit(s.catalogue).CreateCredential(s.Context(), key)
+		must(s.T, err)
+		return c.with("X-Api-Key", key.Secret)
+	}
+	switch status {
+	case http.StatusBadRequest:
+		return []call{c.with("X-Forwarded-Uri", "no path")}
+	case http.StatusForbidden:
+		c := customer(func(subject *tiers.Subject) { subject.Status = tiers.Suspended })
+		eventually(s.T, time.Second, "suspended", func() bool { return s.do(id, c).Code == status })
+		return []call{c}
+	case http.StatusTooManyRequests:
+		c := customer(func(*tiers.Subject) {})
+		eventually(s.T, time.Second, "exceeded", func() bool { return s.do(id, c).Code == status })
+		return []call{c}
+	case http.StatusServiceUnavailable:
+		tier := tiers.Tier{Key: s.name("closed"), OnStoreError: tierlimit.Closed, Limits: map[string]tiers.Limit{"only": {Max: 1000, Window: tierlimit.Window{Length: time.Minute}}}}
+		_, err := edit(s.catalogue).CreateTier(s.Context(), tier)
+		must(s.T, err)
+		c := customer(func(subject *tiers.Subject) { subject.Tier = tier.Key })
+		eventually(s.T, time.Second, "known", func() bool { return strings.HasPrefix(s.do(id, c).Header().Get("RateLimit"), `"only"`) })
+		dead, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+		cancel()
+		c.ctx = dead
+		return []call{c}
+	}
+	s.Fatalf("%s answers %d, of which the tests know nothing", id, status)
+	return nil
+}
+
 // creates returns a PUT that creates an object.
 func (s *site) creates(id string) call {
 	c := s.good(id).without("If-Match").with("If-None-Match", "*")
@@ -242,6 +286,7 @@ func TestRolesAndRoutes(t *testing.T) {
 		"list-keys": reads, "read-api-key": reads, "create-api-key": changes, "replace-api-key": changes, "patch-api-key": changes, "delete-api-key": changes,
 		"list-tokens": reads, "read-token": reads, "create-token": governs, "replace-token": governs, "patch-token": governs, "delete-token": governs,
 		"read-load-control": reads, "replace-load-control": governs, "patch-load-control": governs,
+		"check": everybody, "check-nginx": everybody, "check-envoy": everybody,
 		"list-events": reads, "erase-events": governs,
 	}
 	s := newSite(t)

@@ -465,6 +465,10 @@ func (s *site) goodAs(id string) call {
 		return change("PATCH", v1+"/load", s.loadVersion(), `{"pins":{"free":null}}`)
 	case "list-events":
 		return call{method: "GET", path: v1 + "/audit?kind=subject&actor=unknown&limit=3"}
+	case "check", "check-nginx":
+		return call{method: "GET", path: map[string]string{"check": "/v1/check", "check-nginx": "/v1/check/nginx"}[id]}
+	case "check-envoy":
+		return call{method: "GET", path: "/v1/check/envoy/v1"}
 	case "erase-events":
 		subject, _ := s.subject()
 		return call{method: "POST", path: v1 + "/audit:erase", body: fmt.Sprintf(`{"subject":%q}`, subject)}

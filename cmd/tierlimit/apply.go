@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -14,14 +13,12 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/lexer"
-	yamltoken "github.com/goccy/go-yaml/token"
 	"github.com/spf13/cobra"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/internal/jsondiff"
 	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/internal/strictyaml"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -105,7 +102,7 @@ func readTierFile(in io.Reader, name string) ([]tiers.Tier, error) {
 		defer func() { _ = f.Close() }() // it was only read
 		in = f
 	}
-	text, err = io.ReadAll(io.LimitReader(in, maxYAML+1))
+	text, err = io.ReadAll(io.LimitReader(in, strictyaml.MaxSize+1))
 	if err != nil {
 		return nil, err
 	}
@@ -116,48 +113,14 @@ func readTierFile(in io.Reader, name string) ([]tiers.Tier, error) {
 	return list, nil
 }
 
-// maxYAML is the maximum size of a file of tiers, in bytes.
-const maxYAML = 1 << 20
-
-// checkYAML returns an error for YAML that is misleading: a second document, which would be
-// ignored; aliases, which can expand to gigabytes; and numbers like 010, which is eight.
-func checkYAML(text []byte) ([]byte, error) {
-	if len(text) > maxYAML {
-		return nil, errors.New("larger than 1 MiB")
-	}
-	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	content := false
-	for _, t := range lexer.Tokenize(string(text)) {
-		at := fmt.Sprintf("[%d:%d]", t.Position.Line, t.Position.Column)
-		switch t.Type { //nolint:exhaustive // the rest is read
-		case yamltoken.AnchorType, yamltoken.AliasType, yamltoken.MergeKeyType:
-			return nil, fmt.Errorf("%s %q: anchors and aliases are not read: write it out", at, t.Value)
-		case yamltoken.OctetIntegerType, yamltoken.BinaryIntegerType, yamltoken.HexIntegerType:
-			return nil, fmt.Errorf("%s %q: numbers are decimal, without a leading 0", at, t.Value)
-		case yamltoken.DocumentHeaderType, yamltoken.DocumentEndType:
-			if content {
-				return nil, fmt.Errorf("%s: one document is read, and this begins another", at)
-			}
-		case yamltoken.CommentType:
-		default:
-			content = true
-		}
-	}
-	return text, nil
-}
-
 // parseTiers reads a tier file and reports all that is wrong in it, each field
 // under its tier.
 func parseTiers(text []byte) ([]tiers.Tier, error) {
-	text, err := checkYAML(text)
+	converted, err := strictyaml.ToJSON(text)
 	if err != nil {
 		return nil, err
 	}
-	converted, err := yaml.YAMLToJSON(text)
-	if err != nil {
-		return nil, errors.New(yaml.FormatError(err, false, true))
-	}
-	if bytes.Equal(bytes.TrimSpace(converted), []byte("null")) {
+	if converted == nil {
 		return nil, &tierlimit.FieldError{Field: "tiers", Want: "given: a list of tiers"}
 	}
 	var file tierFile

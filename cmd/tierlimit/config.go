@@ -15,6 +15,9 @@ func configCommand(s streams) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			wrong := opts.resolve(cmd.Flags(), s.env)
+			if wrong == nil {
+				wrong = set.requests()
+			}
 			w := newTable(s.out)
 			for _, o := range opts {
 				fmt.Fprintf(w, "%s\t%s\t%s\n", o.env(), o.shown(), o.source)

@@ -26,6 +26,9 @@ func devCommand(s streams) *cobra.Command {
 }
 
 func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error {
+	if err := set.requests(); err != nil {
+		return usage(err)
+	}
 	catalogue, err := devCatalogue(set.dataFile)
 	if err != nil {
 		return err
@@ -53,7 +56,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Keyring: catalogue, Load: cpu,
 		Tokens: api.NewTokens(set.adminTokens, nil), Open: true, Demo: true,
-		TrustedProxies: set.trustedProxies, Logger: log,
+		Who: set.who, Routes: set.routes, Logger: log,
 	}, 0)
 }
 

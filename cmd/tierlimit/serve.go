@@ -12,6 +12,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/migrations"
 	"github.com/tierlimit/tierlimit/store/durable"
@@ -28,6 +29,22 @@ func serveCommand(s streams) *cobra.Command {
 	})
 }
 
+// warnOfScopes tells of scopes that routes name and no tier has a limit for: their requests are
+// charged only under limits of the scope "".
+func warnOfScopes(routes *httplimit.Routes, list []tiers.Tier, log *slog.Logger) {
+	known := make(map[string]bool)
+	for i := range list {
+		for _, limit := range list[i].Limits {
+			known[limit.Scope] = true
+		}
+	}
+	for _, scope := range routes.Scopes() {
+		if !known[scope] {
+			log.Warn("a route names a scope that no tier has a limit for", "scope", scope)
+		}
+	}
+}
+
 // migrateTimeout bounds the schema's way to what it should be, others' turns included.
 const migrateTimeout = 30 * time.Second
 
@@ -37,6 +54,9 @@ const startPause = 500 * time.Millisecond
 // serve builds everything from the outside in and takes it down in reverse.
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	if err := checkTokens(set.adminTokens, set.serviceTokens); err != nil {
+		return usage(err)
+	}
+	if err := set.requests(); err != nil {
 		return usage(err)
 	}
 	slog.SetDefault(log)
@@ -88,6 +108,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer l.close()
+	warnOfScopes(set.routes, plans.Tiers(), log)
 	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
 	return serveUntil(ctx, l, api.Config{
 		Limiter: lim, Catalogue: catalogue, Keyring: plans, Load: cpu, CatchUp: plans.CatchUp,
@@ -96,8 +117,8 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 			Notes:  map[string]func() string{"catalogue": plans.Following},
 		},
 
-		Tokens:         watchTokens(ctx, set, log),
-		TrustedProxies: set.trustedProxies, Logger: log,
+		Tokens: watchTokens(ctx, set, log),
+		Who:    set.who, Routes: set.routes, Logger: log,
 	}, set.drain)
 }
 

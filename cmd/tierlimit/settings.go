@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/httplimit/routefile"
 	"github.com/tierlimit/tierlimit/load"
 )
 
@@ -27,7 +30,9 @@ type settings struct {
 	adminTokens, serviceTokens []string
 	adminOption, serviceOption option
 	dataFile                   string
-	trustedProxies             []netip.Prefix
+	who                        httplimit.Who
+	routesFile                 string
+	routes                     *httplimit.Routes // of routesFile, once read
 	budget, drain              time.Duration
 	startTimeout               time.Duration
 	auditRetention             time.Duration // 0: for ever
@@ -49,8 +54,28 @@ func (s *settings) common(addr, adminAddr, logFormat string, loadMode load.Mode)
 			want: "host:port, such as 127.0.0.1:8081", parse: address(&s.adminAddr),
 		},
 		{
-			name: "trusted-proxies", usage: "whose X-Forwarded-For is believed",
-			want: "addresses or prefixes between commas, such as 10.0.0.0/8,192.0.2.1", parse: s.parseProxies,
+			name: "trusted-proxies", usage: "whose X-Forwarded-For, subject header and subject claim are believed",
+			want: "addresses or prefixes between commas, such as 10.0.0.0/8,192.0.2.1; unix is whoever comes by a unix socket", parse: s.parseProxies,
+		},
+		{
+			name: "address-header", usage: "where trusted proxies write the client's address", fallback: httplimit.ForwardedFor,
+			want: "the name of a header, such as X-Forwarded-For, Forwarded or CF-Connecting-IP", parse: s.parseAddressHeader,
+		},
+		{
+			name: "key-headers", usage: "where API keys stand", fallback: "X-Api-Key,Authorization",
+			want: "names of headers between commas", parse: s.parseKeyHeaders,
+		},
+		{
+			name: "subject-header", usage: "where trusted proxies write the subject",
+			want: "the name of a header", parse: s.parseSubjectHeader,
+		},
+		{
+			name: "subject-claim", usage: "the claim of a bearer JWT that names the subject; trusted proxies must have verified the token",
+			want: "the name of a claim, such as sub", parse: func(v string) error { s.who.Claim = v; return nil },
+		},
+		{
+			name: "routes", usage: "file that says what requests cost",
+			want: "a YAML file of routes", parse: fileName(&s.routesFile),
 		},
 		{
 			name: "load-mode", usage: "what CPU load does to adaptive limits", fallback: string(loadMode),
@@ -258,6 +283,10 @@ func token(into *string) func(string) error {
 func (s *settings) parseProxies(v string) error {
 	for part := range strings.SplitSeq(v, ",") {
 		part = strings.TrimSpace(part)
+		if part == "unix" {
+			s.who.Address.TrustUnix = true
+			continue
+		}
 		prefix, err := netip.ParsePrefix(part)
 		if err != nil {
 			addr, err := netip.ParseAddr(part)
@@ -266,13 +295,42 @@ func (s *settings) parseProxies(v string) error {
 			}
 			prefix = netip.PrefixFrom(addr, addr.BitLen())
 		}
-		if prefix.Addr().Is4In6() { // as clients' addresses are read
-			if prefix.Bits() < 96 {
-				return errInvalid
-			}
-			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
-		}
-		s.trustedProxies = append(s.trustedProxies, prefix)
+		s.who.Address.Trusted = append(s.who.Address.Trusted, prefix)
+	}
+	return s.who.Address.Validate()
+}
+
+func (s *settings) parseAddressHeader(v string) error {
+	s.who.Address.Header = v
+	return s.who.Address.Validate()
+}
+
+func (s *settings) parseKeyHeaders(v string) error {
+	s.who.KeyHeaders = nil
+	for name := range strings.SplitSeq(v, ",") {
+		s.who.KeyHeaders = append(s.who.KeyHeaders, strings.TrimSpace(name))
+	}
+	return (&httplimit.Who{KeyHeaders: s.who.KeyHeaders}).Validate()
+}
+
+func (s *settings) parseSubjectHeader(v string) error {
+	s.who.Header = v
+	everybody := httplimit.AddressConfig{TrustUnix: true} // whether somebody is trusted is checked later
+	return (&httplimit.Who{Header: v, Address: everybody}).Validate()
+}
+
+// requests completes what the options say of requests: it reads the routes, and checks what
+// options say together.
+func (s *settings) requests() error {
+	if (s.who.Header != "" || s.who.Claim != "") && len(s.who.Address.Trusted) == 0 && !s.who.Address.TrustUnix {
+		return &tierlimit.FieldError{Field: "TIERLIMIT_TRUSTED_PROXIES", Want: "given: whose TIERLIMIT_SUBJECT_HEADER or TIERLIMIT_SUBJECT_CLAIM is believed"}
+	}
+	if s.routesFile == "" {
+		return nil
+	}
+	var err error
+	if s.routes, err = routefile.Load(s.routesFile); err != nil {
+		return fmt.Errorf("TIERLIMIT_ROUTES: %w", err)
 	}
 	return nil
 }

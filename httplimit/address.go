@@ -1,0 +1,238 @@
+package httplimit
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tierlimit/tierlimit"
+)
+
+// ForwardedFor is the default of AddressConfig.Header.
+const ForwardedFor = "X-Forwarded-For"
+
+// AddressConfig tunes ByAddress. The zero AddressConfig believes no proxy.
+type AddressConfig struct {
+	Trusted   []netip.Prefix // proxies whose Header is believed; default none
+	TrustUnix bool           // whether whoever connects by a unix socket is such a proxy
+	// Header is what trusted proxies write the client's address to: X-Forwarded-For, Forwarded
+	// (RFC 7239), or a header with one address, such as CF-Connecting-IP. Default
+	// X-Forwarded-For.
+	Header     string
+	IPv6Prefix int // IPv6 clients are told apart by this many bits, 1 to 128; default 64, what one customer gets
+}
+
+// Validate returns an error that joins a *tierlimit.FieldError for each invalid field.
+func (c *AddressConfig) Validate() error {
+	var errs []error
+	if c.IPv6Prefix < 0 || c.IPv6Prefix > 128 {
+		errs = append(errs, &tierlimit.FieldError{Field: "IPv6Prefix", Value: strconv.Itoa(c.IPv6Prefix), Want: "1 to 128, or 0 for 64"})
+	}
+	if c.Header != "" && !validHeader(c.Header) {
+		errs = append(errs, &tierlimit.FieldError{Field: "Header", Value: c.Header, Want: "the name of a header, or empty for " + ForwardedFor})
+	}
+	for _, p := range c.Trusted {
+		if _, err := unmapped(p); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// validHeader reports whether name is a token: RFC 9110, 5.6.2.
+func validHeader(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(c rune) bool {
+		return !strings.ContainsRune("!#$%&'*+-.^_`|~", c) && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
+	})
+}
+
+// unmapped returns p as a prefix of IPv4 if it is one written as IPv6, such as
+// ::ffff:10.0.0.0/104: client addresses are compared without the mapping.
+func unmapped(p netip.Prefix) (netip.Prefix, error) {
+	const mapped = 96
+	switch {
+	case !p.IsValid():
+		return p, &tierlimit.FieldError{Field: "Trusted", Value: p.String(), Want: "an address or a prefix, such as 10.0.0.0/8"}
+	case !p.Addr().Is4In6():
+		return p.Masked(), nil
+	case p.Bits() < mapped:
+		return p, &tierlimit.FieldError{Field: "Trusted", Value: p.String(), Want: "at least 96 bits of an IPv4-mapped prefix, or written as IPv4"}
+	}
+	return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapped).Masked(), nil
+}
+
+// ByAddress names a client by its address: "ip:203.0.113.7", or "ip:2001:db8::/64". Behind
+// trusted proxies the client is the rightmost address in the header that is not trusted
+// itself; if all are trusted, the leftmost. What a client wrote further left is not believed.
+// Where the header ends in something that is no address, the TCP peer counts.
+//
+// An IPv6 address that embeds an IPv4 address (mapped, NAT64, 6to4) is the IPv4 address. With
+// an invalid AddressConfig the function returns an error for every request.
+func ByAddress(cfg AddressConfig) SubjectFunc {
+	a, err := newAddresses(cfg)
+	if err != nil {
+		return func(*http.Request) (string, error) { return "", err }
+	}
+	return a.subject
+}
+
+// addresses is a valid AddressConfig.
+type addresses struct {
+	trusted   []netip.Prefix
+	trustUnix bool
+	header    string // canonical
+	bits      int
+}
+
+func newAddresses(cfg AddressConfig) (*addresses, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	a := &addresses{trustUnix: cfg.TrustUnix, header: http.CanonicalHeaderKey(cfg.Header), bits: cfg.IPv6Prefix}
+	if a.header == "" {
+		a.header = ForwardedFor
+	}
+	if a.bits == 0 {
+		a.bits = 64
+	}
+	for _, p := range cfg.Trusted {
+		p, err := unmapped(p)
+		if err != nil {
+			return nil, err
+		}
+		a.trusted = append(a.trusted, p)
+	}
+	return a, nil
+}
+
+func (a *addresses) subject(r *http.Request) (string, error) {
+	addr, ok := a.client(r)
+	if !ok {
+		return "", nil
+	}
+	if addr.Is4() {
+		return "ip:" + addr.String(), nil
+	}
+	prefix, err := addr.Prefix(a.bits)
+	if err != nil {
+		return "", err
+	}
+	return "ip:" + prefix.String(), nil
+}
+
+// trusts reports whether the peer of r is a trusted proxy.
+func (a *addresses) trusts(r *http.Request) bool {
+	peer, ok := parseAddress(r.RemoteAddr)
+	if !ok {
+		return a.trustUnix && isUnix(r)
+	}
+	return contains(a.trusted, peer)
+}
+
+// isUnix reports whether the peer of r came by a unix socket: net/http then has its path, "@"
+// or nothing as RemoteAddr.
+func isUnix(r *http.Request) bool {
+	return r.RemoteAddr == "" || r.RemoteAddr == "@" || strings.HasPrefix(r.RemoteAddr, "/")
+}
+
+func (a *addresses) client(r *http.Request) (netip.Addr, bool) {
+	peer, known := parseAddress(r.RemoteAddr)
+	if !a.trusts(r) {
+		return peer, known
+	}
+	client, found := peer, known
+	for hop := range hops(r, a.header) {
+		addr, ok := parseAddress(hop)
+		if !ok {
+			return peer, known
+		}
+		client, found = addr, true
+		if !contains(a.trusted, addr) {
+			break
+		}
+	}
+	return client, found
+}
+
+// hops yields the addresses in a header, the last one first: that was added by the hop closest
+// to us.
+func hops(r *http.Request, header string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, line := range slices.Backward(r.Header[header]) {
+			for line != "" {
+				var entry string
+				if comma := strings.LastIndexByte(line, ','); comma >= 0 {
+					line, entry = line[:comma], line[comma+1:]
+				} else {
+					line, entry = "", line
+				}
+				entry = strings.TrimSpace(entry)
+				if entry == "" {
+					continue // RFC 9110, 5.6.1: empty list elements are ignored
+				}
+				if header == "Forwarded" {
+					entry = forwardedFor(entry)
+				}
+				if !yield(entry) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// forwardedFor returns the parameter "for" of an element of the header Forwarded (RFC 7239,
+// section 4), "" if there is none. Obfuscated identifiers are no addresses.
+func forwardedFor(element string) string {
+	for pair := range strings.SplitSeq(element, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		if strings.EqualFold(name, "for") {
+			return strings.Trim(value, `"`)
+		}
+	}
+	return ""
+}
+
+// parseAddress reads an address with or without a port. An IPv6 address that embeds an IPv4
+// address becomes that, and zones go: both would be ways to look like somebody else.
+func parseAddress(s string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(strings.Trim(s, "[]"))
+	if err != nil {
+		withPort, err := netip.ParseAddrPort(s)
+		if err != nil {
+			return netip.Addr{}, false
+		}
+		addr = withPort.Addr()
+	}
+	return embedded(addr.Unmap().WithZone("")), true
+}
+
+var (
+	nat64     = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
+	sixToFour = netip.MustParsePrefix("2002::/16")    // RFC 3056: the IPv4 address is in bits 16 to 47
+)
+
+// embedded returns the IPv4 address in addr, or addr if there is none.
+func embedded(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return addr
+	}
+	bytes := addr.As16()
+	switch {
+	case nat64.Contains(addr):
+		return netip.AddrFrom4([4]byte(bytes[12:]))
+	case sixToFour.Contains(addr):
+		var v4 [4]byte
+		binary.BigEndian.PutUint32(v4[:], binary.BigEndian.Uint32(bytes[2:6]))
+		return netip.AddrFrom4(v4)
+	}
+	return addr
+}
+
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}

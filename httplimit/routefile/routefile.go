@@ -1,0 +1,102 @@
+// Package routefile reads the routes of an API from a YAML file:
+//
+//	routes:
+//	  - {pattern: "GET /healthz", skip: true}
+//	  - {pattern: "POST /v1/exports/{id...}", scope: exports, cost: 10}
+//	  - {pattern: "POST /v1/chat/", scope: chat, costs: {tokens: 500}, hold: 60s}
+package routefile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/internal/strictjson"
+	"github.com/tierlimit/tierlimit/internal/strictyaml"
+)
+
+type file struct {
+	Routes []json.RawMessage `json:"routes"`
+}
+
+type route struct {
+	Pattern string           `json:"pattern"`
+	Skip    bool             `json:"skip"`
+	Scope   string           `json:"scope"`
+	Cost    *int64           `json:"cost"`
+	Costs   map[string]int64 `json:"costs"`
+	Hold    string           `json:"hold"`
+}
+
+// Load reads a file of at most 1 MiB.
+func Load(name string) (*httplimit.Routes, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	text, err := io.ReadAll(io.LimitReader(f, strictyaml.MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	routes, err := Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return routes, nil
+}
+
+// Parse compiles the routes of a YAML document. An error joins a *tierlimit.FieldError for each
+// invalid field, and names the route: its pattern, or its number if it has none.
+func Parse(text []byte) (*httplimit.Routes, error) {
+	converted, err := strictyaml.ToJSON(text)
+	if err != nil {
+		return nil, err
+	}
+	var f file
+	if converted != nil {
+		if err := strictjson.Strict(converted, &f); err != nil {
+			return nil, err
+		}
+	}
+	if len(f.Routes) == 0 {
+		return nil, &tierlimit.FieldError{Field: "routes", Want: "given: a list of routes"}
+	}
+	var list []httplimit.Route
+	var errs []error
+	for i, raw := range f.Routes {
+		var j route
+		err := strictjson.Strict(raw, &j)
+		where := j.Pattern
+		if where == "" {
+			where = fmt.Sprintf("route %d", i+1)
+			err = errors.Join(err, &tierlimit.FieldError{Field: "pattern", Want: "given, such as \"POST /v1/exports/{id}\""})
+		}
+		var hold time.Duration
+		if j.Hold != "" {
+			var bad error
+			if hold, bad = time.ParseDuration(j.Hold); bad != nil || hold == 0 {
+				err = errors.Join(err, &tierlimit.FieldError{Field: "hold", Value: j.Hold, Want: "a duration from 1s to 1h, such as 60s"})
+			}
+		}
+		for _, one := range strictjson.Fields(err) {
+			errs = append(errs, &tierlimit.FieldError{Field: where + ": " + one.Field, Value: one.Value, Want: one.Want})
+		}
+		if err != nil && len(strictjson.Fields(err)) == 0 {
+			errs = append(errs, fmt.Errorf("%s: %w", where, err))
+		}
+		if j.Pattern != "" {
+			list = append(list, httplimit.Route{Pattern: j.Pattern, Charge: httplimit.Charge{Skip: j.Skip, Scope: j.Scope, Cost: j.Cost, Costs: j.Costs, Hold: hold}})
+		}
+	}
+	routes, err := httplimit.NewRoutes(list)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	return routes, nil
+}

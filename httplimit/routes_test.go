@@ -1,0 +1,176 @@
+package httplimit_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/httplimit/routefile"
+)
+
+const someRoutes = `
+routes:
+  - {pattern: "GET /healthz", skip: true}
+  - {pattern: "POST /v1/exports/{id...}", scope: exports, cost: 10}
+  - {pattern: "POST /v1/chat/", scope: chat, costs: {tokens: 500}, hold: 60s}
+  - {pattern: "/v1/free", cost: 0}
+  - {pattern: "OPTIONS /charged", cost: 2}
+`
+
+func parseRoutes(t *testing.T, text string) *httplimit.Routes {
+	t.Helper()
+	routes, err := routefile.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return routes
+}
+
+func TestARouteSaysWhatARequestCosts(t *testing.T) {
+	var asked []tierlimit.Request
+	limit, err := httplimit.New(limiterFunc(func(req tierlimit.Request) { asked = append(asked, req) }), httplimit.Config{Routes: parseRoutes(t, someRoutes)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := limit(http.NotFoundHandler())
+	const subject = "ip:192.0.2.1"
+	plain := tierlimit.Request{Subject: subject, Cost: 1, Hold: time.Minute, HoldIfCounted: true}
+	exports, chat, free := plain, plain, plain
+	exports.Scope, exports.Cost = "exports", 10
+	chat.Scope, chat.HoldIfCounted = "chat", false
+	free.Cost = 0
+	for _, c := range []struct {
+		method, path string
+		want         *tierlimit.Request // nil: nobody is asked
+	}{
+		{"GET", "/healthz", nil},
+		{"HEAD", "/healthz", nil},
+		{"POST", "/healthz", &plain},
+		{"GET", "/healthz/", &plain},
+		{"POST", "/v1/exports/7", &exports},
+		{"POST", "//v1/../v1/exports/7/8", &exports},
+		{"POST", "/v1/exports/a%2Fb", &exports},
+		{"GET", "/v1/exports/7", &plain},
+		{"POST", "/v1/chat", &chat},
+		{"POST", "/v1/chat/completions", &chat},
+		{"GET", "/v1/free", &free},
+		{"GET", "/healthz/../v1/free", &free},
+		{"GET", "/elsewhere", &plain},
+	} {
+		asked = nil
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(c.method, c.path, nil))
+		switch {
+		case c.want == nil && len(asked) != 0, c.want != nil && len(asked) != 1:
+			t.Errorf("%s %s: asked %+v", c.method, c.path, asked)
+		case c.want != nil:
+			got := asked[0]
+			if c.want.Scope == "chat" && got.Costs["tokens"] != 500 {
+				t.Errorf("%s %s: %+v", c.method, c.path, got)
+			}
+			got.Costs = nil
+			if got.Subject != c.want.Subject || got.Scope != c.want.Scope || got.Cost != c.want.Cost || got.Hold != c.want.Hold || got.HoldIfCounted != c.want.HoldIfCounted {
+				t.Errorf("%s %s: %+v, want %+v", c.method, c.path, got, *c.want)
+			}
+		}
+	}
+}
+
+func TestAPreflightIsNotChargedUnlessARouteSaysSo(t *testing.T) {
+	asked := 0
+	count := limiterFunc(func(tierlimit.Request) { asked++ })
+	for name, routes := range map[string]*httplimit.Routes{"without routes": nil, "with routes": parseRoutes(t, someRoutes)} {
+		limit, err := httplimit.New(count, httplimit.Config{Routes: routes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			path      string
+			preflight bool
+			want      int
+		}{
+			{"/v1/exports/7", true, 0},
+			{"/v1/exports/7", false, 1},
+			{"/charged", true, map[string]int{"with routes": 1}[name]},
+		} {
+			asked = 0
+			r := httptest.NewRequest(http.MethodOptions, c.path, nil)
+			if c.preflight {
+				r.Header.Set("Access-Control-Request-Method", "POST")
+			}
+			limit(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+			if asked != c.want {
+				t.Errorf("%s, OPTIONS %s, preflight %v: asked %d times, want %d", name, c.path, c.preflight, asked, c.want)
+			}
+		}
+	}
+}
+
+func TestWrongRoutesAreNamedAllAtOnce(t *testing.T) {
+	_, err := routefile.Parse([]byte(`
+routes:
+  - {pattern: "GET /a", scope: "Not a name", cost: -1, hold: 10h}
+  - {scope: b}
+  - {pattern: "GET /c", costs: {tokens: -5}, prize: 7}
+  - {pattern: "GET /d", hold: soon}
+`))
+	for _, want := range []string{"GET /a: hold", "route 2: pattern", "GET /c: prize", "GET /d: hold"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not named: %v", want, err)
+		}
+	}
+	for text, want := range map[string]string{
+		``:           "routes",
+		`routes: []`: "routes",
+		`routen: []`: "routen",
+		`routes: [{pattern: "GET /a"}, {pattern: "GET /a"}]`:                    "different from",
+		`routes: [{pattern: "GET /{a}"}, {pattern: "GET /{b}"}]`:                "conflicts",
+		`routes: [{pattern: "GET /{a"}]`:                                        "GET /{a",
+		`routes: [{pattern: "GET /a", scope: "Not a name", cost: -1}]`:          "GET /a: cost",
+		`routes: [{pattern: "GET /a", skip: true, cost: 5}]`:                    "GET /a: skip",
+		`routes: [{pattern: "GET /a", costs: {"no name": 5}}]`:                  "no name",
+		`routes: [{pattern: "GET /a", cost: 010}]`:                              "leading 0",
+		"routes: [{pattern: \"GET /a\"}]\n---\nroutes: [{pattern: \"GET /b\"}]": "begins another",
+	} {
+		if _, err := routefile.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	var wrong *tierlimit.FieldError
+	cfg := httplimit.Config{Routes: parseRoutes(t, someRoutes), Scope: func(*http.Request) string { return "x" }}
+	if _, err := httplimit.New(limiterFunc(func(tierlimit.Request) {}), cfg); !errors.As(err, &wrong) || wrong.Field != "Routes" {
+		t.Errorf("routes beside a function: %v", err)
+	}
+}
+
+// A 429 without Retry-After is retried at once by widely used clients.
+func TestADenialThatWaitingDoesNotLiftIs403(t *testing.T) {
+	for name, c := range map[string]struct {
+		d      tierlimit.Decision
+		status int
+	}{
+		"exceeded":       {tierlimit.Decision{Reason: tierlimit.Exceeded, RetryAfter: time.Second}, 429},
+		"a max of 0":     {tierlimit.Decision{Reason: tierlimit.Exceeded}, 403},
+		"cost too large": {tierlimit.Decision{Reason: tierlimit.CostTooLarge}, 403},
+		"store down":     {tierlimit.Decision{Reason: tierlimit.StoreDown, RetryAfter: time.Second}, 503},
+	} {
+		w := httptest.NewRecorder()
+		w.Header().Set("Content-Length", "5")
+		w.Header().Set("ETag", `"1"`)
+		w.Header().Set("Content-Encoding", "gzip")
+		httplimit.SetHeaders(w.Header(), &c.d, httplimit.NoLegacy)
+		httplimit.Deny(w, &c.d)
+		if w.Code != c.status || (w.Header().Get("Retry-After") != "") != (c.d.RetryAfter > 0) {
+			t.Errorf("%s: %d %v", name, w.Code, w.Header())
+		}
+		for _, gone := range []string{"Content-Length", "ETag", "Content-Encoding"} {
+			if v := w.Header().Get(gone); v != "" {
+				t.Errorf("%s: %s: %s is of the response that was meant", name, gone, v)
+			}
+		}
+	}
+}
