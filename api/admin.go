@@ -368,9 +368,30 @@ func (a *admin) listEvents(w http.ResponseWriter, r *http.Request) error {
 }
 
 type erasureJSON struct {
-	Subject string  `json:"subject"`
-	ActorID string  `json:"actor_id"`
+	Subject *string `json:"subject"`
+	ActorID *string `json:"actor_id"`
 	Before  *string `json:"before"`
+}
+
+// erasure returns j as a value. A field that is present and empty is an error: a variable that
+// was not set must not select something else.
+func (j *erasureJSON) erasure() (e tiers.Erasure, err error) {
+	for field, from := range map[string]*string{"subject": j.Subject, "actor_id": j.ActorID} {
+		if from != nil && *from == "" {
+			return e, &tierlimit.FieldError{Field: field, Want: "left out, or not empty"}
+		}
+	}
+	if j.Subject != nil {
+		e.Subject = *j.Subject
+	}
+	if j.ActorID != nil {
+		e.ActorID = *j.ActorID
+	}
+	var p timestamp.Parser
+	if before := p.Optional("before", j.Before); before != nil {
+		e.Before = *before
+	}
+	return e, errors.Join(p.Errs...)
 }
 
 // erased is the response to an erasure.
@@ -392,12 +413,8 @@ func (a *admin) eraseEvents(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeJSON(body, &j); err != nil {
 		return err
 	}
-	e := tiers.Erasure{Subject: j.Subject, ActorID: j.ActorID}
-	var p timestamp.Parser
-	if before := p.Optional("before", j.Before); before != nil {
-		e.Before = *before
-	}
-	if err := errors.Join(p.Errs...); err != nil {
+	e, err := j.erasure()
+	if err != nil {
 		return err
 	}
 	n, err := a.catalogue.Erase(r.Context(), actorOf(r), e, dry)
@@ -438,6 +455,9 @@ func usedOf(windows []tierlimit.WindowState, limits []string) (before, after map
 	for i := range windows {
 		if name := windows[i].Limit; len(limits) == 0 || slices.Contains(limits, name) {
 			before[name], after[name] = windows[i].Used, 0
+			if windows[i].Algorithm == tierlimit.Concurrent { // open holds stay open
+				after[name] = windows[i].Used
+			}
 		}
 	}
 	return before, after
@@ -450,7 +470,7 @@ func (a *admin) resetUsage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	dry, err := flag("dry_run", q.Get("dry_run"))
+	dry, err := flag(q, "dry_run")
 	if err != nil {
 		return err
 	}

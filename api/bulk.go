@@ -11,8 +11,10 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -156,14 +158,15 @@ func (a *admin) bulkOperations(path string) []operation {
 }
 
 // flag parses a boolean parameter.
-func flag(name, value string) (bool, error) {
-	switch value {
-	case "", "false":
+func flag(q url.Values, name string) (bool, error) {
+	switch values := q[name]; {
+	case len(values) == 0 || len(values) == 1 && values[0] == "false":
 		return false, nil
-	case "true":
+	case len(values) == 1 && values[0] == "true":
 		return true, nil
+	default:
+		return false, &tierlimit.FieldError{Field: name, Value: strings.Join(values, ", "), Want: "true or false, once"}
 	}
-	return false, &tierlimit.FieldError{Field: name, Value: value, Want: "true or false"}
 }
 
 // A part is a list of operations for one command, with the input line of each.
@@ -190,11 +193,11 @@ func (a *admin) importSubjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	dry, err := flag("dry_run", q.Get("dry_run"))
+	dry, err := flag(q, "dry_run")
 	if err != nil {
 		return err
 	}
-	atomic, err := flag("atomic", q.Get("atomic"))
+	atomic, err := flag(q, "atomic")
 	if err != nil {
 		return err
 	}
@@ -407,11 +410,11 @@ func (a *admin) moveSubjects(w http.ResponseWriter, r *http.Request) error {
 	if body, err := readBody(w, r); err != nil || len(body) > 0 {
 		return errors.Join(err, bodyError("left out: what is meant stands in the query"))
 	}
-	everybody, err := flag("everybody", q.Get("everybody"))
+	everybody, err := flag(q, "everybody")
 	if err != nil {
 		return err
 	}
-	dry, err := flag("dry_run", q.Get("dry_run"))
+	dry, err := flag(q, "dry_run")
 	if err != nil {
 		return err
 	}

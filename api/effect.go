@@ -94,14 +94,7 @@ func dryRun(r *http.Request, upserts bool) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	switch v := q.Get("dry_run"); v {
-	case "", "false":
-		return false, nil
-	case "true":
-		return true, nil
-	default:
-		return false, &tierlimit.FieldError{Field: "dry_run", Value: v, Want: "true or false"}
-	}
+	return flag(q, "dry_run")
 }
 
 // tried writes what a command of one change would do.

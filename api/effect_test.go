@@ -259,6 +259,29 @@ func TestWhoActedIsTold(t *testing.T) {
 	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"actor":"token:alice"`)
 }
 
+// A dry run that was asked for in an unclear way was carried out.
+func TestAnUnclearDryRunIsRefused(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201)
+	for _, query := range []string{"dry_run=", "dry_run=false&dry_run=true", "dry_run=true&dry_run=true", "dry_run=yes"} {
+		s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42/usage?"+query, "").want(400, `"field":"dry_run"`)
+		s.ask(s.admin, "DELETE", "/admin/v1/subjects/acct_42?"+query, "", "If-Match", "*").want(400, `"field":"dry_run"`)
+		s.ask(s.admin, "POST", "/admin/v1/audit:erase?"+query, `{"subject":"acct_42"}`).want(400, `"field":"dry_run"`)
+	}
+}
+
+// A reset leaves open holds open, and its dry run said otherwise.
+func TestADryRunOfAResetLeavesHoldsOpen(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/tiers", `{"key":"jobs","limits":{"jobs":{"max":5,"concurrent":true},"per_day":{"max":9,"period":"day"}}}`).want(201)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"jobs"}`).want(201)
+	s.ask(s.public, "POST", "/v1/take", `{"subject":"acct_42","hold_ms":60000}`).want(200, `"allowed":true`)
+	const usage = "/admin/v1/subjects/acct_42/usage"
+	s.ask(s.admin, "DELETE", usage+"?dry_run=true", "").want(200, `"before":{"jobs":1,"per_day":1},"after":{"jobs":1,"per_day":0}`)
+	s.ask(s.admin, "DELETE", usage, "").want(204)
+	s.ask(s.admin, "DELETE", usage+"?dry_run=true", "").want(200, `"changes":[]`)
+}
+
 func TestTheAuditLogIsErasedByAnOwner(t *testing.T) {
 	s := newSite(t, 0)
 	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201)
@@ -270,11 +293,12 @@ func TestTheAuditLogIsErasedByAnOwner(t *testing.T) {
 	s.ask(s.admin, "GET", "/admin/v1/audit?kind=audit", "").want(200, `"action":"audit.erase"`, `"actor":"owner"`, `"after":{"events":1}`)
 	s.ask(s.admin, "POST", erase, `{"subject":"acct_42"}`, "Authorization", "Bearer "+serviceToken).want(403)
 	for body, want := range map[string]string{
-		`{}`:                                    "one of the three",
-		`{"subject":"a","actor_id":"b"}`:        "one of the three",
-		`{"before":"2999-01-01T00:00:00Z"}`:     "has passed",
-		`{"before":"soon"}`:                     `"field":"before"`,
-		`{"subject":"acct_42","everybody":"x"}`: `"field":"everybody"`,
+		`{}`:                                "one of the three",
+		`{"subject":"a","actor_id":"b"}`:    "one of the three",
+		`{"before":"2999-01-01T00:00:00Z"}`: "has passed",
+		`{"before":"soon"}`:                 `"field":"before"`,
+		`{"subject":"","before":"2020-01-01T00:00:00Z"}`: `"field":"subject"`,
+		`{"subject":"acct_42","everybody":"x"}`:          `"field":"everybody"`,
 	} {
 		s.ask(s.admin, "POST", erase, body).want(400, want)
 	}

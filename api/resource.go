@@ -207,7 +207,7 @@ func (res *resource[T]) expect(r *http.Request) (tiers.Expect, error) {
 	if v := q.Get("upsert"); v != "" && !res.upserts {
 		return tiers.Expect{}, &tierlimit.FieldError{Field: "upsert", Value: v, Want: "left out: only a subject is created or replaced so"}
 	}
-	upsert, err := flag("upsert", q.Get("upsert"))
+	upsert, err := flag(q, "upsert")
 	if err != nil {
 		return tiers.Expect{}, err
 	}

@@ -38,24 +38,31 @@ END $$;
 CREATE FUNCTION tierlimit.erase_events(what text, value text, most bigint, by_actor text, by_actor_id text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
-    ids bigint[] := ARRAY(SELECT tierlimit.events_to_erase(what, value, most));
-    erased bigint := cardinality(ids);
-    told jsonb := jsonb_build_object('events', erased);
+    ids bigint[];
+    erased bigint;
+    told jsonb;
 BEGIN
+    -- One at a time: two would count an event twice, or wait for each other.
+    PERFORM pg_advisory_xact_lock(hashtext('tierlimit.erase_events'));
+    ids := ARRAY(SELECT tierlimit.events_to_erase(what, value, most));
+    erased := cardinality(ids);
+    told := jsonb_build_object('events', erased);
     IF erased = 0 THEN
         RETURN 0;
     END IF;
     PERFORM set_config('tierlimit.erases', 'on', true);
     CASE what
     WHEN 'subject' THEN
-        UPDATE tierlimit.audit SET before = NULL, after = NULL,
+        UPDATE tierlimit.audit SET before = NULL, after = NULL, attempt_key = NULL, attempt_fingerprint = NULL,
             object = CASE kind WHEN 'key' THEN object ELSE '[erased]' END,
             detail = CASE kind WHEN 'override' THEN detail ELSE '[erased]' END
         WHERE id = ANY (ids);
     WHEN 'actor' THEN
         UPDATE tierlimit.audit SET actor = CASE actor_id WHEN value THEN '[erased]' ELSE actor END,
             before = CASE WHEN kind = 'token' AND object = value THEN NULL ELSE before END,
-            after = CASE WHEN kind = 'token' AND object = value THEN NULL ELSE after END
+            after = CASE WHEN kind = 'token' AND object = value THEN NULL ELSE after END,
+            attempt_key = CASE WHEN kind = 'token' AND object = value THEN NULL ELSE attempt_key END,
+            attempt_fingerprint = CASE WHEN kind = 'token' AND object = value THEN NULL ELSE attempt_fingerprint END
         WHERE id = ANY (ids);
     ELSE
         DELETE FROM tierlimit.audit WHERE id = ANY (ids);
@@ -63,7 +70,7 @@ BEGIN
     END CASE;
     PERFORM set_config('tierlimit.erases', 'off', true);
     INSERT INTO tierlimit.audit (actor, actor_id, action, kind, object, after)
-        VALUES (by_actor, by_actor_id, 'audit.erase', 'audit', what, told);
+        VALUES (CASE WHEN what = 'actor' AND value = by_actor_id THEN '[erased]' ELSE by_actor END, by_actor_id, 'audit.erase', 'audit', what, told);
     RETURN erased;
 END $$;
 -- +goose StatementEnd

@@ -12,7 +12,7 @@ DECLARE
     current bigint;
 BEGIN
     SELECT version INTO current FROM tierlimit.catalogue FOR UPDATE;
-    IF (SELECT last_value FROM tierlimit.versions) < current THEN
+    IF (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM tierlimit.versions) < current THEN
         PERFORM setval('tierlimit.versions', current);
     END IF;
     RETURN NULL;
@@ -25,8 +25,13 @@ DECLARE
     last bigint;
 BEGIN
     SELECT max(id) INTO last FROM tierlimit.audit;
-    IF (SELECT last_value FROM tierlimit.audit_id_seq) < last THEN
-        PERFORM setval('tierlimit.audit_id_seq', last);
+    IF (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM tierlimit.audit_id_seq) < last THEN
+        -- One at a time, and only if nobody else did so meanwhile: the sequence must not go back.
+        PERFORM pg_advisory_xact_lock(hashtext('tierlimit.audit_numbers'));
+        SELECT max(id) INTO last FROM tierlimit.audit;
+        IF (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM tierlimit.audit_id_seq) < last THEN
+            PERFORM setval('tierlimit.audit_id_seq', last);
+        END IF;
     END IF;
     RETURN NULL;
 END $$;

@@ -132,7 +132,7 @@ func Grant(ctx context.Context, url, role string) error {
 		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tierlimit TO ",
 		"REVOKE UPDATE, DELETE, TRUNCATE ON tierlimit.audit FROM ",
 		"REVOKE INSERT, UPDATE, DELETE ON " + table + " FROM ",
-		"GRANT EXECUTE ON FUNCTION tierlimit.erase_events TO ",
+		"REVOKE ALL ON FUNCTION tierlimit.erase_events FROM PUBLIC; GRANT EXECUTE ON FUNCTION tierlimit.erase_events TO ", // a dump without rights has restored PUBLIC's
 	} {
 		if _, err := db.ExecContext(ctx, sql+name); err != nil {
 			return fmt.Errorf("grant to %s: %w%s", name, err, hint(err))

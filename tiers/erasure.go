@@ -15,10 +15,10 @@ import (
 // field is set.
 type Erasure struct {
 	// Subject: events of this subject, its overrides, its usage and its keys stay, without the
-	// subject's id and without the objects before and after.
+	// subject's id, the objects before and after, and the attempt.
 	Subject string
 	// ActorID: events of this actor stay, without the actor's name. Events of a token with this
-	// id stay, without the objects before and after.
+	// id stay, without the objects before and after, and without the attempt.
 	ActorID string
 	// Before: events before this instant are deleted.
 	Before time.Time
@@ -55,7 +55,8 @@ func (e *Erasure) Validate(now time.Time) error {
 			errs = append(errs, &tierlimit.FieldError{Field: field, Value: value, Want: want})
 		}
 	}
-	check(e.Subject == "" || tierlimit.ValidSubject(e.Subject) && e.Subject != Erased, "subject", e.Subject, tierlimit.SubjectRule)
+	check(e.Subject == "" || tierlimit.ValidSubject(e.Subject), "subject", e.Subject, tierlimit.SubjectRule)
+	check(e.Subject != Erased, "subject", e.Subject, "another one: this stands in the place of what was erased")
 	check(e.ActorID == "" || tierlimit.ValidSubject(e.ActorID), "actor_id", e.ActorID, tierlimit.SubjectRule)
 	check(e.Before.IsZero() || timestamp.Valid(e.Before) && !e.Before.After(now), "before", e.Before.Format(time.RFC3339), "an instant that has passed")
 	return errors.Join(errs...)
@@ -71,7 +72,7 @@ func (e *Erasure) Apply(event *Event) (changed, deleted bool) {
 			event.Actor, changed = Erased, true
 		}
 		if event.Kind == string(access.Token) && event.Object == e.ActorID && (event.Before != nil || event.After != nil) {
-			event.Before, event.After, changed = nil, nil, true
+			event.Before, event.After, event.Attempt, changed = nil, nil, Attempt{}, true
 		}
 		return changed, false
 	}
@@ -91,7 +92,7 @@ func (e *Erasure) Apply(event *Event) (changed, deleted bool) {
 	if event.Kind != KindOverride { // the detail of an override is its limit
 		event.Detail = Erased
 	}
-	event.Before, event.After = nil, nil
+	event.Before, event.After, event.Attempt = nil, nil, Attempt{}
 	return true, false
 }
 
@@ -107,6 +108,9 @@ func (e *Erasure) Event(a Actor, events int) (Event, error) {
 		event.Object = "subject"
 	case e.ActorID != "":
 		event.Object = "actor"
+		if a.ID == e.ActorID {
+			event.Actor = Erased
+		}
 	default:
 		event.Object, after.Before = "events", &e.Before
 	}

@@ -440,6 +440,19 @@ func TestWhatAUserGetsWrongIsSaidBeforeAnythingIsAsked(t *testing.T) {
 		t.Errorf("a secret is revoked: %d, %s", code, errs)
 	}
 
+	for _, near := range []string{secret + " ", "Bearer " + secret, secret[:len(secret)-1]} {
+		code, out, errs := sh.run("keys", "revoke", near)
+		if code != exitUsage || strings.Contains(out+errs, secret[:len(secret)-1]) {
+			t.Errorf("%q is revoked: %d, %s%s", near, code, out, errs)
+		}
+	}
+	for _, args := range [][]string{{"take", ""}, {"settle", "", "--cost", "1"}, {"renew", ""}, {"tokens", "create", "owner"}, {"tiers", "apply"}} {
+		sh.refuses(exitUsage, nil, args...)
+	}
+	sh.refuses(exitUsage, []string{"one of --subject"}, "audit", "erase", "--subject", "", "--actor-id", "x")
+	sh.refuses(exitFailed, []string{"400", "subject"}, "audit", "erase", "--subject", "")
+	sh.refuses(exitUsage, []string{"one of --subject"}, "audit", "erase", "--subject", "x", "--before", "2020-01-01T00:00:00Z")
+
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(sh.env["TIERLIMIT_TOKEN"]+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -451,6 +464,8 @@ func TestWhatAUserGetsWrongIsSaidBeforeAnythingIsAsked(t *testing.T) {
 		sh.does("subjects", "get", "acct_42")
 		sh.env[name] = file + ".nosuch"
 		sh.refuses(exitUsage, []string{name}, "take", "acct_42")
+		sh.env[name] = os.DevNull
+		sh.refuses(exitUsage, []string{name, "not empty"}, "take", "acct_42")
 		delete(sh.env, name)
 	}
 }
@@ -470,7 +485,7 @@ func TestWhateverIsTakenAwayCanBeTriedFirst(t *testing.T) {
 		args []string
 	}{
 		{[]string{"key.delete", key, "override.delete", "per_minute"}, []string{"subjects", "delete", "acct_42"}},
-		{[]string{"per_minute", "50 -> 5"}, []string{"overrides", "delete", "acct_42", "per_minute"}},
+		{[]string{"max", "50 -> none", "per_minute", "50 -> 5"}, []string{"overrides", "delete", "acct_42", "per_minute"}},
 		{[]string{"per_minute", "3 -> 0"}, []string{"usage", "reset", "acct_42", "--limit", "per_minute"}},
 		{[]string{hold}, []string{"holds", "release", "acct_42", hold}},
 		{[]string{key}, []string{"keys", "revoke", key}},

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,12 +52,13 @@ func auditCommand(s streams) *cobra.Command {
 func auditErase(s streams) *cobra.Command {
 	var subject, actor, before string
 	var dryRun bool
-	cmd := adminCommand(s, "erase", "Erase a subject or an actor from the audit log, or all that is old", cobra.NoArgs,
+	var cmd *cobra.Command
+	cmd = adminCommand(s, "erase", "Erase a subject or an actor from the audit log, or all that is old", cobra.NoArgs,
 		func(ctx context.Context, c *client, _ []string) error {
-			body := make(map[string]string)
-			for field, value := range map[string]string{"subject": subject, "actor_id": actor, "before": before} {
-				if value != "" {
-					body[field] = value
+			body := make(map[string]string) // what is given and empty is sent, and refused
+			for flag, value := range map[string]string{"subject": subject, "actor-id": actor, "before": before} {
+				if cmd.Flags().Changed(flag) {
+					body[strings.ReplaceAll(flag, "-", "_")] = value
 				}
 			}
 			if len(body) != 1 {

@@ -93,6 +93,9 @@ func revokeCommand(s streams, path, short string) *cobra.Command {
 			if _, id, ok := access.Parse(args[0]); ok {
 				return &tierlimit.FieldError{Field: "ID", Want: "the id, not the secret: " + id}
 			}
+			if !access.ValidID(args[0]) { // perhaps a secret with something around it: it is not repeated
+				return &tierlimit.FieldError{Field: "ID", Want: "an id as list shows it, not a secret"}
+			}
 			return nil
 		},
 		done: did("revoked"),

@@ -118,6 +118,9 @@ func (o *option) find(given bool, env func(string) (string, bool)) error {
 		if err != nil {
 			return &tierlimit.FieldError{Field: o.env() + "_FILE", Value: file, Want: "a file that can be read, of at most 64 KiB"}
 		}
+		if value == "" {
+			return &tierlimit.FieldError{Field: o.env() + "_FILE", Value: file, Want: "a file that is not empty"}
+		}
 		o.value, o.source, o.file = value, o.env()+"_FILE", file
 		return nil
 	}

@@ -73,8 +73,11 @@ func run(ctx context.Context, args []string, s streams) int {
 		fmt.Fprintln(s.err, "tierlimit:", strings.TrimSuffix(line, "\n"))
 	}
 	var coded *codedError
-	if errors.As(err, &coded) {
+	switch {
+	case errors.As(err, &coded):
 		return coded.code
+	case strings.HasPrefix(err.Error(), "required flag"): // as cobra says it, by no type
+		return exitUsage
 	}
 	return exitFailed
 }

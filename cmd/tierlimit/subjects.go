@@ -215,6 +215,7 @@ func setSubject(ctx context.Context, c *client, id string, patch map[string]any,
 // printEffect shows what a change would do to one subject.
 func printEffect(w io.Writer, body []byte) {
 	var effect struct {
+		After   json.RawMessage
 		Changes []struct {
 			Field    string
 			From, To any
@@ -247,6 +248,10 @@ func printEffect(w io.Writer, body []byte) {
 		fmt.Fprintf(w, "and %d others\n", more)
 	}
 	for _, change := range effect.Changes {
+		if string(effect.After) == "null" { // the whole thing goes
+			fmt.Fprintf(w, "%s\t%s -> none\n", change.Field, shownJSON("", change.From))
+			continue
+		}
 		fmt.Fprintf(w, "%s\t%s -> %s\n", change.Field, shownJSON(change.Field, change.From), shownJSON(change.Field, change.To))
 	}
 	for _, l := range effect.Affected.Limits {

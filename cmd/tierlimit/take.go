@@ -78,8 +78,11 @@ func serverFlags(cmd *cobra.Command, s streams, url, token *string) {
 	cmd.Flags().StringVar(url, "url", envOr(s, "TIERLIMIT_URL", "http://127.0.0.1:8080"), "the server's public listener [TIERLIMIT_URL]")
 	opts := options{tokenOption(token, "TIERLIMIT_SERVICE_TOKEN or TIERLIMIT_ADMIN_TOKEN")}
 	opts.flags(cmd.Flags())
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		err := opts.resolve(cmd.Flags(), s.env)
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		err := checkGiven(cmd.Use, args)
+		if err == nil {
+			err = opts.resolve(cmd.Flags(), s.env)
+		}
 		if err == nil {
 			err = serverToken(token, cmd.Flags(), s.env, "service-token", "admin-token")
 		}

@@ -26,6 +26,8 @@ type counters struct {
 	restored []durable.Loss // guarded by mu: all that was asked for
 	answers  int            // guarded by mu: how many of them it says it changed; -1: all
 	err      error          // guarded by mu
+
+	replyLost bool // guarded by mu: whether the reply to the next charge, which is made, is lost
 }
 
 func (c *counters) Restore(_ context.Context, list []durable.Loss) (int, error) {
@@ -43,6 +45,18 @@ func (c *counters) losses() []durable.Loss {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.restored)
+}
+
+// Take is the store's, but for the next reply if that is to be lost.
+func (c *counters) Take(ctx context.Context, charge tierlimit.Charge) (tierlimit.Outcome, error) {
+	o, err := c.Store.Take(ctx, charge)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.replyLost {
+		c.replyLost = false
+		return tierlimit.Outcome{}, tierlimit.ErrStoreUnavailable
+	}
+	return o, err
 }
 
 func (c *counters) lose() { c.Store = memstore.New(memstore.Config{}) }
@@ -579,6 +593,30 @@ func TestALossDuringALookThatFailsForgetsNothing(t *testing.T) {
 			f.Errorf("restored %+v, want what was used before the loss", losses)
 		}
 		f.wantUsed("acct_42", "per_day", 30)
+	})
+}
+
+// The usage of a window was forgotten if the reply to its first charge was lost, the ledger was
+// away, and the window was lost then.
+func TestALossAfterAReplyThatWasLostForgetsNothing(t *testing.T) {
+	bubble(t, durable.Config{Every: time.Hour}, func(f *field) {
+		f.ledger.set(errors.New("the ledger is away"))
+		f.inner.mu.Lock()
+		f.inner.replyLost = true
+		f.inner.mu.Unlock()
+		if _, err := f.store.Take(context.Background(), storetest.Charge("acct_42", 1, perDay())); !errors.Is(err, tierlimit.ErrStoreUnavailable) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		f.take("acct_42", 29, perDay())
+		time.Sleep(time.Second)
+		f.inner.lose()
+		f.take("acct_42", 1, perDay())
+		f.ledger.set(nil)
+		f.flush()
+		if losses := f.inner.losses(); len(losses) != 1 || losses[0].Used != 30 {
+			t.Errorf("restored %+v, want the 30 from before the loss", losses)
+		}
 	})
 }
 

@@ -25,12 +25,10 @@ func (l loss) merge(other loss) (both loss, before Window) {
 	if last.seen < first.seen {
 		first, last = last, first
 	}
-	switch {
-	case first.begun > 0 && first.seen < last.seen:
-		return last, first.Window
-	case first.End > 0 && (last.End == 0 || first.At > last.At):
-		last.Window = first.Window
+	if last.begun > 0 && first.End > 0 && first.seen < last.seen && first.At < last.seen {
+		return last, first.Window // it was seen before it began: it was lost in between
 	}
+	last.Window = first.then(last.Window)
 	return last, Window{}
 }
 
@@ -127,9 +125,7 @@ func (l *losses) waits(subject string, w *Window) bool {
 	if one == nil {
 		return false
 	}
-	if w.At >= one.At {
-		one.Window = *w
-	}
+	one.Window = one.then(*w)
 	return true
 }
 

@@ -267,7 +267,8 @@ func (m *Catalogue) Erase(_ context.Context, a tiers.Actor, e tiers.Erasure, dry
 	}
 	before := m.events
 	m.log([]tiers.Event{event})
-	m.events = append(kept, m.events[len(m.events)-1])
+	kept = append(kept, m.events[len(m.events)-1])
+	m.events = kept[max(0, len(kept)-maxEvents):]
 	if err := m.save(); err != nil {
 		m.events = before
 		return 0, err

@@ -1,6 +1,7 @@
 package memtiers_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -54,5 +55,26 @@ func TestAFileKeepsTheCatalogueAcrossRestarts(t *testing.T) {
 	}
 	if _, err := memtiers.Open(file, tiers.Builtin()); err == nil || !strings.Contains(err.Error(), "no tier is the default") {
 		t.Fatalf("a file without tiers: %v", err)
+	}
+}
+
+// Each erasure added an event beyond the bound.
+func TestErasuresKeepTheBoundOfEvents(t *testing.T) {
+	m, err := memtiers.New(tiers.Builtin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1010 {
+		e := tiers.Event{Action: "usage.reset", Kind: tiers.KindUsage, Object: "acct_42"}
+		if err := m.Record(t.Context(), e, func(context.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := m.Erase(t.Context(), tiers.Actor{}, tiers.Erasure{Subject: "acct_42"}, false); err != nil || n != 1000 {
+		t.Errorf("erased %d, %v", n, err)
+	}
+	list, err := m.Events(t.Context(), tiers.EventFilter{Most: 2000})
+	if err != nil || len(list) != 1000 || list[0].Action != "audit.erase" {
+		t.Errorf("%d events, %v", len(list), err)
 	}
 }

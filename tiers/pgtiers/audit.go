@@ -57,14 +57,18 @@ func (c *Catalogue) Erase(ctx context.Context, a tiers.Actor, e tiers.Erasure, d
 		what, value = "events", e.Before.UTC().Format(time.RFC3339Nano)
 	}
 	if dryRun {
-		err = c.in(ctx, c.background, snapshot, erasePatience, func(ctx context.Context, tx pgx.Tx) error {
+		err = c.in(ctx, c.admin, snapshot, erasePatience, func(ctx context.Context, tx pgx.Tx) error {
+			// Erasing nothing is refused to whoever may not erase.
+			if _, err := tx.Exec(ctx, `SELECT tierlimit.erase_events('subject', '', 0, '', '') WHERE false`); err != nil {
+				return err
+			}
 			return tx.QueryRow(ctx, `SELECT count(*) FROM tierlimit.events_to_erase($1, $2, $3)`, what, value, math.MaxInt64).Scan(&n)
 		})
 		return n, eraseError(err)
 	}
 	for {
 		var part int
-		err := c.in(ctx, c.background, latest, erasePatience, func(ctx context.Context, tx pgx.Tx) error {
+		err := c.in(ctx, c.admin, latest, erasePatience, func(ctx context.Context, tx pgx.Tx) error {
 			return tx.QueryRow(ctx, `SELECT tierlimit.erase_events($1, $2, $3, $4, $5)`,
 				what, value, eraseMost, cmp.Or(a.Name, "unknown"), a.ID).Scan(&part)
 		})

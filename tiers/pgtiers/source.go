@@ -94,8 +94,12 @@ func selectChanges(ctx context.Context, tx pgx.Tx, since int64, most int) (ch ti
 		ch.Version, ch.More = ch.Credentials[most-1].Version, true
 	}
 	rows, _ = tx.Query(ctx, `
-		SELECT kind, subject AS id, version FROM tierlimit.removals WHERE version > $1 AND version <= $2`, since, ch.Version)
+		SELECT kind, subject AS id, version FROM tierlimit.removals
+		WHERE version > $1 AND version <= $2 ORDER BY version LIMIT $3`, since, ch.Version, most)
 	ch.Removed, err = pgx.CollectRows(rows, pgx.RowToStructByName[tiers.Removal])
+	if len(ch.Removed) == most {
+		ch.Version, ch.More = ch.Removed[most-1].Version, true
+	}
 	return ch, err
 }
 

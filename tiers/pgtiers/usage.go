@@ -96,14 +96,33 @@ func (c *Catalogue) RunningWindows(ctx context.Context, subjects []string, now i
 	return list, nil
 }
 
-// ForgetEnded implements durable.Ledger, some at a time.
+// ForgetEnded implements durable.Ledger, some at a time. It also forgets what was removed from
+// the catalogue more than a day ago, which each removal does too.
 func (c *Catalogue) ForgetEnded(ctx context.Context, before int64) error {
+	if err := c.forgetRemovals(ctx); err != nil {
+		return err
+	}
 	const some, rounds = 10_000, 20
 	for range rounds {
 		done, err := c.forgetSome(ctx, before, some)
 		if err != nil || done < some {
 			return err
 		}
+	}
+	return nil
+}
+
+func (c *Catalogue) forgetRemovals(ctx context.Context) error {
+	batch := &pgx.Batch{}
+	// Locks in the order of other writers.
+	batch.Queue(`SELECT FROM tierlimit.catalogue WHERE EXISTS (
+		SELECT FROM tierlimit.removals WHERE removed_at < now() - interval '1 day') FOR UPDATE`)
+	batch.Queue(`
+		WITH old AS (DELETE FROM tierlimit.removals WHERE removed_at < now() - interval '1 day' RETURNING version)
+		UPDATE tierlimit.catalogue SET forgotten = greatest(forgotten, (SELECT max(version) FROM old))
+		WHERE EXISTS (SELECT FROM old)`)
+	if err := c.exec(ctx, batch); err != nil {
+		return fmt.Errorf("forget removals: %w", err)
 	}
 	return nil
 }
