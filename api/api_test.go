@@ -481,7 +481,7 @@ func TestLoadIsShownWhereItBites(t *testing.T) {
 	if d := s.take(`{"subject":"acct_42"}`).decision(); d.Windows[0].EffectiveMax != 55 {
 		t.Errorf("pro under load: %+v", d)
 	}
-	s.ask(s.public, "GET", "/v1/load", "", "Authorization", "").want(200, `"mode":"enforce"`, `"cpu":0.95`, `"multiplier":0.1`)
+	s.ask(s.public, "GET", "/v1/load", "").want(200, `"mode":"enforce"`, `"cpu":0.95`, `"multiplier":0.1`)
 }
 
 func TestTheDemoAnswers429(t *testing.T) {

@@ -259,6 +259,23 @@ func TestWhoActedIsTold(t *testing.T) {
 	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"actor":"token:alice"`)
 }
 
+func TestACustomerReadsItsOwnUsage(t *testing.T) {
+	s := newSite(t, 0)
+	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`).want(201)
+	var made struct{ Secret string }
+	body := s.ask(s.admin, "POST", "/admin/v1/keys", `{"name":"k","subject":"acct_42"}`).want(201).body
+	if err := json.Unmarshal(body, &made); err != nil {
+		t.Fatal(err)
+	}
+	s.ask(s.public, "POST", "/v1/take", `{"subject":"acct_42","cost":3}`).want(200)
+	for _, header := range [][]string{{"X-Api-Key", made.Secret, "Authorization", ""}, {"Authorization", "Bearer " + made.Secret}} {
+		s.ask(s.public, "GET", "/v1/usage", "", header...).want(200, `"subject":"acct_42"`, `"used":3`)
+	}
+	s.ask(s.public, "GET", "/v1/usage", "").want(401, "API key") // an owner's token names no customer
+	s.ask(s.public, "GET", "/v1/usage/acct_42", "", "Authorization", "Bearer "+made.Secret).want(401)
+	s.ask(s.public, "GET", "/v1/load", "", "Authorization", "").want(401)
+}
+
 // A dry run that was asked for in an unclear way was carried out.
 func TestAnUnclearDryRunIsRefused(t *testing.T) {
 	s := newSite(t, 0)

@@ -87,24 +87,53 @@ func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			role, actor, err := g.who(r)
-			var wait *waitError
 			switch {
-			case errors.As(err, &wait):
-				w.Header().Set("Retry-After", strconv.FormatInt(int64((wait.wait+time.Second-1)/time.Second), 10))
-				problem.Write(w, problem.Problem{
-					Type: problem.AbnormalUsage, Status: http.StatusTooManyRequests, Detail: "Too many tokens that are not valid came from this address.",
-				})
-			case errors.Is(err, tiers.ErrNotFound):
-				w.Header().Set("Www-Authenticate", `Bearer realm="tierlimit"`)
-				problem.Write(w, problem.Problem{Status: http.StatusUnauthorized, Detail: "A valid bearer token is needed."})
 			case err != nil:
-				fail(w, r, g.log, err)
+				g.refuse(w, r, err, "A valid bearer token is needed.")
 			case !role.May(rights...):
 				fail(w, r, g.log, fmt.Errorf("%w: the role %s may not %s", errForbidden, role, rights[len(rights)-1]))
 			default:
 				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, actor)))
 			}
 		})
+	}
+}
+
+// refuse answers a request without a valid credential. needed says what is needed.
+func (g *guard) refuse(w http.ResponseWriter, r *http.Request, err error, needed string) {
+	var wait *waitError
+	switch {
+	case errors.As(err, &wait):
+		w.Header().Set("Retry-After", strconv.FormatInt(int64((wait.wait+time.Second-1)/time.Second), 10))
+		problem.Write(w, problem.Problem{
+			Type: problem.AbnormalUsage, Status: http.StatusTooManyRequests, Detail: "Too many tokens that are not valid came from this address.",
+		})
+	case errors.Is(err, tiers.ErrNotFound):
+		w.Header().Set("Www-Authenticate", `Bearer realm="tierlimit"`)
+		problem.Write(w, problem.Problem{Status: http.StatusUnauthorized, Detail: needed})
+	default:
+		fail(w, r, g.log, err)
+	}
+}
+
+// own serves a customer: serve is called with the subject of the API key in X-Api-Key or in
+// Authorization.
+func (g *guard) own(serve func(w http.ResponseWriter, r *http.Request, subject string) error) handlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		key := r.Header.Get("X-Api-Key")
+		if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); key == "" && strings.EqualFold(scheme, "Bearer") {
+			key = token
+		}
+		err := tiers.ErrNotFound
+		var c access.Credential
+		if key != "" {
+			c, err = g.credential(r, key, access.Key)
+		}
+		if err != nil {
+			g.refuse(w, r, err, "A valid API key is needed.")
+			return nil
+		}
+		return serve(w, r, c.Subject)
 	}
 }
 
@@ -132,15 +161,15 @@ func (g *guard) who(r *http.Request) (role access.Role, actor tiers.Actor, err e
 	if role := g.configured.role(token); role != "" {
 		return role, tiers.Actor{ID: string(role), Name: string(role)}, nil
 	}
-	c, err := g.credential(r, token)
+	c, err := g.credential(r, token, access.Token)
 	if err != nil {
 		return "", actor, err
 	}
 	return c.Role, tiers.Actor{ID: c.ID, Name: c.Actor()}, nil
 }
 
-// credential returns the keyring's credential for token.
-func (g *guard) credential(r *http.Request, token string) (c access.Credential, err error) {
+// credential returns the keyring's credential for token, if it is of the kind.
+func (g *guard) credential(r *http.Request, token string, kind access.Kind) (c access.Credential, err error) {
 	err = tiers.ErrNotFound
 	if g.keyring != nil {
 		c, err = g.keyring.Held(token)
@@ -152,7 +181,7 @@ func (g *guard) credential(r *http.Request, token string) (c access.Credential, 
 			err = wait
 		}
 	}
-	if err == nil && c.Kind != access.Token { // a customer's key is no token
+	if err == nil && c.Kind != kind { // a customer's key is no token
 		err = tiers.ErrNotFound
 	}
 	return c, err

@@ -109,8 +109,11 @@ func document(listener string) object {
 		"servers": []object{{"url": "/"}}, // the listener that serves the document
 		"paths":   paths,
 		"components": object{
-			"schemas":         documentSchemas(),
-			"securitySchemes": object{"token": object{"type": "http", "scheme": "bearer"}},
+			"schemas": documentSchemas(),
+			"securitySchemes": object{
+				"token": object{"type": "http", "scheme": "bearer"},
+				"key":   object{"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+			},
 		},
 	}
 }
@@ -176,6 +179,10 @@ func (o *operation) document() object {
 	if len(o.rights) > 0 {
 		doc["security"] = []object{{"token": []string{}}}
 		doc["description"] = "Needs a token with the role " + strings.Join(o.roles(), ", ") + "."
+	}
+	if o.byKey {
+		doc["security"] = []object{{"key": []string{}}, {"token": []string{}}}
+		doc["description"] = "Needs a customer's API key, in X-Api-Key or as a bearer token."
 	}
 	if parameters := o.parameters(); parameters != nil {
 		doc["parameters"] = parameters

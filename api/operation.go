@@ -19,6 +19,7 @@ type operation struct {
 	id, summary  string // as in the document
 	tag          string
 	rights       []access.Right // one of which is needed; none: everybody may ask
+	byKey        bool           // needs a customer's API key
 
 	query      []parameter
 	body       string // the schema of the request's body, "" for none
@@ -76,7 +77,7 @@ func mount(r chi.Router, log *slog.Logger, allow func(...access.Right) func(http
 // it was asked for.
 func (o *operation) failures() []int {
 	all := slices.Clone(o.fails)
-	if len(o.rights) > 0 {
+	if len(o.rights) > 0 || o.byKey {
 		all = append(all, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable) // a token may have to be looked up
 	}
 	if len(o.rights) > 0 && len(o.roles()) < len(access.Roles) {

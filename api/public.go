@@ -58,8 +58,9 @@ func Public(cfg Config) (http.Handler, error) {
 		return nil, err
 	}
 	r.Use((&checks{gate, cfg.Logger}).middleware)
-	d := &decisions{lim: cfg.Limiter, load: cfg.Load, log: cfg.Logger}
-	allow := newGuard(&cfg).allow
+	g := newGuard(&cfg)
+	d := &decisions{lim: cfg.Limiter, load: cfg.Load, log: cfg.Logger, guard: g}
+	allow := g.allow
 	if cfg.Open {
 		allow = func(...access.Right) func(http.Handler) http.Handler {
 			return func(next http.Handler) http.Handler { return next }
@@ -78,6 +79,8 @@ type decisions struct {
 	lim  *tierlimit.Limiter
 	load *load.Controller
 	log  *slog.Logger
+
+	guard *guard
 }
 
 // operations are all that the public listener does, beside health and what is
@@ -109,8 +112,12 @@ func (d *decisions) operations() []operation {
 			rights: look, answer: "Usage", fails: append(down, http.StatusBadRequest), serve: d.usage,
 		},
 		{
+			method: http.MethodGet, path: "/v1/usage", id: "own-usage", summary: "Read every window of one's own plan", tag: tag,
+			byKey: true, answer: "Usage", fails: append(down, http.StatusBadRequest), serve: d.guard.own(d.ownUsage),
+		},
+		{
 			method: http.MethodGet, path: "/v1/load", id: "load", summary: "How busy this replica is, and what follows from it", tag: "Load",
-			answer: "LoadStatus", serve: d.getLoad,
+			rights: look, answer: "LoadStatus", serve: d.getLoad,
 		},
 	}
 }
@@ -284,6 +291,19 @@ func (d *decisions) renew(w http.ResponseWriter, r *http.Request) error {
 
 func (d *decisions) usage(w http.ResponseWriter, r *http.Request) error {
 	usage, err := d.lim.Usage(r.Context(), pathValue(r, "subject"))
+	if err != nil {
+		return err
+	}
+	respond(w, http.StatusOK, usage)
+	return nil
+}
+
+// ownUsage answers a customer about its own usage.
+func (d *decisions) ownUsage(w http.ResponseWriter, r *http.Request, subject string) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	usage, err := d.lim.Usage(r.Context(), subject)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,9 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 	if strings.HasPrefix(id, "check") {
 		return s.failingCheck(id, status)
 	}
+	if id == "own-usage" {
+		return s.failingOwnUsage(status)
+	}
 	switch status {
 	case http.StatusBadRequest:
 		var list []call
@@ -150,7 +153,7 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 		if strings.HasPrefix(id, "ready") {
 			return []call{c}
 		}
-		if id == "take" || id == "peek" || id == "import-subjects" { // which the policy answers, or it goes on
+		if id == "take" || id == "peek" || id == "import-subjects" || id == "load" { // which the policy answers, or it goes on
 			c.blind = true
 			return []call{c.with("Authorization", "Bearer a-token-that-nobody-holds")}
 		}
@@ -158,6 +161,29 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 		return []call{c}
 	}
 	s.Fatalf("%s answers %d, of which the tests know nothing", id, status)
+	return nil
+}
+
+// failingOwnUsage makes a call of a customer that is answered with a status.
+func (s *site) failingOwnUsage(status int) []call {
+	s.Helper()
+	c := s.good("own-usage")
+	switch status {
+	case http.StatusBadRequest:
+		return []call{c.query("nope=1")}
+	case http.StatusUnauthorized:
+		token := s.credential(access.Token, access.Owner).Secret
+		return []call{c.without("X-Api-Key"), c.with("X-Api-Key", "nonsense"), c.without("X-Api-Key").with("Authorization", "Bearer "+token)}
+	case http.StatusTooManyRequests:
+		guess := c.with("X-Api-Key", "guess")
+		guess.from = "198.51.100.8:4711"
+		eventually(s.T, time.Second, "refused", func() bool { return s.do("own-usage", guess).Code == status })
+		return []call{guess}
+	case http.StatusServiceUnavailable:
+		c.blind = true
+		return []call{c}
+	}
+	s.Fatalf("own-usage answers %d, of which the tests know nothing", status)
 	return nil
 }
 
@@ -276,7 +302,7 @@ func TestRolesAndRoutes(t *testing.T) {
 		governs   = "owner"
 	)
 	may := map[string]string{
-		"live": everybody, "ready": everybody, "openapi": everybody, "docs": everybody, "load": everybody,
+		"live": everybody, "ready": everybody, "openapi": everybody, "docs": everybody, "load": looks, "own-usage": everybody,
 		"take": decides, "settle": decides, "renew": decides, "peek": looks, "usage": looks,
 		"list-tiers": reads, "read-tier": reads, "create-tier": governs, "replace-tier": governs, "patch-tier": governs, "delete-tier": governs, "apply-tiers": governs,
 		"list-subjects": reads, "read-subject": reads, "create-subject": changes, "replace-subject": changes, "patch-subject": changes, "delete-subject": changes,

@@ -322,8 +322,7 @@ const limitsJSON = `"limits":{"per_minute":{"max":5,"window":"60s","adaptive":tr
 // good makes a call that each operation does as it is asked. It is new each time.
 func (s *site) good(id string) call {
 	s.Helper()
-	c := s.goodAs(id)
-	c.header = map[string]string{"Authorization": "Bearer " + adminToken}
+	c := s.goodAs(id).with("Authorization", "Bearer "+adminToken)
 	if c.tag != "" {
 		c.header["If-Match"] = c.tag
 	}
@@ -353,6 +352,8 @@ func (s *site) goodAs(id string) call {
 		return call{method: "POST", path: "/v1/" + id, body: body}
 	case "usage":
 		return call{method: "GET", path: "/v1/usage/acct_42"}
+	case "own-usage":
+		return call{method: "GET", path: "/v1/usage"}.with("X-Api-Key", s.credential(access.Key, "").Secret)
 	case "load":
 		return call{method: "GET", path: "/v1/load"}
 	case "live":
