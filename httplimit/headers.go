@@ -3,6 +3,7 @@ package httplimit
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -28,7 +29,14 @@ func (l LegacyHeaders) valid() bool { return l == NoLegacy || l == LegacyEpoch |
 // The quota is the one in force, scaled by load. Unlimited windows and limits in shadow
 // mode, which deny nobody, are left out. A month is sent without w, because its length
 // varies.
+//
+// If h has the fields of another limiter, such as a middleware around this one, the tightest
+// stays: that with the smallest r.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
+	if others := h["Ratelimit"]; len(others) > 0 && tighter(others[0], d) {
+		setRetryAfter(h, d)
+		return
+	}
 	if policy := d.RateLimitPolicy(); policy != "" {
 		var room [256]byte
 		limit := room[:0]
@@ -47,9 +55,39 @@ func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
 			setLegacy(h, w, legacy)
 		}
 	}
+	setRetryAfter(h, d)
+}
+
+func setRetryAfter(h http.Header, d *tierlimit.Decision) {
 	if !d.Allowed && d.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(ceilSeconds(d.RetryAfter), 10))
 	}
+}
+
+// tighter reports whether the RateLimit field of another limiter leaves less than d.
+func tighter(field string, d *tierlimit.Decision) bool {
+	least := int64(-1)
+	for _, part := range strings.Split(field, ";r=")[1:] {
+		end := strings.IndexAny(part, ";, ")
+		if end < 0 {
+			end = len(part)
+		}
+		if r, err := strconv.ParseInt(part[:end], 10, 64); err == nil && (least < 0 || r < least) {
+			least = r
+		}
+	}
+	if least < 0 {
+		return false
+	}
+	counted := false
+	for i := range d.Windows {
+		if w := &d.Windows[i]; w.EffectiveMax != tierlimit.Unlimited && !w.Shadow {
+			if counted = true; w.Remaining <= least {
+				return false
+			}
+		}
+	}
+	return counted
 }
 
 // appendLimit appends an item of the RateLimit field. Limit names need no escapes in a

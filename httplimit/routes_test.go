@@ -1,6 +1,7 @@
 package httplimit_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/httplimit/routefile"
+	"github.com/tierlimit/tierlimit/store/memstore"
 )
 
 const someRoutes = `
@@ -145,6 +147,50 @@ routes:
 	if _, err := httplimit.New(limiterFunc(func(tierlimit.Request) {}), cfg); !errors.As(err, &wrong) || wrong.Field != "Routes" {
 		t.Errorf("routes beside a function: %v", err)
 	}
+}
+
+// The headers were those of the limiter that wrote last.
+func TestOfTwoLimitersTheTightestIsShown(t *testing.T) {
+	decision := func(limit string, remaining int64) *tierlimit.Decision {
+		plan, err := tierlimit.NewPlan(tierlimit.PlanConfig{Tier: "x", Limits: []tierlimit.Limit{{Name: limit, Max: 10, Window: tierlimit.Window{Length: time.Minute}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: onPlan{plan}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_42", Cost: 10 - remaining})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &d
+	}
+	for _, c := range []struct {
+		outer, inner int64
+		want         string
+	}{{3, 7, `"outer";r=3;t=60`}, {7, 3, `"inner";r=3;t=60`}, {3, 3, `"inner";r=3;t=60`}} {
+		h := http.Header{}
+		httplimit.SetHeaders(h, decision("outer", c.outer), httplimit.LegacyDelta)
+		httplimit.SetHeaders(h, decision("inner", c.inner), httplimit.LegacyDelta)
+		if got := h.Values("RateLimit"); len(got) != 1 || got[0] != c.want {
+			t.Errorf("%d and %d left: %v, want %s", c.outer, c.inner, got, c.want)
+		}
+		if got := h.Get("X-RateLimit-Remaining"); got != "3" {
+			t.Errorf("%d and %d left: X-RateLimit-Remaining %s", c.outer, c.inner, got)
+		}
+	}
+	h := http.Header{"Ratelimit": {"what is this; r = 7"}}
+	httplimit.SetHeaders(h, decision("inner", 5), httplimit.NoLegacy)
+	if got := h.Get("RateLimit"); got != `"inner";r=5;t=60` {
+		t.Errorf("over nonsense: %s", got)
+	}
+}
+
+type onPlan struct{ plan *tierlimit.Plan }
+
+func (p onPlan) Resolve(context.Context, string, time.Time) (*tierlimit.Plan, error) {
+	return p.plan, nil
 }
 
 // A 429 without Retry-After is retried at once by widely used clients.
