@@ -41,13 +41,18 @@ type Config struct {
 	Logger *slog.Logger // default slog.Default
 }
 
-// gate returns the gate of /v1/check and /demo/data.
-func (cfg *Config) gate() (*httplimit.Gate, error) {
+// WhoAsks returns cfg.Who with the keys of the keyring.
+func (cfg *Config) WhoAsks() httplimit.Who {
 	who := cfg.Who
 	if who.Keys == nil && cfg.Keyring != nil {
 		who.Keys = tiers.SubjectOf(cfg.Keyring)
 	}
-	return httplimit.NewGate(cfg.Limiter, httplimit.Config{Who: who, Routes: cfg.Routes, Logger: cfg.Logger})
+	return who
+}
+
+// gate returns the gate of /v1/check and /demo/data.
+func (cfg *Config) gate() (*httplimit.Gate, error) {
+	return httplimit.NewGate(cfg.Limiter, httplimit.Config{Who: cfg.WhoAsks(), Routes: cfg.Routes, Logger: cfg.Logger})
 }
 
 // Public returns the handler of the public listener.

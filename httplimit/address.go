@@ -43,6 +43,12 @@ func (c *AddressConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
+// Trusts reports whether the TCP peer of r is a proxy that c trusts. It is false if c is invalid.
+func (c *AddressConfig) Trusts(r *http.Request) bool {
+	a, err := newAddresses(*c)
+	return err == nil && a.trusts(r)
+}
+
 // validHeader reports whether name is a token: RFC 9110, 5.6.2.
 func validHeader(name string) bool {
 	return name != "" && !strings.ContainsFunc(name, func(c rune) bool {

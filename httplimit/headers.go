@@ -33,7 +33,7 @@ func (l LegacyHeaders) valid() bool { return l == NoLegacy || l == LegacyEpoch |
 // If h has the fields of another limiter, such as a middleware around this one, the tightest
 // stays: that with the smallest r.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
-	if others := h["Ratelimit"]; len(others) > 0 && tighter(others[0], d) {
+	if others := h["Ratelimit"]; len(others) > 0 && Tighter(others[0], d) {
 		setRetryAfter(h, d)
 		return
 	}
@@ -64,8 +64,8 @@ func setRetryAfter(h http.Header, d *tierlimit.Decision) {
 	}
 }
 
-// tighter reports whether the RateLimit field of another limiter leaves less than d.
-func tighter(field string, d *tierlimit.Decision) bool {
+// Tighter reports whether the RateLimit field of another limiter leaves less than d.
+func Tighter(field string, d *tierlimit.Decision) bool {
 	least := int64(-1)
 	for _, part := range strings.Split(field, ";r=")[1:] {
 		end := strings.IndexAny(part, ";, ")

@@ -258,3 +258,31 @@ func TestHAProxyHoldsClientsToTheirPlans(t *testing.T) {
 		})
 	}
 }
+
+// The binary stands in front of an API by itself.
+func TestServeForwardsWhatPasses(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Tierlimit-Cost", r.URL.Query().Get("cost"))
+		fmt.Fprint(w, r.RequestURI)
+	}))
+	t.Cleanup(api.Close)
+	r := startReplica(t, redisServer.URL, newDatabase(t), "--upstream", api.URL, "--proxy-addr", "127.0.0.1:0", "--trusted-proxies", "127.0.0.1")
+	_, rest, _ := strings.Cut(r.log(), `"proxy":"`)
+	address, _, found := strings.Cut(rest, `"`)
+	if !found {
+		t.Fatalf("no proxy: %s", r.log())
+	}
+	g := &gate{T: t, base: "http://" + address, limit: r}
+	key := g.customer("free", "active")
+	for _, c := range []struct {
+		path string
+		left int64 // before the response says what it cost
+	}{{"/a?cost=3", 4}, {"/b?cost=0", 1}, {"/c", 1}, {"/d", 0}} {
+		if status, h, text := g.send("GET", c.path, key, nil); status != 200 || text != c.path || left(h, "per_minute") != c.left || h.Get("Tierlimit-Cost") != "" {
+			t.Errorf("%s: %d %v %s", c.path, status, h, text)
+		}
+	}
+	if status, h, text := g.send("GET", "/", key, nil); status != 429 || h.Get("Retry-After") == "" || !strings.Contains(text, "exceeded") {
+		t.Errorf("the fifth: %d %v %s", status, h, text)
+	}
+}

@@ -52,12 +52,21 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		set.adminTokens = []string{"tl_dev_" + rand.Text()}
 		shown = set.adminTokens[0]
 	}
-	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr()), shown))
-	return serveUntil(ctx, l, api.Config{
+	cfg := api.Config{
 		Limiter: lim, Catalogue: catalogue, Keyring: catalogue, Load: cpu,
 		Tokens: api.NewTokens(set.adminTokens, nil), Open: true, Demo: true,
 		Who: set.who, Routes: set.routes, Logger: log,
-	}, 0)
+	}
+	forward, err := newForward(set, lim, &cfg)
+	if err != nil {
+		return err
+	}
+	warnOfScopes(set.routes, devTiers(catalogue)(), log)
+	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr()), shown))
+	if l.proxy != nil {
+		fmt.Fprintf(s.out, "In front of %s, limited\n  curl -i %s/\n\n", set.upstream, baseURL(l.proxy.Addr()))
+	}
+	return serveUntil(ctx, l, cfg, forward, 0)
 }
 
 func devCatalogue(file string) (*memtiers.Catalogue, error) {

@@ -108,9 +108,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return err
 	}
 	defer l.close()
-	warnOfScopes(set.routes, plans.Tiers(), log)
-	log.Info("serving", "version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String())
-	return serveUntil(ctx, l, api.Config{
+	cfg := api.Config{
 		Limiter: lim, Catalogue: catalogue, Keyring: plans, Load: cpu, CatchUp: plans.CatchUp,
 		Health: api.Health{
 			Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping},
@@ -119,7 +117,18 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 
 		Tokens: watchTokens(ctx, set, log),
 		Who:    set.who, Routes: set.routes, Logger: log,
-	}, set.drain)
+	}
+	forward, err := newForward(set, lim, &cfg)
+	if err != nil {
+		return err
+	}
+	warnOfScopes(set.routes, plans.Tiers(), log)
+	addresses := []any{"version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String()}
+	if l.proxy != nil {
+		addresses = append(addresses, "proxy", l.proxy.Addr().String(), "upstream", set.upstream.String())
+	}
+	log.Info("serving", addresses...)
+	return serveUntil(ctx, l, cfg, forward, set.drain)
 }
 
 // tokensEvery is the interval at which token files are read again.

@@ -12,7 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/proxy"
 )
 
 // Bounds on clients, so that a slow or greedy one cannot hold a connection or
@@ -26,8 +29,11 @@ const (
 	shutdownTimeout   = 20 * time.Second
 )
 
-// listeners are the two of dev and serve, open before anything is served.
-type listeners struct{ public, admin net.Listener }
+// listeners are those of dev and serve, open before anything is served.
+type listeners struct {
+	public, admin net.Listener
+	proxy         net.Listener // nil: there is no upstream
+}
 
 func listen(ctx context.Context, s *settings) (l listeners, err error) {
 	var lc net.ListenConfig
@@ -38,6 +44,13 @@ func listen(ctx context.Context, s *settings) (l listeners, err error) {
 		_ = l.public.Close() // nothing was served on it
 		return l, fmt.Errorf("admin listener: %w", err)
 	}
+	if s.upstream == nil {
+		return l, nil
+	}
+	if l.proxy, err = lc.Listen(ctx, "tcp", s.proxyAddr); err != nil {
+		l.close()
+		return l, fmt.Errorf("proxy listener: %w", err)
+	}
 	return l, nil
 }
 
@@ -45,20 +58,27 @@ func listen(ctx context.Context, s *settings) (l listeners, err error) {
 func (l listeners) close() {
 	_ = l.public.Close()
 	_ = l.admin.Close()
+	if l.proxy != nil {
+		_ = l.proxy.Close()
+	}
 }
 
 // serveUntil serves both listeners until ctx ends. Then /readyz says so for as
 // long as drain, while requests are still served, and what was accepted
 // finishes.
-func serveUntil(ctx context.Context, l listeners, cfg api.Config, drain time.Duration) error {
+func serveUntil(ctx context.Context, l listeners, cfg api.Config, forward http.Handler, drain time.Duration) error {
 	cfg.Health.Draining = new(atomic.Bool)
 	public, err := api.Public(cfg)
 	if err != nil {
 		return err
 	}
 	servers := []*http.Server{newServer(public, cfg.Logger), newServer(api.Admin(cfg), cfg.Logger)}
+	opened := []net.Listener{l.public, l.admin}
+	if l.proxy != nil {
+		servers, opened = append(servers, newProxyServer(forward, cfg.Logger)), append(opened, l.proxy)
+	}
 	failed := make(chan error, len(servers))
-	for i, listener := range []net.Listener{l.public, l.admin} {
+	for i, listener := range opened {
 		go func() { failed <- servers[i].Serve(listener) }()
 	}
 	select {
@@ -98,6 +118,29 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+}
+
+// newProxyServer returns a server for streams and uploads of any length, over HTTP/1.1 or HTTP/2
+// without TLS.
+func newProxyServer(h http.Handler, log *slog.Logger) *http.Server {
+	s := newServer(h, log)
+	s.ReadTimeout, s.WriteTimeout = 0, 0
+	s.MaxHeaderBytes = 64 << 10
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	return s
+}
+
+// newForward returns the handler of the proxy listener, nil if there is no upstream.
+func newForward(s *settings, lim *tierlimit.Limiter, cfg *api.Config) (http.Handler, error) {
+	if s.upstream == nil {
+		return nil, nil
+	}
+	return proxy.New(lim, proxy.Config{
+		Upstream: s.upstream, CostHeader: s.costHeader, Timeout: s.upstreamTimeout, Logger: cfg.Logger,
+		Limit: httplimit.Config{Who: cfg.WhoAsks(), Routes: cfg.Routes, Logger: cfg.Logger},
+	})
 }
 
 func newLogger(s *settings, w io.Writer) *slog.Logger {

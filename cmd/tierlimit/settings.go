@@ -16,6 +16,7 @@ import (
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/httplimit/routefile"
 	"github.com/tierlimit/tierlimit/load"
+	"github.com/tierlimit/tierlimit/proxy"
 )
 
 // settings is the configuration of dev and serve, read.
@@ -31,6 +32,9 @@ type settings struct {
 	adminOption, serviceOption option
 	dataFile                   string
 	who                        httplimit.Who
+	upstream                   *url.URL // nil: nothing is proxied
+	proxyAddr, costHeader      string
+	upstreamTimeout            time.Duration
 	routesFile                 string
 	routes                     *httplimit.Routes // of routesFile, once read
 	budget, drain              time.Duration
@@ -43,8 +47,24 @@ type settings struct {
 }
 
 // common are the options that dev and serve share.
-func (s *settings) common(addr, adminAddr, logFormat string, loadMode load.Mode) options {
+func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode load.Mode) options {
 	return options{
+		{
+			name: "upstream", usage: "the API that the proxy listener forwards to",
+			want: "http:// or https:// and a host, such as http://127.0.0.1:3000", parse: s.parseUpstream,
+		},
+		{
+			name: "proxy-addr", usage: "proxy listener, if there is an upstream", fallback: proxyAddr,
+			want: "host:port, such as :8000", parse: address(&s.proxyAddr),
+		},
+		{
+			name: "cost-header", usage: "where the upstream's responses say what a request really cost", fallback: proxy.CostHeader,
+			want: "the name of a header", parse: func(v string) error { s.costHeader = v; return checkHeader(v) },
+		},
+		{
+			name: "upstream-timeout", usage: "how long the upstream may take to begin its response", fallback: "60s",
+			want: "a duration from 100ms to 1h", parse: duration(&s.upstreamTimeout, 100*time.Millisecond, time.Hour),
+		},
 		{
 			name: "addr", usage: "public listener", fallback: addr,
 			want: "host:port, such as :8080", parse: address(&s.addr),
@@ -144,7 +164,7 @@ func (s *settings) serve() options {
 			name: "audit-retention", usage: "delete events of the audit log that are older; for ever if it is left out",
 			want: "a duration of 24h or more, such as 8760h", parse: duration(&s.auditRetention, 24*time.Hour, 100*365*24*time.Hour),
 		},
-	}, s.common(":8080", "127.0.0.1:8081", "json", load.Enforce)...)
+	}, s.common(":8080", "127.0.0.1:8081", ":8000", "json", load.Enforce)...)
 }
 
 func (s *settings) database() *option {
@@ -165,7 +185,7 @@ func (s *settings) dev() options {
 			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
 			want: tokensWanted, parse: tokens(&s.adminTokens),
 		},
-	}, s.common("127.0.0.1:8080", "127.0.0.1:8081", "text", "")...)
+	}, s.common("127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8000", "text", "")...)
 }
 
 // devLoadMode is dev's when none is given: whoever tries a limit on a machine
@@ -315,8 +335,18 @@ func (s *settings) parseKeyHeaders(v string) error {
 
 func (s *settings) parseSubjectHeader(v string) error {
 	s.who.Header = v
-	everybody := httplimit.AddressConfig{TrustUnix: true} // whether somebody is trusted is checked later
-	return (&httplimit.Who{Header: v, Address: everybody}).Validate()
+	return checkHeader(v) // whether somebody is trusted is checked later
+}
+
+func checkHeader(name string) error {
+	return (&httplimit.Who{KeyHeaders: []string{name}}).Validate()
+}
+
+func (s *settings) parseUpstream(v string) (err error) {
+	if s.upstream, err = url.Parse(v); err != nil {
+		return err
+	}
+	return check((s.upstream.Scheme == "http" || s.upstream.Scheme == "https") && s.upstream.Host != "" && s.upstream.User == nil)
 }
 
 // requests completes what the options say of requests: it reads the routes, and checks what

@@ -1,0 +1,191 @@
+// Package proxy is a reverse proxy that holds the clients of an API to their plans, for APIs that
+// no middleware is put into.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/internal/lograte"
+	"github.com/tierlimit/tierlimit/internal/problem"
+)
+
+// CostHeader is the default of Config.CostHeader.
+const CostHeader = "Tierlimit-Cost"
+
+// Config says what is proxied, and how it is limited.
+type Config struct {
+	Upstream *url.URL         // the API: http or https, a host, and perhaps a path that is put before each path
+	Limit    httplimit.Config // who is asking and what requests cost; its Settle is the proxy's
+	// CostHeader is a header of the API's responses with what a request really cost, a whole
+	// number. The proxy takes it away. Default Tierlimit-Cost. Without it the charge is kept, or
+	// given back if the status is 5xx.
+	CostHeader string
+	// Timeout is how long the API may take to begin its response; default 60s. A WebSocket or a
+	// stream that has begun may take for ever.
+	Timeout time.Duration
+	// Transport sends the requests; default one with a pool of connections that suits a proxy.
+	Transport http.RoundTripper
+	Logger    *slog.Logger // told of errors of the API, once a minute; default slog.Default
+}
+
+// New returns a handler that limits requests and forwards those that pass, of any method: bodies
+// and responses are streamed, trailers, upgrades (WebSocket) and server-sent events work.
+//
+// X-Forwarded-For, -Host and -Proto are set. What a client sent under these names is kept before
+// them only if the client is a proxy that cfg.Limit.Who trusts. An API that does not answer is
+// a 502, one that is late a 504, as problem+json.
+func New(lim httplimit.Limiter, cfg Config) (http.Handler, error) {
+	if cfg.Upstream == nil || cfg.Upstream.Scheme != "http" && cfg.Upstream.Scheme != "https" || cfg.Upstream.Host == "" {
+		return nil, &tierlimit.FieldError{Field: "Upstream", Value: textOf(cfg.Upstream), Want: "http:// or https:// and a host"}
+	}
+	if cfg.CostHeader == "" {
+		cfg.CostHeader = CostHeader
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = time.Minute
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = newTransport(cfg.Timeout)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	p := &proxy{cfg: cfg}
+	cfg.Limit.Settle = settle
+	gate, err := httplimit.NewGate(lim, cfg.Limit)
+	if err != nil {
+		return nil, err
+	}
+	limited := gate.Wrap(&httputil.ReverseProxy{
+		Rewrite: p.rewrite, ModifyResponse: p.modifyResponse, ErrorHandler: p.fail, Transport: cfg.Transport,
+		ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := &exchange{header: w.Header(), cost: tierlimit.Keep}
+		limited.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
+	}), nil
+}
+
+func textOf(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
+	return u.Redacted()
+}
+
+// newTransport returns a transport for one API: http.DefaultTransport keeps two idle connections
+// to a host, and a proxy would open a new one for nearly every request.
+func newTransport(timeout time.Duration) http.RoundTripper {
+	const idle = 512
+	return &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          idle,
+		MaxIdleConnsPerHost:   idle,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   5 * time.Second,
+		ResponseHeaderTimeout: timeout,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // the client says what it takes
+	}
+}
+
+type proxy struct {
+	cfg    Config
+	failed lograte.Line // requests that the API did not answer
+}
+
+// An exchange is what is known of one request and its response.
+type exchange struct {
+	header http.Header // of the response to the client
+	cost   int64       // what the API said, or tierlimit.Keep
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+func settle(r *http.Request, status int, h http.Header) (int64, map[string]int64) {
+	if x := exchangeOf(r.Context()); x != nil && x.cost != tierlimit.Keep {
+		return x.cost, nil
+	}
+	return httplimit.GiveBackOn5xx(r, status, h)
+}
+
+// rewrite makes the request to the API of the client's. ReverseProxy has taken away Forwarded
+// and X-Forwarded-*.
+func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
+	pr.SetURL(p.cfg.Upstream)
+	pr.Out.Host = pr.In.Host
+	pr.Out.URL.RawQuery = pr.In.URL.RawQuery // as it was sent, also where Go could not read it
+	pr.Out.Trailer = pr.In.Trailer           // which gets its values with the end of the body
+	if p.cfg.Limit.Who.Address.Trusts(pr.In) {
+		for _, name := range [...]string{"X-Forwarded-For", "Forwarded"} {
+			if values := pr.In.Header[name]; values != nil {
+				pr.Out.Header[name] = values
+			}
+		}
+	} else {
+		pr.Out.Header.Del("X-Real-Ip")
+	}
+	pr.SetXForwarded()
+}
+
+func (p *proxy) modifyResponse(resp *http.Response) error {
+	x := exchangeOf(resp.Request.Context())
+	if x == nil {
+		return nil
+	}
+	if text := resp.Header.Get(p.cfg.CostHeader); text != "" {
+		if cost, err := strconv.ParseInt(text, 10, 64); err == nil && cost >= 0 && cost <= tierlimit.MaxCount {
+			x.cost = cost
+		}
+		resp.Header.Del(p.cfg.CostHeader)
+	}
+	// Of an API that limits too the tightest is shown, not both.
+	if theirs := resp.Header["Ratelimit"]; len(theirs) > 0 {
+		stays, goes := x.header, resp.Header
+		if d, ok := tierlimit.FromContext(resp.Request.Context()); ok && httplimit.Tighter(theirs[0], &d) {
+			stays, goes = goes, stays
+		}
+		if len(stays["Ratelimit"]) > 0 {
+			delete(goes, "Ratelimit")
+			delete(goes, "Ratelimit-Policy")
+		}
+	}
+	return nil
+}
+
+// fail answers for an API that did not.
+func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil { // the client is gone, and nobody hears the answer
+		panic(http.ErrAbortHandler)
+	}
+	answer := problem.Problem{Status: http.StatusBadGateway, Detail: "The service behind this address does not answer."}
+	var network net.Error
+	if errors.As(err, &network) && network.Timeout() {
+		answer.Status, answer.Detail = http.StatusGatewayTimeout, "The service behind this address does not answer in time."
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) || errors.Is(err, io.ErrUnexpectedEOF) {
+		answer.Status, answer.Detail = http.StatusBadRequest, "The request ended early."
+	}
+	p.failed.Add(1, func(total int64) {
+		p.cfg.Logger.Warn("proxy: the upstream does not answer", "upstream", p.cfg.Upstream.Redacted(), "requests", total, "error", err)
+	})
+	problem.Write(w, answer)
+}
