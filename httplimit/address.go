@@ -169,6 +169,14 @@ func (a *addresses) client(r *http.Request) (netip.Addr, bool) {
 func hops(r *http.Request, header string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, line := range slices.Backward(r.Header[header]) {
+			if header == "Forwarded" {
+				for _, element := range slices.Backward(splitQuoted(line, ',')) {
+					if strings.TrimSpace(element) != "" && !yield(forwardedFor(element)) {
+						return
+					}
+				}
+				continue
+			}
 			for line != "" {
 				var entry string
 				if comma := strings.LastIndexByte(line, ','); comma >= 0 {
@@ -180,9 +188,6 @@ func hops(r *http.Request, header string) func(yield func(string) bool) {
 				if entry == "" {
 					continue // RFC 9110, 5.6.1: empty list elements are ignored
 				}
-				if header == "Forwarded" {
-					entry = forwardedFor(entry)
-				}
 				if !yield(entry) {
 					return
 				}
@@ -191,10 +196,26 @@ func hops(r *http.Request, header string) func(yield func(string) bool) {
 	}
 }
 
+// splitQuoted splits s at the separators that are outside of quoted strings (RFC 9110, 5.6.4).
+func splitQuoted(s string, separator byte) (parts []string) {
+	begin, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case quoted && s[i] == '\\':
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == separator && !quoted:
+			parts, begin = append(parts, s[begin:i]), i+1
+		}
+	}
+	return append(parts, s[min(begin, len(s)):])
+}
+
 // forwardedFor returns the parameter "for" of an element of the header Forwarded (RFC 7239,
 // section 4), "" if there is none. Obfuscated identifiers are no addresses.
 func forwardedFor(element string) string {
-	for pair := range strings.SplitSeq(element, ";") {
+	for _, pair := range splitQuoted(element, ';') {
 		name, value, _ := strings.Cut(strings.TrimSpace(pair), "=")
 		if strings.EqualFold(name, "for") {
 			return strings.Trim(value, `"`)

@@ -149,6 +149,10 @@ type answer struct {
 }
 
 func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
+	if err := g.cfg.Routes.checkPath(r); err != nil {
+		a.problem = &problem.Problem{Status: http.StatusBadRequest, Detail: "The request cannot be limited.", Errors: []problem.Field{{Field: "path", Detail: err.Error()}}}
+		return a
+	}
 	charge, _ := g.cfg.Routes.Match(r)
 	if charge.Skip || g.cfg.Skip != nil && g.cfg.Skip(r) {
 		a.skipped = true
@@ -205,6 +209,11 @@ func (g *Gate) request(r *http.Request, subject string, charge *Charge) tierlimi
 func (g *Gate) decide(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error) {
 	if req.Cost != 0 {
 		return g.lim.Take(ctx, req)
+	}
+	for _, cost := range req.Costs {
+		if cost != 0 {
+			return tierlimit.Decision{}, &tierlimit.FieldError{Field: "cost", Value: "0", Want: "1 or more beside costs"}
+		}
 	}
 	d, err := g.lim.Peek(ctx, req)
 	if d.Reason == tierlimit.Suspended || d.Reason == tierlimit.Blocked {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,15 +38,15 @@ func isPreflight(r *http.Request) bool {
 // Routes finds the Charge of a request. It is immutable and safe for concurrent use.
 type Routes struct {
 	mux       *http.ServeMux
-	charges   map[string]*Charge // by pattern
-	preflight map[string]bool    // patterns of the method OPTIONS
+	charges   map[string]*compiledRoute // by normalized pattern
+	preflight map[string]bool           // normalized patterns of the method OPTIONS
 	list      []Route
 }
 
 // NewRoutes compiles routes. An error joins a *tierlimit.FieldError for each invalid field, named
 // by the route's pattern.
 func NewRoutes(list []Route) (*Routes, error) {
-	rs := &Routes{mux: http.NewServeMux(), charges: make(map[string]*Charge), preflight: make(map[string]bool)}
+	rs := &Routes{mux: http.NewServeMux(), charges: make(map[string]*compiledRoute), preflight: make(map[string]bool)}
 	var errs []error
 	for i := range list {
 		route := list[i]
@@ -63,19 +64,53 @@ func NewRoutes(list []Route) (*Routes, error) {
 }
 
 func (rs *Routes) add(route *Route) (err error) {
-	if rs.charges[route.Pattern] != nil {
-		return &tierlimit.FieldError{Field: "pattern", Value: route.Pattern, Want: "different from that of every other route"}
+	refuse := func(want string) error {
+		return &tierlimit.FieldError{Field: "pattern", Value: route.Pattern, Want: want}
+	}
+	pattern, method, err := normalized(route.Pattern)
+	if err != nil {
+		return refuse(err.Error())
+	}
+	if rs.charges[pattern] != nil {
+		return refuse("different from that of every other route")
 	}
 	defer func() { // ServeMux panics on a pattern that is invalid or equivalent to another
 		if cause := recover(); cause != nil {
-			want := strings.TrimPrefix(fmt.Sprint(cause), "http: ")
-			err = &tierlimit.FieldError{Field: "pattern", Value: route.Pattern, Want: "a pattern of net/http's ServeMux, such as \"GET /v1/files/{id}\", and none that conflicts with another: " + want}
+			err = refuse("a pattern of net/http's ServeMux, such as \"GET /v1/files/{id}\", and none that conflicts with another: " + strings.TrimPrefix(fmt.Sprint(cause), "http: "))
 		}
 	}()
-	rs.mux.Handle(route.Pattern, noHandler{})
-	rs.charges[route.Pattern] = &route.Charge
-	rs.preflight[route.Pattern] = strings.HasPrefix(route.Pattern, http.MethodOptions+" ")
+	rs.mux.Handle(pattern, noHandler{})
+	rs.charges[pattern] = &compiledRoute{route.Charge, route.Pattern}
+	rs.preflight[pattern] = method == http.MethodOptions
 	return nil
+}
+
+type compiledRoute struct {
+	charge  Charge
+	pattern string // as it was given
+}
+
+// normalized returns a pattern as it is compared with requests: the host in lower case. Its
+// error says what is wanted of a pattern that could never match.
+func normalized(pattern string) (text, method string, err error) {
+	rest := pattern
+	if at := strings.IndexAny(pattern, " \t"); at >= 0 {
+		method, rest = pattern[:at], strings.TrimLeft(pattern[at:], " \t")
+	}
+	slash := strings.IndexByte(rest, '/')
+	if slash < 0 {
+		return "", "", errors.New("a pattern with a path, such as \"GET /v1/files/{id}\"")
+	}
+	host, path := strings.ToLower(rest[:slash]), rest[slash:]
+	switch {
+	case method != strings.ToUpper(method):
+		return "", "", errors.New("a method in capitals, as requests have it")
+	case strings.Contains(path, "//") || hasDots(path):
+		return "", "", errors.New("a path without // and dot segments, as it is cleaned before it is compared")
+	case method == "":
+		return host + path, "", nil
+	}
+	return method + " " + host + path, method, nil
 }
 
 type noHandler struct{}
@@ -102,7 +137,10 @@ func (route *Route) check() (errs []error) {
 	if route.Hold != 0 && checkHold(route.Hold) != nil {
 		refuse("hold", route.Hold.String(), "whole milliseconds from 1s to 1h")
 	}
-	if route.Skip && (route.Scope != "" || route.Cost != nil || len(route.Costs) > 0 || route.Hold != 0) {
+	if route.Cost != nil && *route.Cost == 0 && len(route.Costs) > 0 {
+		refuse("cost", "0", "1 or more beside costs")
+	}
+	if route.Skip && (route.Scope != "" || route.Cost != nil || route.Costs != nil || route.Hold != 0) {
 		refuse("skip", "true", "the only field of its route beside the pattern")
 	}
 	return errs
@@ -128,20 +166,76 @@ func (rs *Routes) Scopes() []string {
 }
 
 // Match returns the charge of a request and the pattern that matched it, or the zero Charge and
-// "" if none did. The path is matched as net/http cleans it. A CORS preflight (OPTIONS with
-// Access-Control-Request-Method) is skipped unless a pattern with the method OPTIONS matches.
-// A nil Routes matches nothing.
+// "" if none did. The path is matched as net/http cleans it. If it has escaped slashes, which
+// the API may read as slashes, the dearer of both readings counts. A CORS preflight (OPTIONS
+// with Access-Control-Request-Method) is skipped unless a pattern with the method OPTIONS
+// matches. A nil Routes matches nothing.
 func (rs *Routes) Match(r *http.Request) (charge Charge, pattern string) {
+	skipped := isPreflight(r)
 	if rs != nil {
-		_, pattern = rs.mux.Handler(r)
-		if found := rs.charges[pattern]; found != nil {
-			charge = *found
-		} else {
-			pattern = ""
+		var key string
+		charge, pattern, key = rs.match(r, r.URL)
+		if r.URL.RawPath != "" {
+			decoded := *r.URL
+			decoded.RawPath = ""
+			if other, otherPattern, otherKey := rs.match(r, &decoded); other.dearer(&charge) {
+				charge, pattern, key = other, otherPattern, otherKey
+			}
 		}
+		skipped = skipped && !rs.preflight[key]
 	}
-	if isPreflight(r) && (rs == nil || !rs.preflight[pattern]) {
+	if skipped {
 		return Charge{Skip: true}, pattern
 	}
 	return charge, pattern
+}
+
+func (rs *Routes) match(r *http.Request, u *url.URL) (charge Charge, pattern, key string) {
+	asked := *r
+	asked.URL = u
+	asked.Host = strings.TrimSuffix(strings.ToLower(r.Host), ".")
+	_, key = rs.mux.Handler(&asked)
+	if found := rs.charges[key]; found != nil {
+		return found.charge, found.pattern, key
+	}
+	return Charge{}, "", ""
+}
+
+// dearer reports whether c is to be preferred to other, where it is not known which of them the
+// API will serve.
+func (c *Charge) dearer(other *Charge) bool {
+	if c.Skip || other.Skip {
+		return other.Skip && !c.Skip
+	}
+	return c.sum() > other.sum()
+}
+
+func (c *Charge) sum() int64 {
+	sum := int64(1)
+	if c.Cost != nil {
+		sum = *c.Cost
+	}
+	for _, cost := range c.Costs {
+		sum += cost
+	}
+	return sum
+}
+
+// checkPath returns an error for a path that an API may read as another one than net/http does:
+// no client has a reason to send it.
+func (rs *Routes) checkPath(r *http.Request) error {
+	if rs == nil || !hasDots(r.URL.Path) && !strings.Contains(r.URL.Path, `\`) && !strings.Contains(r.RequestURI, "#") {
+		return nil
+	}
+	return &tierlimit.FieldError{Field: "path", Value: r.URL.EscapedPath(), Want: `without dot segments, \ and #`}
+}
+
+// hasDots reports whether a path has segments that are . or .., with or without parameters.
+func hasDots(path string) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		if name, _, _ := strings.Cut(segment, ";"); name == "." || name == ".." {
+			return true
+		}
+	}
+	return false
 }

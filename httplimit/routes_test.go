@@ -55,17 +55,25 @@ func TestARouteSaysWhatARequestCosts(t *testing.T) {
 		{"POST", "/healthz", &plain},
 		{"GET", "/healthz/", &plain},
 		{"POST", "/v1/exports/7", &exports},
-		{"POST", "//v1/../v1/exports/7/8", &exports},
+		{"POST", "//v1/exports/7/8", &exports},
+		{"POST", "/v1%2Fexports/7", &exports}, // the API may read it so
+		{"GET", "/healthz/%2e%2e/v1/items", nil},
+		{"GET", "/v1/items/../../healthz", nil},
+		{"GET", "/v1/items;/..;/../healthz", nil},
+		{"GET", "/v1/items%5c..%5chealthz", nil},
 		{"POST", "/v1/exports/a%2Fb", &exports},
 		{"GET", "/v1/exports/7", &plain},
 		{"POST", "/v1/chat", &chat},
 		{"POST", "/v1/chat/completions", &chat},
 		{"GET", "/v1/free", &free},
-		{"GET", "/healthz/../v1/free", &free},
 		{"GET", "/elsewhere", &plain},
 	} {
 		asked = nil
-		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(c.method, c.path, nil))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
+		if odd := strings.Contains(c.path, "..") || strings.Contains(c.path, "%2e") || strings.Contains(c.path, "%5c"); odd != (w.Code == 400) {
+			t.Errorf("%s %s: %d", c.method, c.path, w.Code)
+		}
 		switch {
 		case c.want == nil && len(asked) != 0, c.want != nil && len(asked) != 1:
 			t.Errorf("%s %s: asked %+v", c.method, c.path, asked)
@@ -78,6 +86,17 @@ func TestARouteSaysWhatARequestCosts(t *testing.T) {
 			if got.Subject != c.want.Subject || got.Scope != c.want.Scope || got.Cost != c.want.Cost || got.Hold != c.want.Hold || got.HoldIfCounted != c.want.HoldIfCounted {
 				t.Errorf("%s %s: %+v, want %+v", c.method, c.path, got, *c.want)
 			}
+		}
+	}
+}
+
+func TestAHostIsTheSameHoweverItIsWritten(t *testing.T) {
+	routes := parseRoutes(t, `routes: [{pattern: "API.example.com/", cost: 4}]`)
+	for _, host := range []string{"api.example.com", "API.Example.Com", "api.example.com.", "api.example.com:8080"} {
+		r := httptest.NewRequest(http.MethodGet, "/x", nil)
+		r.Host = host
+		if charge, pattern := routes.Match(r); charge.Cost == nil || *charge.Cost != 4 || pattern != "API.example.com/" {
+			t.Errorf("%s: %+v %s", host, charge, pattern)
 		}
 	}
 }
@@ -135,6 +154,14 @@ routes:
 		`routes: [{pattern: "GET /a", scope: "Not a name", cost: -1}]`:          "GET /a: cost",
 		`routes: [{pattern: "GET /a", skip: true, cost: 5}]`:                    "GET /a: skip",
 		`routes: [{pattern: "GET /a", costs: {"no name": 5}}]`:                  "no name",
+		`routes: [{pattern: "post /a", cost: 7}]`:                               "capitals",
+		`routes: [{pattern: "/a/../b"}]`:                                        "dot segments",
+		`routes: [{pattern: "/a//b"}]`:                                          "dot segments",
+		`routes: [{pattern: "/a", cost: 10, Cost: 0}]`:                          "Cost",
+		`Routes: [{pattern: "/a"}]`:                                             "Routes",
+		`routes: [{pattern: "/a", costs: {tokens: }}]`:                          "costs.tokens",
+		`routes: [{pattern: "/a", cost: 0, costs: {tokens: 5}}]`:                "beside costs",
+		`routes: [{pattern: "/a", skip: true, costs: {}}]`:                      "skip",
 		`routes: [{pattern: "GET /a", cost: 010}]`:                              "leading 0",
 		"routes: [{pattern: \"GET /a\"}]\n---\nroutes: [{pattern: \"GET /b\"}]": "begins another",
 	} {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,7 +111,11 @@ func lastValue(r *http.Request, header string) string {
 const maxClaims = 16 << 10
 
 func claimOf(r *http.Request, claim string) string {
-	scheme, token, _ := strings.Cut(lastValue(r, "Authorization"), " ")
+	values := r.Header["Authorization"]
+	if len(values) != 1 { // which of several the gateway has verified is not known
+		return ""
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
 	parts := strings.Split(strings.TrimSpace(token), ".")
 	if !strings.EqualFold(scheme, "Bearer") || len(parts) != 3 || len(parts[1]) > maxClaims {
 		return ""
@@ -156,6 +161,10 @@ func (w *Who) Validate() error {
 				errs = append(errs, &tierlimit.FieldError{Field: field, Value: name, Want: "the name of a header"})
 			}
 		}
+	}
+	taken := append([]string{"Host", "Authorization", "X-Forwarded-Host", "X-Forwarded-Uri", "X-Forwarded-Method", "X-Api-Key", ForwardedFor, "Forwarded", w.Address.Header}, w.KeyHeaders...)
+	if w.Header != "" && slices.ContainsFunc(taken, func(name string) bool { return strings.EqualFold(name, w.Header) }) {
+		errs = append(errs, &tierlimit.FieldError{Field: "Header", Value: w.Header, Want: "a header of its own, which says nothing else"})
 	}
 	if (w.Header != "" || w.Claim != "") && len(w.Address.Trusted) == 0 && !w.Address.TrustUnix {
 		errs = append(errs, &tierlimit.FieldError{Field: "Trusted", Want: "given: whose header or claim is believed"})

@@ -42,6 +42,9 @@ func TestAddresses(t *testing.T) {
 		"Forwarded":                 {httplimit.AddressConfig{Trusted: trusted, Header: "Forwarded"}, request("10.0.0.1:1", "Forwarded", `for=192.0.2.66, For="[2001:db8:1:2::9]:4711";proto=https, for=10.0.0.2`), "ip:2001:db8:1:2::/64"},
 		"Forwarded, obfuscated":     {httplimit.AddressConfig{Trusted: trusted, Header: "Forwarded"}, request("10.0.0.1:1", "Forwarded", `for=192.0.2.66, for=_hidden`), "ip:10.0.0.1"},
 		"Forwarded without for":     {httplimit.AddressConfig{Trusted: trusted, Header: "Forwarded"}, request("10.0.0.1:1", "Forwarded", `for=192.0.2.66, proto=https`), "ip:10.0.0.1"},
+		"Forwarded, a quoted host":  {httplimit.AddressConfig{Trusted: trusted, Header: "Forwarded"}, request("10.0.0.1:1", "Forwarded", `proto=http;host="x,for=9.9.9.9;for=8.8.8.8";for=203.0.113.7`), "ip:203.0.113.7"},
+		"Forwarded, an escape":      {httplimit.AddressConfig{Trusted: trusted, Header: "Forwarded"}, request("10.0.0.1:1", "Forwarded", `for=203.0.113.7;host="x\",for=9.9.9.9"`), "ip:203.0.113.7"},
+		"Forwarded, an open quote":  {httplimit.AddressConfig{Trusted: trusted, Header: "Forwarded"}, request("10.0.0.1:1", "Forwarded", `for=203.0.113.7;host="x, for=9.9.9.9`), "ip:203.0.113.7"},
 		"a unix socket":             {httplimit.AddressConfig{TrustUnix: true}, request("@", "X-Forwarded-For", "203.0.113.7"), "ip:203.0.113.7"},
 		"a unix socket, no header":  {httplimit.AddressConfig{TrustUnix: true}, request("@"), ""},
 		"a unix socket, not theirs": {httplimit.AddressConfig{Trusted: trusted}, request("@", "X-Forwarded-For", "203.0.113.7"), ""},
@@ -69,6 +72,7 @@ func TestWrongSettingsOfAddressesAreRefused(t *testing.T) {
 	}
 	for field, who := range map[string]httplimit.Who{
 		"Trusted":    {Header: "X-Account"},
+		"Header":     {Header: "x-api-key", Address: httplimit.AddressConfig{TrustUnix: true}},
 		"KeyHeaders": {KeyHeaders: []string{"X-Api-Key", "X Key"}},
 	} {
 		var wrong *tierlimit.FieldError
@@ -89,6 +93,8 @@ func TestWhoIsFoundInTheOrderOfTheConfiguration(t *testing.T) {
 	token := func(claims string) string {
 		return "Bearer e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
 	}
+	twice := request("10.0.0.1:1", "X-Token", "one")
+	twice.Header["Authorization"] = []string{token(`{"sub":"acct_client"}`), token(`{"sub":"acct_victim"}`)}
 	const proxy, client = "10.0.0.1:1", "203.0.113.7:1"
 	for name, c := range map[string]struct {
 		r    *http.Request
@@ -98,6 +104,7 @@ func TestWhoIsFoundInTheOrderOfTheConfiguration(t *testing.T) {
 		"claim and key":            {request(proxy, "Authorization", token(`{"sub":"acct_claim"}`), "X-Token", "one"), "acct_claim"},
 		"a claim that is a number": {request(proxy, "Authorization", token(`{"sub":42}`)), "42"},
 		"another claim":            {request(proxy, "Authorization", token(`{"name":"x"}`)), "ip:10.0.0.1"},
+		"two tokens":               {twice, "acct_key"},
 		"no token":                 {request(proxy, "Authorization", "Bearer a.b"), "ip:10.0.0.1"},
 		"a client's own claim":     {request(client, "Authorization", token(`{"sub":"acct_victim"}`), "X-Account", "acct_victim"), "ip:203.0.113.7"},
 		"a client's key":           {request(client, "X-Token", "one"), "acct_key"},

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -137,6 +138,9 @@ func (g *gate) send(method, path, key string, body io.Reader) (status int, h htt
 	req, err := http.NewRequestWithContext(ctx, method, g.base+path, body)
 	must(g.T, err)
 	req.Header.Set("X-Api-Key", key)
+	if method == http.MethodOptions {
+		req.Header.Set("Access-Control-Request-Method", "GET")
+	}
 	req.Header.Set("X-Forwarded-Method", "GET") // a client's own headers choose no route and no subject
 	req.Header.Set("X-Forwarded-Uri", "/healthz")
 	req.Header.Set("X-Forwarded-For", "192.0.2.66")
@@ -146,6 +150,20 @@ func (g *gate) send(method, path, key string, body io.Reader) (status int, h htt
 	answer, err := io.ReadAll(resp.Body)
 	must(g.T, err)
 	return resp.StatusCode, resp.Header, string(answer)
+}
+
+// sendRaw sends a request as it is, without a Host and a Connection, and returns the status.
+func (g *gate) sendRaw(text string) int {
+	g.Helper()
+	address := strings.TrimPrefix(g.base, "http://")
+	conn, err := net.DialTimeout("tcp", address, busyMachine)
+	must(g.T, err)
+	defer conn.Close()
+	must(g.T, conn.SetDeadline(time.Now().Add(busyMachine)))
+	fmt.Fprintf(conn, "%s\r\nHost: %s\r\nConnection: close\r\n\r\n", text, address)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	must(g.T, err)
+	return resp.StatusCode
 }
 
 // left returns what is left of a limit by the RateLimit field.
@@ -173,8 +191,19 @@ func (g *gate) holds(gone int) {
 	if status != 429 || retry < 1 || retry > 60 || left(h, "per_minute") != 0 || !strings.Contains(text, "Too Many Requests") && !strings.Contains(text, "Quota exceeded") {
 		g.Errorf("the sixth: %d %v %s", status, h, text)
 	}
-	if status, h, _ := g.send("GET", "/healthz", free, nil); status != 200 {
+	if status, h, _ := g.send("GET", "/healthz", free, nil); status != 200 || h.Get("RateLimit") != "" {
 		g.Errorf("a route that is skipped: %d %v", status, h)
+	}
+	if status, h, _ := g.send("OPTIONS", "/v1/items", free, nil); status != 200 {
+		g.Errorf("a preflight: %d %v", status, h)
+	}
+	for _, raw := range []string{
+		"GET /v1/items/../../healthz HTTP/1.1\r\nX-Api-Key: " + free, "GET /healthz/%2e%2e/v1/items HTTP/1.1\r\nX-Api-Key: " + free,
+		"GET /v1/items#/../../healthz HTTP/1.1\r\nX-Api-Key: " + free, "GET /v1/items HTTP/1.1\r\nX-Api-Key: " + free + "\r\nX-Other: \x01", "GET /v1/items HTTP/1.1\r\nAuthorization: \x01\r\nX-Api-Key: " + free,
+	} {
+		if status := g.sendRaw(raw); status < 400 {
+			g.Errorf("%q passes: %d", raw, status)
+		}
 	}
 	pro := g.customer("pro", "active")
 	if status, h, text := g.send("POST", "/v1/exports/7", pro, strings.NewReader("hello")); status != 200 || text != "POST /v1/exports/7 5" || left(h, "per_minute") != 97 {
@@ -239,7 +268,8 @@ func TestNginxHoldsClientsToTheirPlans(t *testing.T) {
 
 func TestCaddyHoldsClientsToTheirPlans(t *testing.T) {
 	g := startGate(t)
-	file := g.configure("Caddyfile", blockOf(t, "caddy.md", "caddy"), "100ms", "30s", "200ms", "30s")
+	g.base = "http://127.0.0.1:" + freePort(t)
+	file := g.configure("Caddyfile", blockOf(t, "caddy.md", "caddy"), ":8000", strings.TrimPrefix(g.base, "http://127.0.0.1"), "100ms", "30s", "200ms", "30s")
 	g.start("caddy", "run", "--adapter", "caddyfile", "--config", file)
 	g.holds(502)
 }

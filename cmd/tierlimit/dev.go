@@ -90,7 +90,12 @@ func devControl(m *memtiers.Catalogue) func() tiers.LoadControl {
 	}
 }
 
-func baseURL(addr net.Addr) string { return "http://" + addr.String() }
+func baseURL(addr net.Addr) string {
+	if addr.Network() == "unix" {
+		return unixPrefix + addr.String()
+	}
+	return "http://" + addr.String()
+}
 
 func welcome(set *settings, public, admin, token string) string {
 	keeps := "all in memory, gone when it stops (keep tiers with --data FILE)"

@@ -17,6 +17,7 @@ import (
 func routesCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "routes", Short: "See what requests cost by the file of TIERLIMIT_ROUTES", Args: cobra.NoArgs, RunE: help}
 	var set settings
+	var host string
 	opts := options{{
 		name: "routes", usage: "file that says what requests cost", required: true,
 		want: "a YAML file of routes", parse: fileName(&set.routesFile),
@@ -32,8 +33,8 @@ func routesCommand(s streams) *cobra.Command {
 			if err != nil {
 				return usage(err)
 			}
-			r, err := http.NewRequestWithContext(cmd.Context(), strings.ToUpper(args[0]), "http://localhost"+args[1], http.NoBody)
-			if err != nil || !strings.HasPrefix(args[1], "/") {
+			r, err := http.NewRequestWithContext(cmd.Context(), args[0], "http://"+host+args[1], http.NoBody)
+			if err != nil || !strings.HasPrefix(args[1], "/") || args[0] != strings.ToUpper(args[0]) {
 				return usage(&tierlimit.FieldError{Field: "METHOD and PATH", Value: args[0] + " " + args[1], Want: "such as POST /v1/exports/7"})
 			}
 			charge, pattern := set.routes.Match(r)
@@ -41,6 +42,7 @@ func routesCommand(s streams) *cobra.Command {
 		},
 	}
 	opts.flags(explain.Flags())
+	explain.Flags().StringVar(&host, "host", "localhost", "the host that is asked for")
 	cmd.AddCommand(explain)
 	return cmd
 }

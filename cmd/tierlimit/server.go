@@ -8,8 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -36,22 +39,50 @@ type listeners struct {
 }
 
 func listen(ctx context.Context, s *settings) (l listeners, err error) {
-	var lc net.ListenConfig
-	if l.public, err = lc.Listen(ctx, "tcp", s.addr); err != nil {
+	if l.public, err = open(ctx, s.addr); err != nil {
 		return l, fmt.Errorf("public listener: %w", err)
 	}
-	if l.admin, err = lc.Listen(ctx, "tcp", s.adminAddr); err != nil {
+	if l.admin, err = open(ctx, s.adminAddr); err != nil {
 		_ = l.public.Close() // nothing was served on it
 		return l, fmt.Errorf("admin listener: %w", err)
 	}
 	if s.upstream == nil {
 		return l, nil
 	}
-	if l.proxy, err = lc.Listen(ctx, "tcp", s.proxyAddr); err != nil {
+	if l.proxy, err = open(ctx, s.proxyAddr); err != nil {
 		l.close()
 		return l, fmt.Errorf("proxy listener: %w", err)
 	}
 	return l, nil
+}
+
+// unixPrefix begins an address that is the path of a socket.
+const unixPrefix = "unix:"
+
+// open listens on host:port, or on a unix socket. A socket that nobody listens on any more is
+// replaced.
+func open(ctx context.Context, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	path, isUnix := strings.CutPrefix(address, unixPrefix)
+	if !isUnix {
+		return lc.Listen(ctx, "tcp", address)
+	}
+	l, err := lc.Listen(ctx, "unix", path)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return l, err
+	}
+	var d net.Dialer
+	if conn, dialled := d.DialContext(ctx, "unix", path); dialled == nil {
+		_ = conn.Close() // somebody listens
+		return nil, err
+	}
+	if info, gone := os.Lstat(path); gone != nil || info.Mode()&os.ModeSocket == 0 {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, err
+	}
+	return lc.Listen(ctx, "unix", path)
 }
 
 // close gives up what was opened; what a server closed already is no matter.

@@ -55,7 +55,7 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 		},
 		{
 			name: "proxy-addr", usage: "proxy listener, if there is an upstream", fallback: proxyAddr,
-			want: "host:port, such as :8000", parse: address(&s.proxyAddr),
+			want: "host:port, such as :8000, or unix: and the path of a socket", parse: address(&s.proxyAddr),
 		},
 		{
 			name: "cost-header", usage: "where the upstream's responses say what a request really cost", fallback: proxy.CostHeader,
@@ -67,11 +67,11 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 		},
 		{
 			name: "addr", usage: "public listener", fallback: addr,
-			want: "host:port, such as :8080", parse: address(&s.addr),
+			want: "host:port, such as :8080, or unix: and the path of a socket", parse: address(&s.addr),
 		},
 		{
 			name: "admin-addr", usage: "admin listener", fallback: adminAddr,
-			want: "host:port, such as 127.0.0.1:8081", parse: address(&s.adminAddr),
+			want: "host:port, such as 127.0.0.1:8081, or unix: and the path of a socket", parse: address(&s.adminAddr),
 		},
 		{
 			name: "trusted-proxies", usage: "whose X-Forwarded-For, subject header and subject claim are believed",
@@ -238,6 +238,10 @@ func whole(u *url.URL, text string) bool {
 
 func address(into *string) func(string) error {
 	return func(v string) error {
+		if path, isUnix := strings.CutPrefix(v, unixPrefix); isUnix {
+			*into = v
+			return check(path != "")
+		}
 		_, port, err := net.SplitHostPort(v)
 		if err != nil {
 			return err

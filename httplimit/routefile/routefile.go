@@ -11,7 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -25,12 +28,12 @@ type file struct {
 }
 
 type route struct {
-	Pattern string           `json:"pattern"`
-	Skip    bool             `json:"skip"`
-	Scope   string           `json:"scope"`
-	Cost    *int64           `json:"cost"`
-	Costs   map[string]int64 `json:"costs"`
-	Hold    string           `json:"hold"`
+	Pattern string            `json:"pattern"`
+	Skip    bool              `json:"skip"`
+	Scope   string            `json:"scope"`
+	Cost    *int64            `json:"cost"`
+	Costs   map[string]*int64 `json:"costs"`
+	Hold    string            `json:"hold"`
 }
 
 // Load reads a file of at most 1 MiB.
@@ -60,7 +63,7 @@ func Parse(text []byte) (*httplimit.Routes, error) {
 	}
 	var f file
 	if converted != nil {
-		if err := strictjson.Strict(converted, &f); err != nil {
+		if err := errors.Join(exact(converted, "routes"), strictjson.Strict(converted, &f)); err != nil {
 			return nil, err
 		}
 	}
@@ -71,7 +74,12 @@ func Parse(text []byte) (*httplimit.Routes, error) {
 	var errs []error
 	for i, raw := range f.Routes {
 		var j route
-		err := strictjson.Strict(raw, &j)
+		err := errors.Join(exact(raw, "pattern", "skip", "scope", "cost", "costs", "hold"), strictjson.Strict(raw, &j))
+		for name, cost := range j.Costs {
+			if cost == nil {
+				err = errors.Join(err, &tierlimit.FieldError{Field: "costs." + name, Want: tierlimit.CostRule})
+			}
+		}
 		where := j.Pattern
 		if where == "" {
 			where = fmt.Sprintf("route %d", i+1)
@@ -91,7 +99,7 @@ func Parse(text []byte) (*httplimit.Routes, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", where, err))
 		}
 		if j.Pattern != "" {
-			list = append(list, httplimit.Route{Pattern: j.Pattern, Charge: httplimit.Charge{Skip: j.Skip, Scope: j.Scope, Cost: j.Cost, Costs: j.Costs, Hold: hold}})
+			list = append(list, httplimit.Route{Pattern: j.Pattern, Charge: httplimit.Charge{Skip: j.Skip, Scope: j.Scope, Cost: j.Cost, Costs: valuesOf(j.Costs), Hold: hold}})
 		}
 	}
 	routes, err := httplimit.NewRoutes(list)
@@ -99,4 +107,32 @@ func Parse(text []byte) (*httplimit.Routes, error) {
 		return nil, err
 	}
 	return routes, nil
+}
+
+func valuesOf(costs map[string]*int64) map[string]int64 {
+	if costs == nil {
+		return nil
+	}
+	values := make(map[string]int64, len(costs))
+	for name, cost := range costs {
+		if cost != nil {
+			values[name] = *cost
+		}
+	}
+	return values
+}
+
+// exact returns an error for each field of an object that is not spelled as one of known:
+// encoding/json would take Cost for cost.
+func exact(object []byte, known ...string) error {
+	var fields map[string]json.RawMessage
+	_ = json.Unmarshal(object, &fields) // whoever decodes it tells of an error
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		same := func(one string) bool { return one != name && strings.EqualFold(one, name) }
+		if slices.ContainsFunc(known, same) {
+			errs = append(errs, &tierlimit.FieldError{Field: name, Want: strictjson.NoSuchField})
+		}
+	}
+	return errors.Join(errs...)
 }
