@@ -130,13 +130,17 @@ func (a *addresses) subject(r *http.Request) (string, error) {
 	return "ip:" + prefix.String(), nil
 }
 
-// trusts reports whether the peer of r is a trusted proxy.
-func (a *addresses) trusts(r *http.Request) bool {
-	peer, ok := parseAddress(r.RemoteAddr)
-	if !ok {
-		return a.trustUnix && isUnix(r)
+// peer returns the address of the TCP peer of r, and whether the peer is a trusted proxy.
+func (a *addresses) peer(r *http.Request) (peer netip.Addr, known, trusted bool) {
+	if peer, known = parseAddress(r.RemoteAddr); known {
+		return peer, true, contains(a.trusted, peer)
 	}
-	return contains(a.trusted, peer)
+	return peer, false, a.trustUnix && isUnix(r)
+}
+
+func (a *addresses) trusts(r *http.Request) bool {
+	_, _, trusted := a.peer(r)
+	return trusted
 }
 
 // isUnix reports whether the peer of r came by a unix socket: net/http then has its path, "@"
@@ -146,8 +150,8 @@ func isUnix(r *http.Request) bool {
 }
 
 func (a *addresses) client(r *http.Request) (netip.Addr, bool) {
-	peer, known := parseAddress(r.RemoteAddr)
-	if !a.trusts(r) {
+	peer, known, trusted := a.peer(r)
+	if !trusted {
 		return peer, known
 	}
 	client, found := peer, known
@@ -227,13 +231,11 @@ func forwardedFor(element string) string {
 // parseAddress reads an address with or without a port. An IPv6 address that embeds an IPv4
 // address becomes that, and zones go: both would be ways to look like somebody else.
 func parseAddress(s string) (netip.Addr, bool) {
-	addr, err := netip.ParseAddr(strings.Trim(s, "[]"))
-	if err != nil {
-		withPort, err := netip.ParseAddrPort(s)
-		if err != nil {
-			return netip.Addr{}, false
-		}
+	var addr netip.Addr
+	if withPort, err := netip.ParseAddrPort(s); err == nil { // as net/http has it
 		addr = withPort.Addr()
+	} else if addr, err = netip.ParseAddr(strings.Trim(s, "[]")); err != nil {
+		return netip.Addr{}, false
 	}
 	return embedded(addr.Unmap().WithZone("")), true
 }

@@ -43,11 +43,10 @@ func checkHold(d time.Duration) error {
 }
 
 // serveHeld serves a request that has a hold, and settles the hold.
-func (g *Gate) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handler, a *answer) {
+func (g *Gate) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handler, id string, hold time.Duration) {
 	// Settle even if the client has gone away.
 	ctx := context.WithoutCancel(r.Context())
-	id := a.decision.ID
-	stop := g.keepOpen(ctx, id, a.hold)
+	stop := g.keepOpen(ctx, id, hold)
 	defer stop()
 	if g.cfg.Settle == nil {
 		defer g.settle(ctx, id, tierlimit.Keep, nil) // frees its place in concurrent limits

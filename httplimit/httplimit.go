@@ -112,7 +112,7 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		}
 		r = r.WithContext(tierlimit.NewContext(r.Context(), a.decision))
 		if a.decision.ID != "" {
-			g.serveHeld(w, r, next, &a)
+			g.serveHeld(w, r, next, a.decision.ID, a.hold)
 			return
 		}
 		next.ServeHTTP(w, r)
