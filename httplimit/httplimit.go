@@ -33,7 +33,7 @@ type Config struct {
 	Hold    time.Duration              // initial duration of a hold, 1s to 1h; default DefaultHold
 	Skip    func(*http.Request) bool   // true passes the request by the limiter; default never
 	Legacy  LegacyHeaders              // X-RateLimit-* beside the standard headers; default NoLegacy
-	Logger  *slog.Logger               // told of requests answered without the store, at debug level; default slog.Default
+	Logger  *slog.Logger               // told who asks and what is decided, at debug level; default slog.Default
 }
 
 // A CostsFunc returns the costs of a request by limit: see tierlimit.Request.Costs.
@@ -153,7 +153,7 @@ func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
 		a.problem = &problem.Problem{Status: http.StatusBadRequest, Detail: "The request cannot be limited.", Errors: []problem.Field{{Field: "path", Detail: err.Error()}}}
 		return a
 	}
-	charge, _ := g.cfg.Routes.Match(r)
+	charge, pattern := g.cfg.Routes.Match(r)
 	if charge.Skip || g.cfg.Skip != nil && g.cfg.Skip(r) {
 		a.skipped = true
 		return a
@@ -178,6 +178,10 @@ func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
 	a.decision, err = g.decide(r.Context(), req)
 	if err != nil {
 		a.problem = g.problemOf(&a.decision, err)
+	}
+	if log := g.cfg.Logger; log.Enabled(r.Context(), slog.LevelDebug) {
+		log.Debug("httplimit: asked", "subject", subject, "method", r.Method, "route", pattern, "scope", req.Scope, "cost", req.Cost,
+			"allowed", a.decision.Allowed, "reason", string(a.decision.Reason))
 	}
 	return a
 }

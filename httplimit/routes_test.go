@@ -1,8 +1,10 @@
 package httplimit_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -87,6 +89,29 @@ func TestARouteSaysWhatARequestCosts(t *testing.T) {
 				t.Errorf("%s %s: %+v, want %+v", c.method, c.path, got, *c.want)
 			}
 		}
+	}
+}
+
+func TestWhoAsksIsToldAtDebugWithoutSecrets(t *testing.T) {
+	var log bytes.Buffer
+	cfg := httplimit.Config{
+		Routes: parseRoutes(t, someRoutes), Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Who: httplimit.Who{Keys: func(context.Context, string) (string, error) { return "acct_42", nil }},
+	}
+	limit, err := httplimit.New(limiterFunc(func(tierlimit.Request) {}), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/v1/exports/7", nil)
+	r.Header.Set("X-Api-Key", "tl_key_secret")
+	limit(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+	for _, want := range []string{"subject=acct_42", `route="POST /v1/exports/{id...}"`, "scope=exports", "cost=10", "allowed=true"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%s is not in %s", want, log.String())
+		}
+	}
+	if strings.Contains(log.String(), "secret") {
+		t.Errorf("the key is in %s", log.String())
 	}
 }
 
