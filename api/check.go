@@ -18,7 +18,7 @@ type checks struct {
 	log  *slog.Logger
 }
 
-// operations are for the document alone: see serve.
+// operations are for the document alone: middleware serves them.
 func (c *checks) operations() []operation {
 	check := func(path, id, summary string, fails ...int) operation {
 		return operation{
