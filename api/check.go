@@ -30,7 +30,7 @@ func (c *checks) operations() []operation {
 	return []operation{
 		check("/v1/check", "check", "With any method: charge the request in X-Forwarded-Method and X-Forwarded-Uri, and answer 200 or the status of the denial", denied...),
 		check("/v1/check/nginx", "check-nginx", "The same for auth_request, which knows 403 alone: the status is in X-Tierlimit-Status"),
-		check("/v1/check/envoy/{path}", "check-envoy", "The same for a request of this method, whose path is behind this one", denied[1:]...),
+		check("/v1/check/envoy/{path}", "check-envoy", "The same for Envoy: the method is this request's, and the path follows /v1/check/envoy", denied[1:]...),
 	}
 }
 

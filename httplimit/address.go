@@ -18,9 +18,9 @@ const ForwardedFor = "X-Forwarded-For"
 // AddressConfig tunes ByAddress. The zero AddressConfig believes no proxy.
 type AddressConfig struct {
 	Trusted   []netip.Prefix // proxies whose Header is believed; default none
-	TrustUnix bool           // whether whoever connects by a unix socket is such a proxy
-	// Header is what trusted proxies write the client's address to: X-Forwarded-For, Forwarded
-	// (RFC 7239), or a header with one address, such as CF-Connecting-IP. Default
+	TrustUnix bool           // whether peers that connect by a unix socket are such proxies
+	// Header is the header in which trusted proxies write the client's address: X-Forwarded-For,
+	// Forwarded (RFC 7239), or a header with one address, such as CF-Connecting-IP. Default
 	// X-Forwarded-For.
 	Header     string
 	IPv6Prefix int // IPv6 clients are told apart by this many bits, 1 to 128; default 64, what one customer gets
@@ -43,7 +43,7 @@ func (c *AddressConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Trusts reports whether the TCP peer of r is a proxy that c trusts. It is false if c is invalid.
+// Trusts reports whether c trusts the TCP peer of r as a proxy. An invalid c trusts nobody.
 func (c *AddressConfig) Trusts(r *http.Request) bool {
 	a, err := newAddresses(*c)
 	return err == nil && a.trusts(r)
@@ -168,8 +168,7 @@ func (a *addresses) client(r *http.Request) (netip.Addr, bool) {
 	return client, found
 }
 
-// hops yields the addresses in a header, the last one first: that was added by the hop closest
-// to us.
+// hops yields the addresses in a header, the last one first: the closest hop has added the last.
 func hops(r *http.Request, header string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, line := range slices.Backward(r.Header[header]) {

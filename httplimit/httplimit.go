@@ -53,13 +53,13 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 	return g.Wrap, nil
 }
 
-// A Gate is what New makes a middleware of, for programs that answer requests about other
-// requests, as a gateway sends them. It is safe for concurrent use.
+// A Gate decides about requests. New wraps one in a middleware; programs that answer a gateway
+// call Check. A Gate is safe for concurrent use.
 type Gate struct {
 	lim Limiter
 	cfg Config
 
-	unknown   lograte.Line // requests of which it could not be learned who is asking
+	unknown   lograte.Line // requests whose subject could not be looked up
 	unsettled lograte.Line // requests that could not be settled
 	wrong     lograte.Line // requests with an invalid scope or cost
 }
@@ -119,9 +119,9 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// Check decides about a request that is served elsewhere, and writes the response: pass with the
-// RateLimit headers, or the denial. It does not read the body of r. There is no hold: whoever
-// serves the request could not settle it.
+// Check decides about a request that another server serves, and writes the response: the status
+// pass with the RateLimit headers, or the denial. Check does not read the body of r. The charge
+// has no hold, because the other server could not settle it.
 func (g *Gate) Check(w http.ResponseWriter, r *http.Request, pass int) {
 	a := g.ask(r, false)
 	switch {
@@ -140,7 +140,7 @@ func (g *Gate) Check(w http.ResponseWriter, r *http.Request, pass int) {
 	}
 }
 
-// An answer says what becomes of a request.
+// An answer is the result of asking about a request.
 type answer struct {
 	decision tierlimit.Decision
 	hold     time.Duration    // of decision.ID
@@ -186,7 +186,7 @@ func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
 	return a
 }
 
-// request returns what the limiter is asked about r.
+// request returns the request to the limiter for r.
 func (g *Gate) request(r *http.Request, subject string, charge *Charge) tierlimit.Request {
 	req := tierlimit.Request{
 		Subject: subject, Scope: charge.Scope, Cost: 1, Costs: charge.Costs,

@@ -90,8 +90,8 @@ type compiledRoute struct {
 	pattern string // as it was given
 }
 
-// normalized returns a pattern as it is compared with requests: the host in lower case. Its
-// error says what is wanted of a pattern that could never match.
+// normalized returns a pattern with its host in lower case, as requests are compared with it, and
+// the method of the pattern. A pattern that could never match is an error.
 func normalized(pattern string) (text, method string, err error) {
 	rest := pattern
 	if at := strings.IndexAny(pattern, " \t"); at >= 0 {
@@ -201,8 +201,8 @@ func (rs *Routes) match(r *http.Request, u *url.URL) (charge Charge, pattern, ke
 	return Charge{}, "", ""
 }
 
-// dearer reports whether c is to be preferred to other, where it is not known which of them the
-// API will serve.
+// dearer reports whether a request costs more under c than under other. Not to be charged at all
+// is cheapest.
 func (c *Charge) dearer(other *Charge) bool {
 	if c.Skip || other.Skip {
 		return other.Skip && !c.Skip

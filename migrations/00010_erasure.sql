@@ -55,7 +55,7 @@ BEGIN
     WHEN 'subject' THEN
         UPDATE tierlimit.audit SET before = NULL, after = NULL, attempt_key = NULL, attempt_fingerprint = NULL,
             object = CASE kind WHEN 'key' THEN object ELSE '[erased]' END,
-            detail = CASE kind WHEN 'override' THEN detail ELSE '[erased]' END
+            detail = CASE WHEN kind = 'override' OR detail = '' THEN detail ELSE '[erased]' END
         WHERE id = ANY (ids);
     WHEN 'actor' THEN
         UPDATE tierlimit.audit SET actor = CASE actor_id WHEN value THEN '[erased]' ELSE actor END,

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -27,9 +26,9 @@ const CostHeader = "Tierlimit-Cost"
 type Config struct {
 	Upstream *url.URL         // the API: http or https, a host, and perhaps a path that is put before each path
 	Limit    httplimit.Config // who is asking and what requests cost; its Settle is the proxy's
-	// CostHeader is a header of the API's responses with what a request really cost, a whole
-	// number. The proxy takes it away. Default Tierlimit-Cost. Without it the charge is kept, or
-	// given back if the status is 5xx.
+	// CostHeader is a header of the API's responses: the actual cost of the request, a whole
+	// number. The proxy removes the header. Default Tierlimit-Cost. Without the header the charge
+	// is kept, or given back if the status is 5xx.
 	CostHeader string
 	// Timeout is how long the API may take to begin its response; default 60s. A WebSocket or a
 	// stream that has begun may take for ever.
@@ -39,12 +38,12 @@ type Config struct {
 	Logger    *slog.Logger // told of errors of the API, once a minute; default slog.Default
 }
 
-// New returns a handler that limits requests and forwards those that pass, of any method: bodies
-// and responses are streamed, trailers, upgrades (WebSocket) and server-sent events work.
+// New returns a handler that limits requests of any method and forwards the allowed ones. Bodies
+// and responses are streamed. Trailers, upgrades (WebSocket) and server-sent events work.
 //
-// X-Forwarded-For, -Host and -Proto are set. What a client sent under these names is kept before
-// them only if the client is a proxy that cfg.Limit.Who trusts. An API that does not answer is
-// a 502, one that is late a 504, as problem+json.
+// The handler sets X-Forwarded-For, -Host and -Proto. It discards the client's own values unless
+// cfg.Limit.Who trusts the client as a proxy. If the API does not answer, the response is 502;
+// if the API is late, 504. Both are problem+json.
 func New(lim httplimit.Limiter, cfg Config) (http.Handler, error) {
 	if cfg.Upstream == nil || cfg.Upstream.Scheme != "http" && cfg.Upstream.Scheme != "https" || cfg.Upstream.Host == "" {
 		return nil, &tierlimit.FieldError{Field: "Upstream", Value: textOf(cfg.Upstream), Want: "http:// or https:// and a host"}
@@ -62,7 +61,10 @@ func New(lim httplimit.Limiter, cfg Config) (http.Handler, error) {
 		cfg.Logger = slog.Default()
 	}
 	p := &proxy{cfg: cfg}
-	cfg.Limit.Settle = settle
+	fromHeader := httplimit.CostHeader(cfg.CostHeader)
+	cfg.Limit.Settle = func(r *http.Request, status int, _ http.Header) (int64, map[string]int64) {
+		return fromHeader(r, status, exchangeOf(r.Context()).said)
+	}
 	gate, err := httplimit.NewGate(lim, cfg.Limit)
 	if err != nil {
 		return nil, err
@@ -72,7 +74,7 @@ func New(lim httplimit.Limiter, cfg Config) (http.Handler, error) {
 		ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{header: w.Header(), cost: tierlimit.Keep}
+		x := &exchange{header: w.Header(), said: make(http.Header)}
 		limited.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
 	}), nil
 }
@@ -109,7 +111,7 @@ type proxy struct {
 // An exchange is what is known of one request and its response.
 type exchange struct {
 	header http.Header // of the response to the client
-	cost   int64       // what the API said, or tierlimit.Keep
+	said   http.Header // the cost header of the API's response
 }
 
 type exchangeKey struct{}
@@ -117,13 +119,6 @@ type exchangeKey struct{}
 func exchangeOf(ctx context.Context) *exchange {
 	x, _ := ctx.Value(exchangeKey{}).(*exchange)
 	return x
-}
-
-func settle(r *http.Request, status int, h http.Header) (int64, map[string]int64) {
-	if x := exchangeOf(r.Context()); x != nil && x.cost != tierlimit.Keep {
-		return x.cost, nil
-	}
-	return httplimit.GiveBackOn5xx(r, status, h)
 }
 
 // rewrite makes the request to the API of the client's. ReverseProxy has taken away Forwarded
@@ -147,15 +142,8 @@ func (p *proxy) rewrite(pr *httputil.ProxyRequest) {
 
 func (p *proxy) modifyResponse(resp *http.Response) error {
 	x := exchangeOf(resp.Request.Context())
-	if x == nil {
-		return nil
-	}
-	if text := resp.Header.Get(p.cfg.CostHeader); text != "" {
-		if cost, err := strconv.ParseInt(text, 10, 64); err == nil && cost >= 0 && cost <= tierlimit.MaxCount {
-			x.cost = cost
-		}
-		resp.Header.Del(p.cfg.CostHeader)
-	}
+	x.said.Set(p.cfg.CostHeader, resp.Header.Get(p.cfg.CostHeader))
+	resp.Header.Del(p.cfg.CostHeader)
 	// Of an API that limits too the tightest is shown, not both.
 	if theirs := resp.Header["Ratelimit"]; len(theirs) > 0 {
 		stays, goes := x.header, resp.Header

@@ -89,7 +89,7 @@ func (e *Erasure) Apply(event *Event) (changed, deleted bool) {
 	default:
 		return false, false
 	}
-	if event.Kind != KindOverride { // the detail of an override is its limit
+	if event.Kind != KindOverride && event.Detail != "" { // the detail of an override is its limit
 		event.Detail = Erased
 	}
 	event.Before, event.After, event.Attempt = nil, nil, Attempt{}

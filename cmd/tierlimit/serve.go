@@ -29,8 +29,8 @@ func serveCommand(s streams) *cobra.Command {
 	})
 }
 
-// warnOfScopes tells of scopes that routes name and no tier has a limit for: their requests are
-// charged only under limits of the scope "".
+// warnOfScopes logs the scopes in routes that no tier has a limit for. Requests with such a scope
+// are charged only under limits of the scope "".
 func warnOfScopes(routes *httplimit.Routes, list []tiers.Tier, log *slog.Logger) {
 	known := make(map[string]bool)
 	for i := range list {

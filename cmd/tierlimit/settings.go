@@ -353,8 +353,7 @@ func (s *settings) parseUpstream(v string) (err error) {
 	return check((s.upstream.Scheme == "http" || s.upstream.Scheme == "https") && s.upstream.Host != "" && s.upstream.User == nil)
 }
 
-// requests completes what the options say of requests: it reads the routes, and checks what
-// options say together.
+// requests reads the file of routes, and returns an error if options contradict each other.
 func (s *settings) requests() error {
 	if (s.who.Header != "" || s.who.Claim != "") && len(s.who.Address.Trusted) == 0 && !s.who.Address.TrustUnix {
 		return &tierlimit.FieldError{Field: "TIERLIMIT_TRUSTED_PROXIES", Want: "given: whose TIERLIMIT_SUBJECT_HEADER or TIERLIMIT_SUBJECT_CLAIM is believed"}

@@ -17,16 +17,15 @@ type loss struct {
 	seen  int64 // when that was
 }
 
-// merge returns what two suspicions of one limit say together, in whatever order they
-// came: the later begin with the latest usage. If the window was begun twice, the usage
-// of the earlier begin is returned as before.
+// merge merges two suspicions of one limit, in whatever order they came: both is the later begin
+// with the latest usage. If the window was lost between the two, before is its usage until then.
 func (l loss) merge(other loss) (both loss, before Window) {
 	first, last := l, other
 	if last.seen < first.seen {
 		first, last = last, first
 	}
 	if last.begun > 0 && first.End > 0 && first.seen < last.seen && first.At < last.seen {
-		return last, first.Window // it was seen before it began: it was lost in between
+		return last, first.Window // the window was seen before it began: it was lost in between
 	}
 	last.Window = first.then(last.Window)
 	return last, Window{}

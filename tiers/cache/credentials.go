@@ -27,8 +27,8 @@ func (c *credential) open(kind access.Kind, id, secret string) (access.Credentia
 	return tiers.OpenCredential(&c.of, kind, id, secret)
 }
 
-// Authenticate implements Keyring. It waits for what it does not hold half the
-// time ctx leaves, and at most a second.
+// Authenticate implements tiers.Keyring. If the credential is not cached, Authenticate waits for
+// a look-up: at most half of the time until the deadline of ctx, and at most a second.
 func (c *Cache) Authenticate(ctx context.Context, secret string) (access.Credential, error) {
 	kind, id, ok := access.Parse(secret)
 	if !ok {
@@ -50,7 +50,7 @@ func (c *Cache) Authenticate(ctx context.Context, secret string) (access.Credent
 	return opened, err
 }
 
-// Held implements Keyring.
+// Held implements tiers.Keyring.
 func (c *Cache) Held(secret string) (access.Credential, error) {
 	kind, id, ok := access.Parse(secret)
 	if !ok {
@@ -76,17 +76,16 @@ func (c *Cache) lookupCredentials(ctx context.Context, ids []string) ([]*credent
 	return held, version, err
 }
 
-// uses notes when credentials were used, and tells it once a minute at most of
-// each.
+// uses collects when credentials were used. The source is told at most once a minute.
 type uses struct {
 	mu     sync.Mutex
-	latest map[string]time.Time // guarded by mu: not told yet
+	latest map[string]time.Time // guarded by mu: by credential; not told yet
 	toldAt time.Time            // guarded by mu
 }
 
 const tellUsesEvery = time.Minute
 
-// maxUses bounds what is noted between two times it is told.
+// maxUses is the maximum number of collected uses.
 const maxUses = 100_000
 
 func (u *uses) note(id string, now time.Time) {
@@ -100,7 +99,8 @@ func (u *uses) note(id string, now time.Time) {
 	}
 }
 
-// tellUses is apart from following the source: a change must not wait for it.
+// tellUses tells the source about uses. It has a goroutine of its own, so that changes do not
+// wait for it.
 func (c *Cache) tellUses(ctx context.Context) {
 	tick := time.NewTicker(c.cfg.Poll)
 	defer tick.Stop()
@@ -114,8 +114,8 @@ func (c *Cache) tellUses(ctx context.Context) {
 	}
 }
 
-// tell passes on what was noted, unless it did so a while ago; what could not be told is
-// noted still.
+// tell tells the source the collected uses, unless the last time was less than every ago. If
+// that fails, the uses stay collected.
 func (u *uses) tell(ctx context.Context, s tiers.Source, every time.Duration) {
 	u.mu.Lock()
 	latest, now := u.latest, time.Now()
