@@ -448,8 +448,8 @@ const (
 	holdRelease = "hold.release"
 )
 
-// usedOf returns what is used of the limits, of all if there are none, and the same after a
-// reset.
+// usedOf returns the usage of the named limits before and after a reset. Without names it returns
+// that of all limits.
 func usedOf(windows []tierlimit.WindowState, limits []string) (before, after map[string]int64) {
 	before, after = make(map[string]int64), make(map[string]int64)
 	for i := range windows {

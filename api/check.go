@@ -11,8 +11,8 @@ import (
 	"github.com/tierlimit/tierlimit/httplimit"
 )
 
-// checks answer a gateway about requests that the gateway has received, by status. Nobody but
-// the client of such a request is charged, so no token is needed.
+// checks serve gateways: a gateway asks about a request that it has received, and the status is
+// the answer. No token is needed, because only the client of the request is charged.
 type checks struct {
 	gate *httplimit.Gate
 	log  *slog.Logger
@@ -40,7 +40,8 @@ const (
 	checkEnvoy = checkPath + "/envoy"
 )
 
-// middleware serves the checks. It stands before the router, which knows only common methods.
+// middleware serves the checks before the router does, because the router knows only common
+// methods.
 func (c *checks) middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var err error

@@ -142,8 +142,8 @@ func alongside(c *tiers.Command, result *tiers.Result, made *tiers.Edit) (*along
 	return out, nil
 }
 
-// triedUsage writes what a change of a subject's usage would do. before and after are objects,
-// or nil.
+// triedUsage writes the effect of a change of a subject's usage. before and after are objects, or
+// nil.
 func triedUsage(w http.ResponseWriter, action, subject string, before, after any) error {
 	out := effect{DryRun: true, Action: action, Affected: affected{Subjects: 1, Sample: []string{subject}}}
 	var err error

@@ -98,7 +98,7 @@ func fromTrusted(cfg AddressConfig, read func(*http.Request) string) SubjectFunc
 	}
 }
 
-// lastValue returns the last value of a header: the hop closest to us added it.
+// lastValue returns the last value of a header, which the closest hop has added.
 func lastValue(r *http.Request, header string) string {
 	values := r.Header.Values(header)
 	if len(values) == 0 {
@@ -139,8 +139,8 @@ func claimOf(r *http.Request, claim string) string {
 	return ""
 }
 
-// A Who says how requests tell who is asking, in this order: a header or a claim from trusted
-// peers, an API key, the client's address.
+// A Who configures how the subject of a request is found. The order is: a header or a claim from
+// trusted peers, an API key, the client's address.
 type Who struct {
 	Keys       KeyLookup     // whose an API key is; nil: there are no keys
 	KeyHeaders []string      // where API keys stand; default X-Api-Key, then Authorization

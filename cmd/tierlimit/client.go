@@ -81,8 +81,8 @@ func tokenOption(into *string, fallbacks string) *option {
 	}
 }
 
-// serverToken sets *into, unless it is set, to the first token that the environment has for a
-// server on this machine: that of the first option that is given.
+// serverToken sets *into to a token of the environment, unless *into is set already: the token of
+// the first option in names that has one.
 func serverToken(into *string, fs *pflag.FlagSet, env func(string) (string, bool), names ...string) error {
 	for _, name := range names {
 		if *into != "" {
@@ -103,7 +103,7 @@ func serverToken(into *string, fs *pflag.FlagSet, env func(string) (string, bool
 	return nil
 }
 
-// A removal is a command that takes one thing away. It accepts --dry-run.
+// A removal is a command that deletes one object, or resets it. It accepts --dry-run.
 type removal struct {
 	use, short string
 	args       int
@@ -149,7 +149,7 @@ func (r removal) command(s streams) *cobra.Command {
 	return cmd
 }
 
-// did returns a removal's done that says so: verb is the JSON field and the first word.
+// did returns a done function for a removal that prints verb and the last argument.
 func did(verb string) func(context.Context, *client, []string) error {
 	return func(_ context.Context, c *client, args []string) error {
 		what := args[len(args)-1]
