@@ -52,8 +52,9 @@ func New(cfg Config) (*Limiter, error) {
 		return nil, &FieldError{Field: "Tiers", Value: "nil", Want: "a resolver, such as tiers.Static"}
 	case cfg.Denials < -1 || cfg.Denials > maxDenials:
 		return nil, &FieldError{Field: "Denials", Value: strconv.Itoa(cfg.Denials), Want: "a whole number from -1 to 16777216"}
-	case cfg.Budget < time.Millisecond || cfg.Budget > 10*time.Second:
-		return nil, &FieldError{Field: "Budget", Value: cfg.Budget.String(), Want: "a duration from 1ms to 10s"}
+	}
+	if err := checkBudget(cfg.Budget); err != nil {
+		return nil, err
 	}
 	if cfg.Denials == 0 {
 		cfg.Denials = DefaultDenials
@@ -65,6 +66,24 @@ func New(cfg Config) (*Limiter, error) {
 		store: cfg.Store, tiers: cfg.Tiers, load: cfg.Load, budget: cfg.Budget,
 		local: cfg.Local, replicas: cfg.Replicas, denials: newDenials(cfg.Denials),
 	}, nil
+}
+
+// WithBudget returns a Limiter with a decision budget of its own, 1ms to 10s. It shares everything
+// else with l: charges, plans and remembered denials. An error is a *FieldError.
+func (l *Limiter) WithBudget(budget time.Duration) (*Limiter, error) {
+	if err := checkBudget(budget); err != nil {
+		return nil, err
+	}
+	other := *l
+	other.budget = budget
+	return &other, nil
+}
+
+func checkBudget(budget time.Duration) error {
+	if budget < time.Millisecond || budget > 10*time.Second {
+		return &FieldError{Field: "Budget", Value: budget.String(), Want: "a duration from 1ms to 10s"}
+	}
+	return nil
 }
 
 // Take charges the request against every window it touches, or against none.

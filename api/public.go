@@ -37,6 +37,9 @@ type Config struct {
 	// How requests of /v1/check and /demo/data tell who is asking and what they cost.
 	Who    httplimit.Who // its Keys are those of Keyring, if it has none
 	Routes *httplimit.Routes
+	Legacy httplimit.LegacyHeaders
+	// CheckBudget is the decision budget of /v1/check; default the limiter's.
+	CheckBudget time.Duration
 
 	Logger *slog.Logger // default slog.Default
 }
@@ -52,7 +55,14 @@ func (cfg *Config) WhoAsks() httplimit.Who {
 
 // gate returns the gate of /v1/check and /demo/data.
 func (cfg *Config) gate() (*httplimit.Gate, error) {
-	return httplimit.NewGate(cfg.Limiter, httplimit.Config{Who: cfg.WhoAsks(), Routes: cfg.Routes, Logger: cfg.Logger})
+	lim := cfg.Limiter
+	if cfg.CheckBudget != 0 {
+		var err error
+		if lim, err = lim.WithBudget(cfg.CheckBudget); err != nil {
+			return nil, err
+		}
+	}
+	return httplimit.NewGate(lim, httplimit.Config{Who: cfg.WhoAsks(), Routes: cfg.Routes, Legacy: cfg.Legacy, Logger: cfg.Logger})
 }
 
 // Public returns the handler of the public listener.

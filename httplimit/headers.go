@@ -18,9 +18,23 @@ const (
 	NoLegacy    LegacyHeaders = ""
 	LegacyEpoch LegacyHeaders = "epoch" // Reset in seconds since the epoch, as GitHub has it
 	LegacyDelta LegacyHeaders = "delta" // Reset in seconds from now
+
+	// In the place of the standard headers, for clients that read an older draft of RateLimit.
+	LegacyEpochOnly LegacyHeaders = "epoch-only"
+	LegacyDeltaOnly LegacyHeaders = "delta-only"
 )
 
-func (l LegacyHeaders) valid() bool { return l == NoLegacy || l == LegacyEpoch || l == LegacyDelta }
+// Valid reports whether l is one of the constants.
+func (l LegacyHeaders) Valid() bool {
+	switch l {
+	case NoLegacy, LegacyEpoch, LegacyDelta, LegacyEpochOnly, LegacyDeltaOnly:
+		return true
+	}
+	return false
+}
+
+// alone reports whether the standard headers are left out.
+func (l LegacyHeaders) alone() bool { return l == LegacyEpochOnly || l == LegacyDeltaOnly }
 
 // SetHeaders writes the RateLimit and RateLimit-Policy fields of
 // draft-ietf-httpapi-ratelimit-headers-11, Retry-After (RFC 9110, whole seconds,
@@ -33,11 +47,11 @@ func (l LegacyHeaders) valid() bool { return l == NoLegacy || l == LegacyEpoch |
 // If h has the fields of another limiter, such as a middleware around this one, the tightest
 // stays: that with the smallest r.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
-	if others := h["Ratelimit"]; len(others) > 0 && Tighter(others[0], d) {
+	if others := h["Ratelimit"]; len(others) > 0 && Tighter(others[0], d) || legacyIsTighter(h, d) {
 		setRetryAfter(h, d)
 		return
 	}
-	if policy := d.RateLimitPolicy(); policy != "" {
+	if policy := d.RateLimitPolicy(); policy != "" && !legacy.alone() {
 		var room [256]byte
 		limit := room[:0]
 		for i := range d.Windows {
@@ -90,6 +104,17 @@ func Tighter(field string, d *tierlimit.Decision) bool {
 	return counted
 }
 
+// legacyIsTighter reports whether the X-RateLimit-Remaining of another limiter leaves less than d.
+func legacyIsTighter(h http.Header, d *tierlimit.Decision) bool {
+	values := h["X-Ratelimit-Remaining"]
+	if len(values) == 0 {
+		return false
+	}
+	remaining, err := strconv.ParseInt(values[0], 10, 64)
+	w := d.Binding()
+	return err == nil && w != nil && remaining < w.Remaining
+}
+
 // appendLimit appends an item of the RateLimit field. Limit names need no escapes in a
 // structured field's string: see tierlimit.ValidName.
 func appendLimit(b []byte, w *tierlimit.WindowState) []byte {
@@ -106,7 +131,7 @@ func appendLimit(b []byte, w *tierlimit.WindowState) []byte {
 
 func setLegacy(h http.Header, w *tierlimit.WindowState, legacy LegacyHeaders) {
 	reset := ceilSeconds(w.Reset)
-	if legacy == LegacyEpoch {
+	if legacy == LegacyEpoch || legacy == LegacyEpochOnly {
 		reset += time.Now().Unix()
 	}
 	h.Set("X-Ratelimit-Limit", strconv.FormatInt(w.EffectiveMax, 10))

@@ -87,8 +87,8 @@ func NewGate(lim Limiter, cfg Config) (*Gate, error) {
 	if err := checkHold(cfg.Hold); err != nil {
 		return nil, err
 	}
-	if !cfg.Legacy.valid() {
-		return nil, &tierlimit.FieldError{Field: "Legacy", Value: string(cfg.Legacy), Want: "empty, epoch or delta"}
+	if !cfg.Legacy.Valid() {
+		return nil, &tierlimit.FieldError{Field: "Legacy", Value: string(cfg.Legacy), Want: "empty, epoch, delta, epoch-only or delta-only"}
 	}
 	return &Gate{lim: lim, cfg: cfg}, nil
 }

@@ -16,7 +16,7 @@ func configCommand(s streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			wrong := opts.resolve(cmd.Flags(), s.env)
 			if wrong == nil {
-				wrong = set.requests()
+				wrong = set.validate()
 			}
 			w := newTable(s.out)
 			for _, o := range opts {

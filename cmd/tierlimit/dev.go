@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/internal/listen"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -33,7 +35,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	if err != nil {
 		return err
 	}
-	l, err := listen(ctx, set)
+	l, err := set.listen(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -57,16 +59,12 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		Tokens: api.NewTokens(set.adminTokens, nil), Open: true, Demo: true,
 		Who: set.who, Routes: set.routes, Logger: log,
 	}
-	forward, err := newForward(set, lim, &cfg)
-	if err != nil {
-		return err
-	}
 	warnOfScopes(set.routes, devTiers(catalogue)(), log)
-	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr()), baseURL(l.admin.Addr()), shown))
+	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr(), l.secure), baseURL(l.admin.Addr(), l.secureAdmin), shown))
 	if l.proxy != nil {
-		fmt.Fprintf(s.out, "In front of %s, limited\n  curl -i %s/\n\n", set.upstream, baseURL(l.proxy.Addr()))
+		fmt.Fprintf(s.out, "In front of %s, limited\n  curl -i %s/\n\n", set.upstream, baseURL(l.proxy.Addr(), l.secure))
 	}
-	return serveUntil(ctx, l, cfg, forward, 0)
+	return serveUntil(ctx, set, l, cfg)
 }
 
 func devCatalogue(file string) (*memtiers.Catalogue, error) {
@@ -90,9 +88,12 @@ func devControl(m *memtiers.Catalogue) func() tiers.LoadControl {
 	}
 }
 
-func baseURL(addr net.Addr) string {
-	if addr.Network() == "unix" {
-		return unixPrefix + addr.String()
+func baseURL(addr net.Addr, secure *tls.Config) string {
+	switch {
+	case addr.Network() == "unix":
+		return listen.UnixPrefix + addr.String()
+	case secure != nil:
+		return "https://" + addr.String()
 	}
 	return "http://" + addr.String()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"reflect"
 	"testing"
 
@@ -26,9 +27,14 @@ func FuzzConfiguration(f *testing.F) {
 		opts.flags(fs)
 		err := opts.resolve(fs, func(name string) (string, bool) { v, ok := env[name]; return v, ok })
 		if err == nil {
-			if _, client, err := openRedis(&set); err == nil {
-				_ = client.Close()
-			} else if field := new(tierlimit.FieldError); !errors.As(err, &field) {
+			cfg, err := set.replica(slog.New(slog.DiscardHandler))
+			if err == nil {
+				err = inSettings(cfg.Validate())
+			}
+			if err == nil {
+				return
+			}
+			if field := new(tierlimit.FieldError); !errors.As(err, &field) {
 				t.Errorf("%v: names no field", err)
 			}
 			return

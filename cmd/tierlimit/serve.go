@@ -2,24 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/api"
 	"github.com/tierlimit/tierlimit/httplimit"
-	"github.com/tierlimit/tierlimit/load"
-	"github.com/tierlimit/tierlimit/migrations"
-	"github.com/tierlimit/tierlimit/store/durable"
-	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/replica"
 	"github.com/tierlimit/tierlimit/tiers"
-	"github.com/tierlimit/tierlimit/tiers/cache"
-	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 )
 
 func serveCommand(s streams) *cobra.Command {
@@ -45,90 +42,117 @@ func warnOfScopes(routes *httplimit.Routes, list []tiers.Tier, log *slog.Logger)
 	}
 }
 
-// migrateTimeout bounds the schema's way to what it should be, others' turns included.
-const migrateTimeout = 30 * time.Second
-
-// startPause is between two looks whether Postgres is there.
-const startPause = 500 * time.Millisecond
-
-// serve builds everything from the outside in and takes it down in reverse.
+// serve opens a replica and its listeners, and serves until ctx ends.
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
-	if err := checkTokens(set.adminTokens, set.serviceTokens); err != nil {
-		return usage(err)
-	}
 	if err := set.requests(); err != nil {
 		return usage(err)
 	}
-	slog.SetDefault(log)
-	redis.SetLogger(clientLog{log})
-	redisStore, client, err := openRedis(set)
+	cfg, err := set.replica(log)
 	if err != nil {
-		return err
+		return usage(err)
 	}
-	defer client.Close()
-	catalogue, err := openCatalogue(ctx, set, log)
+	slog.SetDefault(log)
+	r, err := replica.Open(ctx, cfg)
 	if ctx.Err() != nil {
 		return nil // told to stop while it waited
 	}
 	if err != nil {
-		return err
+		return inSettings(err)
 	}
-	defer catalogue.Close()
-	plans, err := cache.New(ctx, catalogue, cache.Config{Logger: log})
-	if err != nil {
-		return err
-	}
-	defer plans.Close()
-	defer closeRedis(redisStore, log)
-	durableStore := durable.New(redisStore, catalogue, durable.Config{Known: plans.Known, Logger: log})
-	defer writeUsage(durableStore, log)
-	store := &watchedStore{Store: durableStore, log: log}
-	if err := checkRedis(ctx, redisStore, store, log); err != nil {
-		return err
-	}
-	cpu, err := load.New(load.Config{Tiers: plans.Tiers, Control: plans.LoadControl, Meter: set.loadMeter, Mode: set.loadMode, Logger: log})
-	if err != nil {
-		return err
-	}
-	defer cpu.Close()
-	go retainEvents(ctx, catalogue, set.auditRetention, log)
-	alive := countReplicas(ctx, catalogue, log)
-	defer alive.close()
-	lim, err := tierlimit.New(tierlimit.Config{
-		Store: store, Tiers: plans, Load: cpu, Budget: set.budget,
-		Local: memstore.New(memstore.Config{}), Replicas: alive.count,
-	})
-	if err != nil {
-		return err
-	}
-	// Not before everything is there: a client is refused rather than left to
-	// wait on a listener that nobody serves.
-	l, err := listen(ctx, set)
+	defer r.Close()
+	go retainEvents(ctx, r.Catalogue, set.auditRetention, log)
+	// Listen last, so that a client is refused rather than left to wait on a listener that nobody
+	// serves.
+	l, err := set.listen(ctx, log)
 	if err != nil {
 		return err
 	}
 	defer l.close()
-	cfg := api.Config{
-		Limiter: lim, Catalogue: catalogue, Keyring: plans, Load: cpu, CatchUp: plans.CatchUp,
-		Health: api.Health{
-			Checks: map[string]func(context.Context) error{"redis": redisStore.Ping, "postgres": catalogue.Ping},
-			Notes:  map[string]func() string{"catalogue": plans.Following},
-		},
-
+	warnOfScopes(set.routes, r.Cache.Tiers(), log)
+	return serveUntil(ctx, set, l, api.Config{
+		Limiter: r.Limiter, Catalogue: r.Catalogue, Keyring: r.Cache, Load: r.Load, CatchUp: r.Cache.CatchUp,
+		Health: api.Health{Checks: r.Checks(), Notes: map[string]func() string{"catalogue": r.Cache.Following}},
 		Tokens: watchTokens(ctx, set, log),
 		Who:    set.who, Routes: set.routes, Logger: log,
+	})
+}
+
+// replica returns the configuration of the replica that set describes.
+func (s *settings) replica(log *slog.Logger) (replica.Config, error) {
+	if err := checkTokens(s.adminTokens, s.serviceTokens); err != nil {
+		return replica.Config{}, err
 	}
-	forward, err := newForward(set, lim, &cfg)
+	authorities, err := readAuthorities("TIERLIMIT_REDIS_CA", s.redisCA)
+	if err != nil {
+		return replica.Config{}, err
+	}
+	certificates, err := readCertificates(s.redisCert, s.redisKey)
+	if err != nil {
+		return replica.Config{}, err
+	}
+	return replica.Config{
+		Redis:    replica.Redis{URL: s.redisURL, Mode: replica.Mode(s.redisMode), Authorities: authorities, Certificates: certificates},
+		Database: replica.Database{URL: s.databaseURL, Renew: s.databaseOption.renew(), Migrate: replica.Migrate(s.migrate), Wait: s.startTimeout},
+		Budget:   s.budget, LoadMode: s.loadMode, Meter: s.loadMeter, Logger: log,
+	}, nil
+}
+
+// validate returns an error for what serve would refuse without connecting to anything.
+func (s *settings) validate() error {
+	log := slog.New(slog.DiscardHandler)
+	if err := s.requests(); err != nil {
+		return err
+	}
+	for _, files := range []*tlsFiles{&s.tls, &s.adminTLS} {
+		if _, err := files.config(log); err != nil {
+			return err
+		}
+	}
+	cfg, err := s.replica(log)
 	if err != nil {
 		return err
 	}
-	warnOfScopes(set.routes, plans.Tiers(), log)
-	addresses := []any{"version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String()}
-	if l.proxy != nil {
-		addresses = append(addresses, "proxy", l.proxy.Addr().String(), "upstream", set.upstream.String())
+	return inSettings(cfg.Validate())
+}
+
+// readAuthorities reads the certificates of authorities from the file of a setting.
+func readAuthorities(setting, file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
 	}
-	log.Info("serving", addresses...)
-	return serveUntil(ctx, l, cfg, forward, set.drain)
+	pem, err := os.ReadFile(file)
+	pool := x509.NewCertPool()
+	if err != nil || !pool.AppendCertsFromPEM(pem) {
+		return nil, &tierlimit.FieldError{Field: setting, Value: file, Want: "a file of certificates in PEM that can be read"}
+	}
+	return pool, nil
+}
+
+// readCertificates reads the certificate to show to Redis.
+func readCertificates(certificate, key string) ([]tls.Certificate, error) {
+	if certificate == "" && key == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		return nil, &tierlimit.FieldError{
+			Field: "TIERLIMIT_REDIS_CERT and TIERLIMIT_REDIS_KEY", Value: certificate + " and " + key,
+			Want: "files that can be read, of a certificate in PEM and of its key",
+		}
+	}
+	return []tls.Certificate{pair}, nil
+}
+
+// inSettings returns an error of package replica with the name of the setting in the place of the
+// field.
+func inSettings(err error) error {
+	var field *tierlimit.FieldError
+	if !errors.As(err, &field) || field.Field != "Redis.URL" {
+		return err
+	}
+	named := *field
+	named.Field = "TIERLIMIT_REDIS_URL"
+	return usage(&named)
 }
 
 // tokensEvery is the interval at which token files are read again.
@@ -210,70 +234,4 @@ func retainEvents(ctx context.Context, catalogue tiers.Eraser, retention time.Du
 		case <-tick.C:
 		}
 	}
-}
-
-// writeUsage writes what was used of long windows, once nobody is served any more.
-func writeUsage(store *durable.Store, log *slog.Logger) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := store.Close(ctx); err != nil {
-		log.Warn("the last usage of long windows was not written: it is lost if Redis loses it too", "error", err)
-	}
-}
-
-// awaitCatalogue opens the database once it answers, or gives up when its time is over.
-// What it refuses, such as a password, is no reason to wait.
-func awaitCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtiers.Catalogue, error) {
-	over := time.After(set.startTimeout)
-	for told := false; ; told = true {
-		catalogue, err := pgtiers.OpenWith(ctx, pgtiers.Config{URL: set.databaseURL, Renew: set.databaseOption.renew()})
-		if !errors.Is(err, tiers.ErrUnavailable) {
-			return catalogue, err
-		}
-		if !told && set.startTimeout > 0 {
-			log.Warn("postgres cannot be reached; waiting for it", "timeout", set.startTimeout.String(), "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-over:
-			return nil, err
-		case <-time.After(startPause):
-		}
-	}
-}
-
-// openCatalogue waits for the database, then checks or migrates its schema.
-func openCatalogue(ctx context.Context, set *settings, log *slog.Logger) (*pgtiers.Catalogue, error) {
-	catalogue, err := awaitCatalogue(ctx, set, log)
-	if err != nil {
-		return nil, err
-	}
-	if err := migrate(ctx, set, log); err != nil {
-		catalogue.Close()
-		return nil, err
-	}
-	return catalogue, nil
-}
-
-// migrate migrates or checks the schema, as set.migrate says. The schema of a later release is
-// accepted: during a rolling update old replicas start beside new ones.
-func migrate(ctx context.Context, set *settings, log *slog.Logger) error {
-	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
-	defer cancel()
-	switch set.migrate {
-	case migrateOff:
-		return nil
-	case migrateCheck:
-		return migrations.Check(ctx, set.databaseURL)
-	}
-	steps, err := migrations.Up(ctx, set.databaseURL)
-	for _, step := range steps {
-		log.Info("migrated the database", "migration", step.Name)
-	}
-	if errors.Is(err, migrations.ErrNewer) {
-		log.Warn("the database is of a later release: it is served as far as this release knows it", "error", err)
-		return nil
-	}
-	return err
 }

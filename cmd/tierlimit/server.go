@@ -2,22 +2,28 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"strings"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/tierlimit/tierlimit"
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
 	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/api/envoy"
 	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/internal/listen"
 	"github.com/tierlimit/tierlimit/proxy"
 )
 
@@ -32,116 +38,222 @@ const (
 	shutdownTimeout   = 20 * time.Second
 )
 
-// listeners are those of dev and serve, open before anything is served.
+// listeners are those of dev and serve. They are open before anything is served.
 type listeners struct {
 	public, admin net.Listener
 	proxy         net.Listener // nil: there is no upstream
+	grpc          net.Listener // nil: gRPC is off
+
+	clients, admins     *listen.Pool
+	secure, secureAdmin *tls.Config // nil: no TLS
 }
 
-func listen(ctx context.Context, s *settings) (l listeners, err error) {
-	if l.public, err = open(ctx, s.addr); err != nil {
-		return l, fmt.Errorf("public listener: %w", err)
+// listen opens the listeners that set configures, or takes over those that systemd has opened
+// under the same name.
+func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, err error) {
+	l = &listeners{
+		clients: listen.NewPool(s.mostConnections(), s.connectionsPerAddress, s.isGateway, log),
+		admins:  listen.NewPool(adminConnections, 0, nil, log),
 	}
-	if l.admin, err = open(ctx, s.adminAddr); err != nil {
-		_ = l.public.Close() // nothing was served on it
-		return l, fmt.Errorf("admin listener: %w", err)
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.secure, err = s.tls.config(log); err != nil {
+		return l, usage(err)
 	}
-	if s.upstream == nil {
-		return l, nil
+	if l.secureAdmin, err = s.adminTLS.config(log); err != nil {
+		return l, usage(err)
 	}
-	if l.proxy, err = open(ctx, s.proxyAddr); err != nil {
-		l.close()
-		return l, fmt.Errorf("proxy listener: %w", err)
+	passedOn, err := activation.ListenersWithNames()
+	if err != nil {
+		return l, fmt.Errorf("sockets of systemd: %w", err)
+	}
+	type wantedListener struct {
+		name, address string
+		pool          *listen.Pool
+		into          *net.Listener
+	}
+	wanted := []wantedListener{
+		{"public", s.addr, l.clients, &l.public},
+		{"admin", s.adminAddr, l.admins, &l.admin},
+	}
+	if s.upstream != nil {
+		wanted = append(wanted, wantedListener{"proxy", s.proxyAddr, l.clients, &l.proxy})
+	}
+	if s.grpcAddr != "" {
+		wanted = append(wanted, wantedListener{"grpc", s.grpcAddr, l.clients, &l.grpc})
+	}
+	for _, w := range wanted {
+		var opened net.Listener
+		if given := passedOn[w.name]; len(given) == 1 {
+			opened = given[0]
+		} else if opened, err = listen.Open(ctx, w.address); err != nil {
+			return l, fmt.Errorf("%s listener: %w", w.name, err)
+		}
+		*w.into = w.pool.Listener(opened)
 	}
 	return l, nil
 }
 
-// unixPrefix begins an address that is the path of a socket.
-const unixPrefix = "unix:"
+const (
+	// adminConnections bounds the connections of the admin listener, which has a reserve of its
+	// own.
+	adminConnections = 128
+	// otherDescriptors are left for Redis, Postgres, files and the admin listener.
+	otherDescriptors = adminConnections + 128
+	// defaultConnections is the default bound where descriptors are plenty.
+	defaultConnections = 10_000
+)
 
-// open listens on host:port, or on a unix socket. A socket that nobody listens on any more is
-// replaced.
-func open(ctx context.Context, address string) (net.Listener, error) {
-	var lc net.ListenConfig
-	path, isUnix := strings.CutPrefix(address, unixPrefix)
-	if !isUnix {
-		return lc.Listen(ctx, "tcp", address)
+// mostConnections returns the bound on the connections of clients. By default it follows from the
+// files that the process may have open; with a proxy each connection may need a second one.
+func (s *settings) mostConnections() int {
+	if s.connections > 0 {
+		return s.connections
 	}
-	l, err := lc.Listen(ctx, "unix", path)
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return l, err
+	most := listen.Descriptors() - otherDescriptors
+	if s.upstream != nil {
+		most /= 2
 	}
-	var d net.Dialer
-	if conn, dialled := d.DialContext(ctx, "unix", path); dialled == nil {
-		_ = conn.Close() // somebody listens
-		return nil, err
-	}
-	if info, gone := os.Lstat(path); gone != nil || info.Mode()&os.ModeSocket == 0 {
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil {
-		return nil, err
-	}
-	return lc.Listen(ctx, "unix", path)
+	return min(max(most, 16), defaultConnections)
 }
 
-// close gives up what was opened; what a server closed already is no matter.
-func (l listeners) close() {
-	_ = l.public.Close()
-	_ = l.admin.Close()
-	if l.proxy != nil {
-		_ = l.proxy.Close()
+// isGateway reports whether addr is a trusted proxy or this machine: many clients come from there.
+func (s *settings) isGateway(addr netip.Addr) bool {
+	return addr.IsLoopback() || slices.ContainsFunc(s.who.Address.Trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// tlsFiles names the files of a certificate and its key. The zero tlsFiles is no TLS.
+type tlsFiles struct {
+	setting   string // the name of the setting of cert, without _CERT
+	cert, key string
+}
+
+// config returns a TLS configuration whose certificate is read again when the files change, nil
+// for no TLS.
+func (f *tlsFiles) config(log *slog.Logger) (*tls.Config, error) {
+	if f.cert == "" && f.key == "" {
+		return nil, nil
+	}
+	certificate, err := listen.LoadCertificate(f.cert, f.key, log)
+	if err != nil {
+		return nil, fmt.Errorf("%s_CERT %q and %s_KEY %q: must be files that can be read, of a certificate in PEM and of its key: %w", f.setting, f.cert, f.setting, f.key, err)
+	}
+	return certificate.Config("h2", "http/1.1"), nil
+}
+
+// withTLS returns l with TLS if config is not nil.
+func withTLS(l net.Listener, config *tls.Config) net.Listener {
+	if config == nil {
+		return l
+	}
+	return tls.NewListener(l, config)
+}
+
+// close closes the listeners. A server may have closed them already.
+func (l *listeners) close() {
+	for _, one := range []net.Listener{l.public, l.admin, l.proxy, l.grpc} {
+		if one != nil {
+			_ = one.Close()
+		}
 	}
 }
 
-// serveUntil serves both listeners until ctx ends. Then /readyz says so for as
-// long as drain, while requests are still served, and what was accepted
-// finishes.
-func serveUntil(ctx context.Context, l listeners, cfg api.Config, forward http.Handler, drain time.Duration) error {
+// A server serves one listener.
+type server interface {
+	Serve(l net.Listener) error
+	Shutdown(ctx context.Context) error
+}
+
+// serveUntil serves all listeners until ctx ends. Then /readyz reports that the process stops
+// for as long as set.drain, while requests are still served, and requests under way finish.
+func serveUntil(ctx context.Context, set *settings, l *listeners, cfg api.Config) error {
 	cfg.Health.Draining = new(atomic.Bool)
+	cfg.CheckBudget, cfg.Legacy = set.checkBudget, set.legacy
 	public, err := api.Public(cfg)
 	if err != nil {
 		return err
 	}
-	servers := []*http.Server{newServer(public, cfg.Logger), newServer(api.Admin(cfg), cfg.Logger)}
-	opened := []net.Listener{l.public, l.admin}
+	admin := api.Admin(cfg)
+	if cfg.Open { // dev
+		public, admin = onlyLocal(public), onlyLocal(admin)
+	}
+	servers := map[server]net.Listener{
+		newServer(public, l.clients, cfg.Logger): withTLS(l.public, l.secure),
+		newServer(admin, l.admins, cfg.Logger):   withTLS(l.admin, l.secureAdmin),
+	}
+	addresses := []any{"version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String()}
 	if l.proxy != nil {
-		servers, opened = append(servers, newProxyServer(forward, cfg.Logger)), append(opened, l.proxy)
+		forward, err := newForward(set, &cfg)
+		if err != nil {
+			return err
+		}
+		servers[newProxyServer(forward, l.clients, cfg.Logger)] = withTLS(l.proxy, l.secure)
+		addresses = append(addresses, "proxy", l.proxy.Addr().String(), "upstream", set.upstream.String())
+	}
+	var forEnvoy *envoy.Server
+	if l.grpc != nil {
+		if forEnvoy, err = newEnvoy(set, l, &cfg); err != nil {
+			return err
+		}
+		servers[forEnvoy] = l.grpc
+		addresses = append(addresses, "grpc", l.grpc.Addr().String())
 	}
 	failed := make(chan error, len(servers))
-	for i, listener := range opened {
-		go func() { failed <- servers[i].Serve(listener) }()
+	for s, listener := range servers {
+		go func() { failed <- s.Serve(listener) }()
 	}
+	cfg.Logger.Info("serving", addresses...)
+	notify(daemon.SdNotifyReady, cfg.Logger)
 	select {
 	case err = <-failed:
 	case <-ctx.Done():
-		cfg.Logger.Info("stopping", "drain", drain.String(), "timeout", shutdownTimeout.String())
+		cfg.Logger.Info("stopping", "drain", set.drain.String(), "timeout", shutdownTimeout.String())
+		notify(daemon.SdNotifyStopping, cfg.Logger)
 		cfg.Health.Draining.Store(true)
-		time.Sleep(drain)
+		if forEnvoy != nil {
+			forEnvoy.Drain()
+		}
+		time.Sleep(set.drain)
 	}
 	return errors.Join(err, shutDown(servers))
 }
 
-// shutDown ends all servers at once, and cuts off what takes too long.
-func shutDown(servers []*http.Server) error {
+// notify tells systemd the state of the service, if systemd asked for it.
+func notify(state string, log *slog.Logger) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd cannot be told the state of the service", "error", err)
+	}
+}
+
+// shutDown ends all servers at once. What takes longer than shutdownTimeout is cut off.
+func shutDown(servers map[server]net.Listener) error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	errs := make([]error, len(servers))
+	var mu sync.Mutex
+	var errs []error
 	var wg sync.WaitGroup
-	for i, server := range servers {
+	for s := range servers {
 		wg.Go(func() {
-			if errs[i] = server.Shutdown(ctx); errs[i] != nil {
-				errs[i] = errors.Join(errs[i], server.Close())
+			err := s.Shutdown(ctx)
+			if h, ok := s.(*http.Server); ok && err != nil {
+				err = errors.Join(err, h.Close())
 			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func newServer(h http.Handler, log *slog.Logger) *http.Server {
+func newServer(h http.Handler, pool *listen.Pool, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
+		ConnState:         pool.ConnState,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -151,27 +263,51 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// newProxyServer returns a server for streams and uploads of any length, over HTTP/1.1 or HTTP/2
-// without TLS.
-func newProxyServer(h http.Handler, log *slog.Logger) *http.Server {
-	s := newServer(h, log)
+// newProxyServer returns a server for streams and uploads of any length, over HTTP/1.1 or HTTP/2,
+// with or without TLS.
+func newProxyServer(h http.Handler, pool *listen.Pool, log *slog.Logger) *http.Server {
+	s := newServer(h, pool, log)
 	s.ReadTimeout, s.WriteTimeout = 0, 0
 	s.MaxHeaderBytes = 64 << 10
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetHTTP2(true)
 	s.Protocols.SetUnencryptedHTTP2(true)
 	return s
 }
 
-// newForward returns the handler of the proxy listener, nil if there is no upstream.
-func newForward(s *settings, lim *tierlimit.Limiter, cfg *api.Config) (http.Handler, error) {
-	if s.upstream == nil {
-		return nil, nil
-	}
-	return proxy.New(lim, proxy.Config{
+// newForward returns the handler of the proxy listener.
+func newForward(s *settings, cfg *api.Config) (http.Handler, error) {
+	return proxy.New(cfg.Limiter, proxy.Config{
 		Upstream: s.upstream, CostHeader: s.costHeader, Timeout: s.upstreamTimeout, Logger: cfg.Logger,
-		Limit: httplimit.Config{Who: cfg.WhoAsks(), Routes: cfg.Routes, Logger: cfg.Logger},
+		Limit: s.limits(cfg),
 	})
+}
+
+// limits returns how requests of clients are limited.
+func (s *settings) limits(cfg *api.Config) httplimit.Config {
+	return httplimit.Config{Who: cfg.WhoAsks(), Routes: cfg.Routes, Legacy: s.legacy, Logger: cfg.Logger}
+}
+
+// newEnvoy returns the gRPC server.
+func newEnvoy(s *settings, l *listeners, cfg *api.Config) (*envoy.Server, error) {
+	lim, err := cfg.Limiter.WithBudget(s.grpcBudget)
+	if err != nil {
+		return nil, err
+	}
+	var options []grpc.ServerOption
+	if l.secure != nil {
+		secure := l.secure.Clone()
+		secure.NextProtos = []string{"h2"}
+		if s.grpcClientCA != "" {
+			if secure.ClientCAs, err = readAuthorities("TIERLIMIT_GRPC_CLIENT_CA", s.grpcClientCA); err != nil {
+				return nil, usage(err)
+			}
+			secure.ClientAuth = tls.RequireAndVerifyClientCert
+		}
+		options = append(options, grpc.Creds(credentials.NewTLS(secure)))
+	}
+	return envoy.NewServer(lim, envoy.Config{Entries: s.entries, Limit: s.limits(cfg), Logger: cfg.Logger}, options...)
 }
 
 func newLogger(s *settings, w io.Writer) *slog.Logger {

@@ -13,10 +13,13 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/api/envoy"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/httplimit/routefile"
+	"github.com/tierlimit/tierlimit/internal/listen"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/proxy"
+	"github.com/tierlimit/tierlimit/replica"
 )
 
 // settings is the configuration of dev and serve, read.
@@ -35,6 +38,13 @@ type settings struct {
 	upstream                   *url.URL // nil: nothing is proxied
 	proxyAddr, costHeader      string
 	upstreamTimeout            time.Duration
+	grpcAddr, grpcClientCA     string // grpcAddr "": gRPC is off
+	entries                    envoy.Entries
+	grpcBudget, checkBudget    time.Duration
+	legacy                     httplimit.LegacyHeaders
+	tls, adminTLS              tlsFiles
+	connections                int // 0: as many as descriptors allow
+	connectionsPerAddress      int // 0: no bound
 	routesFile                 string
 	routes                     *httplimit.Routes // of routesFile, once read
 	budget, drain              time.Duration
@@ -48,6 +58,7 @@ type settings struct {
 
 // common are the options that dev and serve share.
 func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode load.Mode) options {
+	s.tls.setting, s.adminTLS.setting = "TIERLIMIT_TLS", "TIERLIMIT_ADMIN_TLS"
 	return options{
 		{
 			name: "upstream", usage: "the API that the proxy listener forwards to",
@@ -72,6 +83,54 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 		{
 			name: "admin-addr", usage: "admin listener", fallback: adminAddr,
 			want: "host:port, such as 127.0.0.1:8081, or unix: and the path of a socket", parse: address(&s.adminAddr),
+		},
+		{
+			name: "grpc-addr", usage: "gRPC listener for Envoy; off if it is left out",
+			want: "host:port, such as :8082, or unix: and the path of a socket", parse: address(&s.grpcAddr),
+		},
+		{
+			name: "grpc-budget", usage: "longest a decision over gRPC may take; Envoy waits 20ms by default", fallback: envoy.DefaultBudget.String(),
+			want: "a duration from 1ms to 10s, such as 15ms", parse: duration(&s.grpcBudget, time.Millisecond, 10*time.Second),
+		},
+		{
+			name: "grpc-entries", usage: "names of the descriptor entries that say who is asking and what for",
+			want: "some of subject=, api_key=, address=, scope= and cost= with a name each, between commas, such as subject=tenant,scope=route", parse: s.parseEntries,
+		},
+		{
+			name: "grpc-client-ca", usage: "who signs the certificates that gRPC clients must show",
+			want: "a file of certificates in PEM", parse: fileName(&s.grpcClientCA),
+		},
+		{
+			name: "check-budget", usage: "longest a decision for a gateway may take", fallback: tierlimit.DefaultBudget.String(),
+			want: "a duration from 1ms to 10s, such as 50ms", parse: duration(&s.checkBudget, time.Millisecond, 10*time.Second),
+		},
+		{
+			name: "legacy-headers", usage: "send X-RateLimit-* to clients: beside RateLimit (epoch, delta) or in its place (epoch-only, delta-only)",
+			want: "epoch, delta, epoch-only or delta-only", parse: s.parseLegacy,
+		},
+		{
+			name: "tls-cert", usage: "certificate of the public, proxy and gRPC listeners; read again when it changes",
+			want: "a file of a certificate in PEM", parse: fileName(&s.tls.cert),
+		},
+		{
+			name: "tls-key", usage: "the key of that certificate",
+			want: "a file of a key in PEM", parse: fileName(&s.tls.key),
+		},
+		{
+			name: "admin-tls-cert", usage: "certificate of the admin listener",
+			want: "a file of a certificate in PEM", parse: fileName(&s.adminTLS.cert),
+		},
+		{
+			name: "admin-tls-key", usage: "the key of that certificate",
+			want: "a file of a key in PEM", parse: fileName(&s.adminTLS.key),
+		},
+		{
+			name: "connections", usage: "most open connections of clients; as many as open files allow, and at most 10000, if it is left out",
+			want: "a whole number from 1 to 1000000", parse: wholeNumber(&s.connections, 1, 1_000_000),
+		},
+		{
+			name: "connections-per-address", usage: "most open connections of one address that is not a trusted proxy; no bound if it is left out",
+			want: "a whole number from 1 to 1000000", parse: wholeNumber(&s.connectionsPerAddress, 1, 1_000_000),
 		},
 		{
 			name: "trusted-proxies", usage: "whose X-Forwarded-For, subject header and subject claim are believed",
@@ -126,7 +185,7 @@ func (s *settings) serve() options {
 			want: "redis://, rediss:// or unix:// and an address, such as redis://user:password@host:6379/0; " + escapes, parse: s.parseRedisURL,
 		},
 		{
-			name: "redis-mode", usage: "how Redis is run", fallback: redisSingle,
+			name: "redis-mode", usage: "how Redis is run", fallback: string(replica.Single),
 			want: "single, sentinel or cluster", parse: s.parseRedisMode,
 		},
 		{
@@ -153,7 +212,7 @@ func (s *settings) serve() options {
 			want: "a duration from 0s to 60s", parse: duration(&s.drain, 0, time.Minute),
 		},
 		{
-			name: "migrate", usage: "what to do about a database that is not of this release: bring it there, refuse to start, or nothing", fallback: migrateAuto,
+			name: "migrate", usage: "what to do about a database that is not of this release: bring it there, refuse to start, or nothing", fallback: string(replica.MigrateAuto),
 			want: "auto, check or off", parse: s.parseMigrate,
 		},
 		{
@@ -238,7 +297,7 @@ func whole(u *url.URL, text string) bool {
 
 func address(into *string) func(string) error {
 	return func(v string) error {
-		if path, isUnix := strings.CutPrefix(v, unixPrefix); isUnix {
+		if path, isUnix := strings.CutPrefix(v, listen.UnixPrefix); isUnix {
 			*into = v
 			return check(path != "")
 		}
@@ -353,10 +412,41 @@ func (s *settings) parseUpstream(v string) (err error) {
 	return check((s.upstream.Scheme == "http" || s.upstream.Scheme == "https") && s.upstream.Host != "" && s.upstream.User == nil)
 }
 
+// parseEntries reads names of descriptor entries, such as "subject=tenant,scope=route".
+func (s *settings) parseEntries(v string) error {
+	into := map[string]*string{
+		"subject": &s.entries.Subject, "api_key": &s.entries.APIKey, "address": &s.entries.Address,
+		"scope": &s.entries.Scope, "cost": &s.entries.Cost,
+	}
+	for part := range strings.SplitSeq(v, ",") {
+		meaning, name, _ := strings.Cut(strings.TrimSpace(part), "=")
+		if into[meaning] == nil || name == "" {
+			return errInvalid
+		}
+		*into[meaning] = name
+	}
+	return s.entries.Validate()
+}
+
+func (s *settings) parseLegacy(v string) error {
+	s.legacy = httplimit.LegacyHeaders(v)
+	return check(s.legacy.Valid())
+}
+
+func wholeNumber(into *int, least, most int) func(string) error {
+	return func(v string) (err error) {
+		*into, err = strconv.Atoi(v)
+		return errors.Join(err, check(*into >= least && *into <= most))
+	}
+}
+
 // requests reads the file of routes, and returns an error if options contradict each other.
 func (s *settings) requests() error {
 	if (s.who.Header != "" || s.who.Claim != "") && len(s.who.Address.Trusted) == 0 && !s.who.Address.TrustUnix {
 		return &tierlimit.FieldError{Field: "TIERLIMIT_TRUSTED_PROXIES", Want: "given: whose TIERLIMIT_SUBJECT_HEADER or TIERLIMIT_SUBJECT_CLAIM is believed"}
+	}
+	if s.grpcClientCA != "" && s.tls.cert == "" {
+		return &tierlimit.FieldError{Field: "TIERLIMIT_TLS_CERT", Want: "given, as TIERLIMIT_GRPC_CLIENT_CA is"}
 	}
 	if s.routesFile == "" {
 		return nil
@@ -398,19 +488,12 @@ func (s *settings) parseRedisURL(v string) error {
 
 func (s *settings) parseRedisMode(v string) error {
 	s.redisMode = v
-	return oneOf(redisSingle, redisSentinel, redisCluster)(v)
+	return oneOf(string(replica.Single), string(replica.Sentinel), string(replica.Cluster))(v)
 }
-
-// The values of set.migrate: what serve does about the database schema.
-const (
-	migrateAuto  = "auto"
-	migrateCheck = "check"
-	migrateOff   = "off"
-)
 
 func (s *settings) parseMigrate(v string) error {
 	s.migrate = v
-	return oneOf(migrateAuto, migrateCheck, migrateOff)(v)
+	return oneOf(string(replica.MigrateAuto), string(replica.MigrateCheck), string(replica.MigrateOff))(v)
 }
 
 func (s *settings) parseDatabaseURL(v string) error {

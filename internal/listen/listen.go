@@ -1,0 +1,41 @@
+// Package listen opens the listeners of the binary: TCP addresses, unix sockets and sockets that
+// systemd passes on, with bounds on connections and with TLS certificates that are read again.
+package listen
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// UnixPrefix begins an address that is the path of a unix socket.
+const UnixPrefix = "unix:"
+
+// Open listens on host:port, or on a unix socket. It replaces a socket file that nobody listens on
+// any more.
+func Open(ctx context.Context, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	path, isUnix := strings.CutPrefix(address, UnixPrefix)
+	if !isUnix {
+		return lc.Listen(ctx, "tcp", address)
+	}
+	l, err := lc.Listen(ctx, "unix", path)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return l, err
+	}
+	var d net.Dialer
+	if conn, dialled := d.DialContext(ctx, "unix", path); dialled == nil {
+		_ = conn.Close() // somebody listens
+		return nil, err
+	}
+	if info, gone := os.Lstat(path); gone != nil || info.Mode()&os.ModeSocket == 0 {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, err
+	}
+	return lc.Listen(ctx, "unix", path)
+}

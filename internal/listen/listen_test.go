@@ -1,0 +1,308 @@
+package listen_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tierlimit/tierlimit/internal/listen"
+)
+
+func TestAListenerMayBeAUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	first, err := listen.Open(t.Context(), "unix:"+path)
+	if err != nil {
+		t.Fatal(first, err)
+	}
+	if _, err := listen.Open(t.Context(), "unix:"+path); err == nil {
+		t.Error("taken from somebody who listens")
+	}
+	first.(*net.UnixListener).SetUnlinkOnClose(false) //nolint:forcetypeassert // as of a process that was killed
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := listen.Open(t.Context(), "unix:"+path)
+	if err != nil {
+		t.Fatal("a socket that was left behind: ", err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listen.Open(t.Context(), "unix:"+path); err == nil {
+		t.Error("a file was replaced")
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// serve serves an HTTP server on a listener with the bounds of a pool, and returns its address.
+func serve(t *testing.T, most, perAddress int, exempt func(netip.Addr) bool) (address string, log *lockedBuffer) {
+	t.Helper()
+	log = new(lockedBuffer)
+	pool := listen.NewPool(most, perAddress, exempt, slog.New(slog.NewTextHandler(log, nil)))
+	l, err := listen.Open(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{
+		Handler:   http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }),
+		ConnState: pool.ConnState,
+	}
+	go func() { _ = server.Serve(pool.Listener(l)) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return l.Addr().String(), log
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// ask sends a request on a connection that stays open, and reports whether it was answered.
+func ask(c net.Conn) bool {
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		return false
+	}
+	var said []byte
+	for part := make([]byte, 512); !bytes.Contains(said, []byte("served")); {
+		n, err := c.Read(part)
+		if err != nil {
+			return false
+		}
+		said = append(said, part[:n]...)
+	}
+	return true
+}
+
+// 520 idle connections once silenced a listener.
+func TestIdleConnectionsGiveWayToNewOnes(t *testing.T) {
+	address, log := serve(t, 8, 0, nil)
+	var idle []net.Conn
+	for range 8 {
+		c := dial(t, address)
+		if !ask(c) {
+			t.Fatal("not served")
+		}
+		idle = append(idle, c)
+	}
+	for range 4 {
+		if !ask(dial(t, address)) {
+			t.Fatal("a new connection is not served")
+		}
+	}
+	open := 0
+	for _, c := range idle {
+		if ask(c) {
+			open++
+		}
+	}
+	if open != 4 {
+		t.Errorf("%d of 8 idle connections are open, want 4", open)
+	}
+	if !strings.Contains(log.String(), "connections are scarce") {
+		t.Errorf("the log: %s", log)
+	}
+}
+
+func TestSilentConnectionsGiveWayBeforeIdleOnes(t *testing.T) {
+	address, _ := serve(t, 4, 0, nil)
+	customer := dial(t, address)
+	if !ask(customer) {
+		t.Fatal("not served")
+	}
+	for range 3 {
+		dial(t, address) // and says nothing
+	}
+	time.Sleep(1100 * time.Millisecond) // beyond minSilence
+	for range 3 {
+		if !ask(dial(t, address)) {
+			t.Fatal("a new connection is not served")
+		}
+	}
+	if !ask(customer) {
+		t.Error("an idle connection was closed although silent ones were open")
+	}
+}
+
+// A connection that waits for a place is served once another one is closed.
+func TestABusyPoolMakesNewConnectionsWait(t *testing.T) {
+	address, _ := serve(t, 1, 0, nil)
+	first := dial(t, address)
+	if _, err := io.WriteString(first, "GET / HTTP/1.1\r\n"); err != nil { // a request that does not end
+		t.Fatal(err)
+	}
+	served := make(chan bool)
+	go func() { served <- ask(dial(t, address)) }()
+	select {
+	case <-served:
+		t.Fatal("served beyond the bound")
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !<-served {
+		t.Error("not served")
+	}
+}
+
+func TestAnAddressHasABoundOfItsOwn(t *testing.T) {
+	address, log := serve(t, 100, 2, nil)
+	a, b := dial(t, address), dial(t, address)
+	if !ask(a) || !ask(b) {
+		t.Fatal("not served")
+	}
+	if ask(dial(t, address)) {
+		t.Error("a third connection of an address was served")
+	}
+	if !strings.Contains(log.String(), "an address has too many connections") {
+		t.Errorf("the log: %s", log)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); !ask(dial(t, address)); {
+		if time.Now().After(deadline) {
+			t.Fatal("a closed connection still counts")
+		}
+	}
+	exempt, _ := serve(t, 100, 2, func(a netip.Addr) bool { return a.IsLoopback() })
+	for range 5 {
+		if !ask(dial(t, exempt)) {
+			t.Error("a gateway was bound")
+		}
+	}
+}
+
+func TestManyConnectionsComeAndGo(t *testing.T) {
+	address, _ := serve(t, 4, 0, nil)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				c, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = c.SetDeadline(time.Now().Add(time.Minute))
+				ask(c) // may have been closed early
+				_ = c.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if !ask(dial(t, address)) {
+		t.Error("the places were not given back")
+	}
+}
+
+// pair returns a certificate and its key in PEM.
+func pair(t *testing.T, serial int64) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+}
+
+func TestACertificateIsReadAgainWhenItChanges(t *testing.T) {
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	write := func(file string, text []byte) {
+		t.Helper()
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := listen.LoadCertificate(certFile, keyFile, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("files that are not there were accepted")
+	}
+	cert, key := pair(t, 1)
+	write(certFile, cert)
+	write(keyFile, key)
+	c, err := listen.LoadCertificate(certFile, keyFile, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := c.Config("h2", "http/1.1")
+	serial := func() int64 {
+		t.Helper()
+		got, err := config.GetCertificate(&tls.ClientHelloInfo{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Leaf.SerialNumber.Int64()
+	}
+	awaitSerial := func(want int64) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); serial() != want; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("serial %d, want %d", serial(), want)
+			}
+		}
+	}
+	cert, key = pair(t, 2)
+	write(certFile, cert) // the key of another: the change is half done
+	time.Sleep(1100 * time.Millisecond)
+	if got := serial(); got != 1 {
+		t.Errorf("serial %d while the files do not belong together", got)
+	}
+	write(keyFile, key)
+	awaitSerial(2)
+}
