@@ -18,6 +18,7 @@ type Decision struct {
 	Degraded   bool          // not charged in the shared store, or not on a tier known for sure
 	Source     Source
 	Cost       int64         // what was charged, or would have been
+	Denials    Denials       // what the customer may see of a denial; not part of the JSON
 	ID         string        // for Settle and Renew; "" if the request has no hold
 	Windows    []WindowState // by limit name; empty when nothing could be counted; shared, not to be changed
 

@@ -107,6 +107,6 @@ func (e *evaluation) refused(now time.Time) Decision {
 func (e *evaluation) decision(source Source) Decision {
 	return Decision{
 		Subject: e.Subject, Tier: e.plan.cfg.Tier, Scope: e.Scope,
-		Multiplier: e.compiled.multiplier, Source: source, Cost: e.Cost, policy: e.compiled.policy,
+		Multiplier: e.compiled.multiplier, Source: source, Cost: e.Cost, Denials: e.plan.cfg.Denials, policy: e.compiled.policy,
 	}
 }

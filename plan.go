@@ -14,6 +14,7 @@ type PlanConfig struct {
 	Tier         string
 	Limits       []Limit // at most MaxLimits, names unique, in any order
 	OnStoreError Policy  // default Local
+	Denials      Denials // what customers see of a denial; default DenialsFull
 	Fallback     bool    // the subject's tier could not be learned in time
 	Unknown      bool    // no customer has the subject's name: anybody may have made it up
 
@@ -53,6 +54,12 @@ func NewPlan(cfg PlanConfig) (*Plan, error) {
 	}
 	if !cfg.OnStoreError.Valid() {
 		return nil, &FieldError{Field: "on_store_error", Value: string(cfg.OnStoreError), Want: "open, closed or local"}
+	}
+	if cfg.Denials == "" {
+		cfg.Denials = DenialsFull
+	}
+	if !cfg.Denials.Valid() {
+		return nil, &FieldError{Field: "denials", Value: string(cfg.Denials), Want: "full or plain"}
 	}
 	if cfg.Refusal != "" && cfg.Refusal != Suspended && cfg.Refusal != Blocked {
 		return nil, &FieldError{Field: "refusal", Value: string(cfg.Refusal), Want: "empty, suspended or blocked"}
@@ -108,3 +115,15 @@ const (
 func (p Policy) Valid() bool {
 	return p == Open || p == Closed || p == Local
 }
+
+// Denials says what the customers of a plan see of a denial.
+type Denials string
+
+// The zero Denials is DenialsFull.
+const (
+	DenialsFull  Denials = "full"  // the reason, the usage and the RateLimit headers
+	DenialsPlain Denials = "plain" // the status, Retry-After and the name of the limit
+)
+
+// Valid reports whether d is one of the constants.
+func (d Denials) Valid() bool { return d == DenialsFull || d == DenialsPlain }

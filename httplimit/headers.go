@@ -44,9 +44,15 @@ func (l LegacyHeaders) alone() bool { return l == LegacyEpochOnly || l == Legacy
 // mode, which deny nobody, are left out. A month is sent without w, because its length
 // varies.
 //
+// Of a denial that the tier shows plainly (tierlimit.DenialsPlain), Retry-After alone is written.
+//
 // If h has the fields of another limiter, such as a middleware around this one, the tightest
 // stays: that with the smallest r.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
+	if !d.Allowed && d.Denials == tierlimit.DenialsPlain {
+		setRetryAfter(h, d)
+		return
+	}
 	if others := h["Ratelimit"]; len(others) > 0 && Tighter(others[0], d) || legacyIsTighter(h, d) {
 		setRetryAfter(h, d)
 		return

@@ -261,7 +261,19 @@ func Deny(w http.ResponseWriter, d *tierlimit.Decision) {
 }
 
 func denial(d *tierlimit.Decision) problem.Problem {
-	p := problem.Problem{Decision: d}
+	p := explained(d)
+	if d.Limit != "" {
+		p.ViolatedPolicies = []string{d.Limit}
+	}
+	if d.Denials == tierlimit.DenialsPlain {
+		return problem.Problem{Status: p.Status, ViolatedPolicies: p.ViolatedPolicies}
+	}
+	p.Decision = d
+	return p
+}
+
+// explained returns the status and the words of a denial.
+func explained(d *tierlimit.Decision) (p problem.Problem) {
 	switch d.Reason {
 	case tierlimit.StoreDown:
 		p.Type, p.Status = problem.TemporaryReducedCapacity, http.StatusServiceUnavailable
@@ -285,9 +297,6 @@ func denial(d *tierlimit.Decision) problem.Problem {
 		if d.RetryAfter <= 0 {
 			p.Status = http.StatusForbidden
 		}
-	}
-	if d.Limit != "" {
-		p.ViolatedPolicies = []string{d.Limit}
 	}
 	return p
 }

@@ -170,6 +170,54 @@ func TestLegacyHeaders(t *testing.T) {
 	}
 }
 
+// Clients that read an older draft take the RateLimit header for something else.
+func TestLegacyHeadersAlone(t *testing.T) {
+	for legacy, reset := range map[httplimit.LegacyHeaders]func(int64) bool{
+		httplimit.LegacyDeltaOnly: func(n int64) bool { return n == 60 },
+		httplimit.LegacyEpochOnly: func(n int64) bool { return n > 1e9 },
+	} {
+		do := serve(t, newLimiter(t, &clock{now: noon}), httplimit.Config{Legacy: legacy})
+		h := do(get()).Header()
+		n, err := strconv.ParseInt(h.Get("X-RateLimit-Reset"), 10, 64)
+		if h.Get("RateLimit") != "" || h.Get("RateLimit-Policy") != "" || h.Get("X-RateLimit-Remaining") != "4" || err != nil || !reset(n) {
+			t.Errorf("%s: %v", legacy, h)
+		}
+	}
+	h := http.Header{"X-Ratelimit-Remaining": {"1"}}
+	httplimit.SetHeaders(h, &tierlimit.Decision{Allowed: true, Windows: []tierlimit.WindowState{{Limit: "a", EffectiveMax: 5, Remaining: 3}}}, httplimit.LegacyDeltaOnly)
+	if h.Get("X-RateLimit-Remaining") != "1" {
+		t.Errorf("not the tightest of two is shown: %v", h)
+	}
+}
+
+func TestAPlainDenialShowsNoUsage(t *testing.T) {
+	minute := tierlimit.Window{Length: time.Minute}
+	resolver, err := tiers.Static([]tiers.Tier{{
+		Key: "quiet", Default: true, Denials: tierlimit.DenialsPlain,
+		Limits: tiers.Limits{"per_minute": {Max: 1, Window: minute}},
+	}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: resolver})
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := serve(t, lim, httplimit.Config{Legacy: httplimit.LegacyDelta})
+	if w := do(get()); w.Code != 200 || w.Header().Get("RateLimit") == "" {
+		t.Errorf("an allowed request: %d %v", w.Code, w.Header())
+	}
+	for range 2 { // the second is answered from memory, where the store allows it
+		w := do(get())
+		if w.Code != 429 || w.Header().Get("Retry-After") == "" || w.Header().Get("RateLimit") != "" || w.Header().Get("X-RateLimit-Limit") != "" {
+			t.Errorf("%d %v", w.Code, w.Header())
+		}
+		if got, want := strings.TrimSpace(w.Body.String()), `{"title":"Too Many Requests","status":429,"violated-policies":["per_minute"]}`; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
 func TestScopeCostAndSkip(t *testing.T) {
 	lim := newLimiter(t, &clock{now: noon})
 	do := serve(t, lim, httplimit.Config{

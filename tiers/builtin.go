@@ -17,17 +17,17 @@ func Builtin() []Tier {
 	}
 	return []Tier{
 		{
-			Key: "free", Name: "Free", Default: true, Priority: 10, OnStoreError: tierlimit.Local,
+			Key: "free", Name: "Free", Default: true, Priority: 10, OnStoreError: tierlimit.Local, Denials: tierlimit.DenialsFull,
 			Load:   &Curve{Start: 0.70, Full: 0.90, Floor: 0.10},
 			Limits: map[string]Limit{"per_minute": perMinute(5, true), "per_day": per(tierlimit.Day, 1_000)},
 		},
 		{
-			Key: "pro", Name: "Pro", Priority: 20, OnStoreError: tierlimit.Local,
+			Key: "pro", Name: "Pro", Priority: 20, OnStoreError: tierlimit.Local, Denials: tierlimit.DenialsFull,
 			Load:   &Curve{Start: 0.85, Full: 0.97, Floor: 0.50},
 			Limits: map[string]Limit{"per_minute": perMinute(100, true), "per_month": per(tierlimit.Month, 100_000)},
 		},
 		{
-			Key: "enterprise", Name: "Enterprise", Priority: 30, OnStoreError: tierlimit.Local,
+			Key: "enterprise", Name: "Enterprise", Priority: 30, OnStoreError: tierlimit.Local, Denials: tierlimit.DenialsFull,
 			Limits: map[string]Limit{"per_minute": perMinute(1_000, false), "per_month": per(tierlimit.Month, tierlimit.Unlimited)},
 		},
 	}

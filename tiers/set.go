@@ -74,7 +74,7 @@ func NewSet(list []Tier) (*Set, error) {
 
 func newPlan(t *Tier, from string) (*tierlimit.Plan, error) {
 	cfg := tierlimit.PlanConfig{
-		Tier: t.Key, OnStoreError: t.OnStoreError,
+		Tier: t.Key, OnStoreError: t.OnStoreError, Denials: t.Denials,
 		Fallback: from == tierlimit.FromFallback, Unknown: from != tierlimit.FromTier,
 	}
 	for name, limit := range t.Limits {

@@ -20,9 +20,11 @@ type Tier struct {
 	Default      bool             `json:"default"`
 	Priority     int              `json:"priority"`       // 0 to 1000; under load a lower one gives way first
 	OnStoreError tierlimit.Policy `json:"on_store_error"` // default local
-	Load         *Curve           `json:"load"`           // how load scales the adaptive limits; null: only as a higher priority is
-	Limits       Limits           `json:"limits"`
-	Version      int64            `json:"version,omitzero"` // set by the catalogue; greater with each change
+	// Denials says what customers of the tier see of a denial; default tierlimit.DenialsFull.
+	Denials tierlimit.Denials `json:"denials"`
+	Load    *Curve            `json:"load"` // how load scales the adaptive limits; null: only as a higher priority is
+	Limits  Limits            `json:"limits"`
+	Version int64             `json:"version,omitzero"` // set by the catalogue; greater with each change
 }
 
 // A Curve says how far load scales a tier's adaptive limits: not at all up to a
@@ -67,6 +69,9 @@ func (t *Tier) Normalize() {
 	if t.OnStoreError == "" {
 		t.OnStoreError = tierlimit.Local
 	}
+	if t.Denials == "" {
+		t.Denials = tierlimit.DenialsFull
+	}
 }
 
 // Validate reports everything that is wrong with t, each as a
@@ -82,6 +87,7 @@ func (t *Tier) Validate() error {
 	check(len(t.Name) <= 200 && strictjson.Printable(t.Name), "name", t.Name, "at most 200 bytes of UTF-8 without control characters")
 	check(t.Priority >= 0 && t.Priority <= 1000, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
 	check(t.OnStoreError.Valid(), "on_store_error", string(t.OnStoreError), "open, closed or local")
+	check(t.Denials.Valid(), "denials", string(t.Denials), "full or plain")
 	check(len(t.Limits) >= 1 && len(t.Limits) <= tierlimit.MaxLimits, "limits", strconv.Itoa(len(t.Limits))+" limits", "1 to 16 limits")
 	if t.Load != nil {
 		errs = append(errs, t.Load.validate()...)

@@ -58,6 +58,7 @@ type tierRow struct {
 	IsDefault    bool
 	Priority     int
 	OnStoreError string
+	Denials      string
 	LoadStart    *float64
 	LoadFull     *float64
 	LoadFloor    *float64
@@ -95,7 +96,7 @@ func queueTiers(batch *pgx.Batch, key string) (list func() []tiers.Tier) {
 	var tierRows []tierRow
 	var limitRows []limitRow
 	batch.Queue(`
-		SELECT key, name, is_default, priority, on_store_error, load_start, load_full, load_floor, version
+		SELECT key, name, is_default, priority, on_store_error, denials, load_start, load_full, load_floor, version
 		FROM tierlimit.tiers WHERE $1 IN ('', key) ORDER BY priority, key`, key).Query(func(rows pgx.Rows) (err error) {
 		tierRows, err = pgx.CollectRows(rows, pgx.RowToStructByName[tierRow])
 		return err
@@ -127,7 +128,7 @@ func tiersOf(tierRows []tierRow, limitRows []limitRow) []tiers.Tier {
 func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 	t := tiers.Tier{
 		Key: r.Key, Name: r.Name, Default: r.IsDefault, Priority: r.Priority,
-		OnStoreError: tierlimit.Policy(r.OnStoreError), Limits: limits, Version: r.Version,
+		OnStoreError: tierlimit.Policy(r.OnStoreError), Denials: tierlimit.Denials(r.Denials), Limits: limits, Version: r.Version,
 	}
 	if r.LoadStart != nil {
 		t.Load = &tiers.Curve{Start: *r.LoadStart, Full: *r.LoadFull, Floor: *r.LoadFloor}

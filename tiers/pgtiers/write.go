@@ -121,11 +121,11 @@ func putTier(batch *pgx.Batch, e *tiers.Edit, t tiers.Tier) {
 		start, full, floor = &t.Load.Start, &t.Load.Full, &t.Load.Floor
 	}
 	batch.Queue(`
-		INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor, denials)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (key) DO UPDATE SET name = $2, is_default = $3, priority = $4, on_store_error = $5,
-			load_start = $6, load_full = $7, load_floor = $8`,
-		t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor)
+			load_start = $6, load_full = $7, load_floor = $8, denials = $9`,
+		t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor, string(t.Denials))
 	names := slices.Sorted(maps.Keys(t.Limits))
 	batch.Queue(`DELETE FROM tierlimit.limits WHERE tier = $1 AND name <> ALL ($2)`, t.Key, names)
 	for _, name := range names {

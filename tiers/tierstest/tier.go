@@ -13,7 +13,7 @@ import (
 
 func gold() tiers.Tier {
 	return tiers.Tier{
-		Key: "gold", Name: "Gold <&> ünïcode", Priority: 25, OnStoreError: tierlimit.Closed,
+		Key: "gold", Name: "Gold <&> ünïcode", Priority: 25, OnStoreError: tierlimit.Closed, Denials: tierlimit.DenialsPlain,
 		Load: &tiers.Curve{Start: 0.5, Full: 0.75, Floor: 0.25},
 		Limits: map[string]tiers.Limit{
 			"burst":     {Max: 3, Window: tierlimit.Window{Length: 250 * time.Millisecond}, Adaptive: true},
@@ -56,14 +56,14 @@ func roundTrip(t *testing.T, c tiers.Editor) {
 func invalidTier(t *testing.T, c tiers.Editor) {
 	bad := gold()
 	bad.Name = "a\x00b"
-	bad.Key, bad.Priority, bad.OnStoreError, bad.Load.Floor = "Gold!", -1, "maybe", 0
+	bad.Key, bad.Priority, bad.OnStoreError, bad.Denials, bad.Load.Floor = "Gold!", -1, "maybe", "some", 0
 	bad.Limits["burst"] = tiers.Limit{Max: -2, Window: tierlimit.Window{Length: time.Second}}
 	bad.Limits["per_day"] = tiers.Limit{Max: 1, Window: tierlimit.Window{Period: tierlimit.Day}, Adaptive: true}
 	_, err := c.CreateTier(t.Context(), bad)
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, field := range []string{"key", "name", "priority", "on_store_error", "load.floor", "limits.burst.max", "limits.per_day.adaptive"} {
+	for _, field := range []string{"key", "name", "priority", "on_store_error", "denials", "load.floor", "limits.burst.max", "limits.per_day.adaptive"} {
 		if !strings.Contains(err.Error(), field+" ") {
 			t.Errorf("%q is not named in %v", field, err)
 		}
