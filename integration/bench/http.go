@@ -3,9 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"regexp"
 	"strconv"
@@ -16,23 +21,90 @@ import (
 	"github.com/go-redis/redis_rate/v10"
 
 	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/proxy"
 )
 
-// A guarded server is one chi route behind a limiter, or behind none.
+// A guarded server is an HTTP server behind a limiter, or behind none.
 type guarded struct {
-	name string
-	wrap func(addr string) (func(http.Handler) http.Handler, func(), error)
+	group string
+	name  string
+	open  func(addr string) (http.Handler, func(), error)
 }
 
-const unguarded = "no limiter"
+// The groups of guarded servers, and the baseline of each.
+const (
+	overHTTP     = "http"
+	unguarded    = "no limiter"
+	throughProxy = "proxy"
+	bareProxy    = "httputil.ReverseProxy"
+)
 
 var guards = []guarded{
-	{unguarded, func(string) (func(http.Handler) http.Handler, func(), error) {
+	{overHTTP, unguarded, onRoute(func(string) (func(http.Handler) http.Handler, func(), error) {
 		return func(h http.Handler) http.Handler { return h }, func() {}, nil
-	}},
-	{"tierlimit, allowed", guardOurs(huge, anySubject)},
-	{"tierlimit, denied", guardOurs(100, func(*http.Request) (string, error) { return names[0], nil })},
-	{reference, guardRedisRate},
+	})},
+	{overHTTP, "tierlimit, allowed", onRoute(guardOurs(huge, anySubject))},
+	{overHTTP, "tierlimit, denied", onRoute(guardOurs(100, func(*http.Request) (string, error) { return names[0], nil }))},
+	{overHTTP, reference, onRoute(guardRedisRate)},
+	{throughProxy, bareProxy, openBareProxy},
+	{throughProxy, "tierlimit's proxy", openProxy},
+}
+
+// onRoute returns one chi route behind a middleware.
+func onRoute(wrap func(addr string) (func(http.Handler) http.Handler, func(), error)) func(string) (http.Handler, func(), error) {
+	return func(addr string) (http.Handler, func(), error) {
+		mw, stop, err := wrap(addr)
+		if err != nil {
+			return nil, nil, err
+		}
+		r := chi.NewRouter()
+		r.With(mw).Get("/data", answer)
+		return r, stop, nil
+	}
+}
+
+func answer(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Write([]byte(`{"message":"ok"}`))
+}
+
+// serveUpstream is the API behind a proxy.
+func serveUpstream(l net.Listener) error {
+	return (&http.Server{Handler: http.HandlerFunc(answer), ReadHeaderTimeout: 5 * time.Second}).Serve(l)
+}
+
+func openBareProxy(string) (http.Handler, func(), error) {
+	stop, address, err := startChild("upstream")
+	if err != nil {
+		return nil, nil, err
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 512, 512
+	return &httputil.ReverseProxy{
+		Transport: transport, ErrorLog: log.New(io.Discard, "", 0), // wrk hangs up at its end
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(&url.URL{Scheme: "http", Host: address})
+			pr.SetXForwarded()
+		},
+	}, stop, nil
+}
+
+// silent is told of the requests that are under way when wrk hangs up.
+var silent = slog.New(slog.DiscardHandler)
+
+func openProxy(addr string) (http.Handler, func(), error) {
+	stop, address, err := startChild("upstream")
+	if err != nil {
+		return nil, nil, err
+	}
+	lim, closeLimiter, err := newLimiter(addr, perMinute(huge))
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := proxy.New(lim, proxy.Config{
+		Upstream: &url.URL{Scheme: "http", Host: address}, Limit: httplimit.Config{Subject: anySubject, Logger: silent}, Logger: silent,
+	})
+	return h, func() { closeLimiter(); stop() }, err
 }
 
 // anySubject spares the load generator making names up.
@@ -85,29 +157,24 @@ func (b *bench) measureHTTP(g guarded, length time.Duration) (httpResult, error)
 	if err := b.admin.FlushAll(context.Background()).Err(); err != nil {
 		return httpResult{}, err
 	}
-	mw, stop, err := g.wrap(b.addr)
+	handler, stop, err := g.open(b.addr)
 	if err != nil {
 		return httpResult{}, err
 	}
 	defer stop()
-	r := chi.NewRouter()
-	r.With(mw).Get("/data", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Write([]byte(`{"message":"ok"}`))
-	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return httpResult{}, err
 	}
-	server := &http.Server{Handler: r, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	go server.Serve(l)
 	defer server.Close()
-	url := "http://" + l.Addr().String() + "/data"
-	if _, err := wrk(url, time.Second); err != nil { // connections, scripts, windows
+	target := "http://" + l.Addr().String() + "/data"
+	if _, err := wrk(target, time.Second); err != nil { // connections, scripts, windows
 		return httpResult{}, err
 	}
 	before := cpuUsed()
-	out, err := wrk(url, length)
+	out, err := wrk(target, length)
 	if err != nil {
 		return httpResult{}, err
 	}

@@ -14,6 +14,10 @@ import (
 )
 
 func main() {
+	if args := strings.Fields(os.Getenv(childVariable)); len(args) > 0 {
+		fmt.Fprintln(os.Stderr, "bench:", serveChild(args))
+		os.Exit(1)
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -23,7 +27,7 @@ func main() {
 func run() error {
 	rounds := flag.Int("rounds", 5, "rounds; what is reported are medians")
 	length := flag.Duration("time", time.Second, "how long each measurement takes")
-	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, warm, new, three, zipf, held, heldhot, denied, allowed, valkey, cluster, memory, http (default all)")
+	only := flag.String("only", "", "what to run, between commas: uniform, ceiling, warm, new, three, zipf, held, heldhot, denied, allowed, valkey, cluster, envoy, envoy3, memory, http, proxy (default all)")
 	who := flag.String("who", "", "contenders to run, between semicolons (default all)")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process to a file")
 	numbers := flag.String("callers", "1,64,1024", "how many ask at a time")
@@ -101,9 +105,15 @@ func run() error {
 			return err
 		}
 	}
-	if chosen("http") {
+	for _, group := range []string{overHTTP, throughProxy} {
+		if !chosen(group) {
+			continue
+		}
 		for range *rounds {
 			for _, g := range guards {
+				if g.group != group {
+					continue
+				}
 				if *who != "" && !slices.Contains(strings.Split(*who, ";"), g.name) {
 					continue
 				}

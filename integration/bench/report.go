@@ -30,7 +30,7 @@ func (r *report) write(w io.Writer) {
 What `+"`make bench`"+` wrote: %s, %d processors shared by Redis, the client and
 the load; %s; Redis %s; loopback. Each contender takes each workload in turn,
 %d rounds of %v; figures are medians, a ratio is the median over the rounds of
-decisions a second to those of %s in the same round. Absolute figures move from
+decisions a second to those of %s (over gRPC: of envoyproxy/ratelimit) in the same round. Absolute figures move from
 machine to machine and from run to run: read the ratios. *Redis us* and *client us* are
 CPU for a decision, of the server (INFO) and of this process (getrusage), what measures
 it included.
@@ -110,7 +110,7 @@ func (t *table) markdown(w io.Writer) {
 		for _, name := range t.names {
 			fmt.Fprintf(w, "| %d | %s | %s | %s | %v | %v | %.2f | %.2f | %.1f | %d | %d |\n", n, name,
 				thousands(median(t, name, n, func(r result) float64 { return r.PerSecond })),
-				ratioText(t.ratio(name, reference, n)),
+				ratioText(t.ratio(name, t.workload.comparedWith(), n)),
 				short(median(t, name, n, func(r result) time.Duration { return r.P50 })),
 				short(median(t, name, n, func(r result) time.Duration { return r.P99 })),
 				median(t, name, n, func(r result) float64 { return r.RedisUS }),
@@ -150,20 +150,25 @@ func (r *report) writeMemory(w io.Writer) {
 }
 
 func (r *report) writeHTTP(w io.Writer) {
-	if len(r.http) == 0 {
+	r.writeGroup(w, overHTTP, unguarded, "Over HTTP", "wrk, 64 connections, on one chi route that answers 16 bytes. The ratio is to the\nsame server without a limiter in the same round.")
+	r.writeGroup(w, throughProxy, bareProxy, "Through the proxy", "wrk, 64 connections, on a reverse proxy before an API in a process of its own that\nanswers 16 bytes. The ratio is to a bare httputil.ReverseProxy with the same pool of\nconnections in the same round. Each request has a hold.")
+}
+
+func (r *report) writeGroup(w io.Writer, group, baseline, title, text string) {
+	if len(r.http[baseline]) == 0 {
 		return
 	}
-	fmt.Fprint(w, "\n## Over HTTP\n\nwrk, 64 connections, on one chi route that answers 16 bytes. The ratio is to the\nsame server without a limiter in the same round.\n\n| | requests/s | ratio | p50 | p99 | server CPU us |\n|---|--:|--:|--:|--:|--:|\n")
+	fmt.Fprintf(w, "\n## %s\n\n%s\n\n| | requests/s | ratio | p50 | p99 | server CPU us |\n|---|--:|--:|--:|--:|--:|\n", title, text)
 	for _, g := range guards {
 		var perSecond, ratio, cpu []float64
 		var p50, p99 []time.Duration
-		if len(r.http[g.name]) == 0 {
+		if g.group != group || len(r.http[g.name]) == 0 {
 			continue
 		}
 		for i, res := range r.http[g.name] {
 			perSecond, cpu = append(perSecond, res.PerSecond), append(cpu, res.ServerUS)
-			if i < len(r.http[unguarded]) {
-				ratio = append(ratio, res.PerSecond/r.http[unguarded][i].PerSecond)
+			if i < len(r.http[baseline]) {
+				ratio = append(ratio, res.PerSecond/r.http[baseline][i].PerSecond)
 			}
 			p50, p99 = append(p50, res.P50), append(p99, res.P99)
 		}

@@ -62,7 +62,7 @@ func (t *table) print(w io.Writer) {
 		for _, name := range t.names {
 			fmt.Fprintf(tab, "%d\t%s\t%.0f\t%.2f\t%v\t%v\t%.2f\t%.2f\t%.1f\t%d\t%d\t\n", n, name,
 				median(t, name, n, func(r result) float64 { return r.PerSecond }),
-				t.ratio(name, reference, n),
+				t.ratio(name, t.workload.comparedWith(), n),
 				median(t, name, n, func(r result) time.Duration { return r.P50 }).Round(100*time.Nanosecond),
 				median(t, name, n, func(r result) time.Duration { return r.P99 }).Round(100*time.Nanosecond),
 				median(t, name, n, func(r result) float64 { return r.RedisUS }),

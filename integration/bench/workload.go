@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -16,7 +17,12 @@ type workload struct {
 	warm    time.Duration // how long it runs before it is measured, at least
 	sample  int           // one of so many decisions is timed
 	among   []contender
+
+	reference string // whom ratios are to; default reference
 }
+
+// comparedWith returns the name of the contender that ratios are to.
+func (w *workload) comparedWith() string { return cmp.Or(w.reference, reference) }
 
 const (
 	subjects = 100_000
@@ -63,15 +69,18 @@ func threeWindows(most int64) []window {
 func workloads() []workload {
 	plain := contender{"plain EVALSHA", openScript}
 	two := contenders[:2]
+	hourly := []window{{"per_hour", huge, time.Hour}}
 	return []workload{
-		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 0, 1, append([]contender{plain}, contenders...)},
-		{"warm", "100,000 subjects alike, whose windows all run", uniform, []window{{"per_hour", huge, time.Hour}}, true, 0, 1, two},
-		{"new", "100,000 subjects alike, whose windows last 50 ms: nearly every charge begins one", uniform, []window{{"burst", huge, 50 * time.Millisecond}}, false, 0, 1, two},
-		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 0, 1, two},
-		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 0, 16, contenders},
-		{"held", "100,000 subjects alike, an estimate and a correction: hold and settle, AllowN twice", uniform, perMinute(huge), true, 0, 1, correcting},
-		{"heldhot", "one subject, an estimate and a correction: hold and settle, AllowN twice", one, perMinute(huge), false, 0, 16, correcting},
-		{"denied", "one subject over its limit", one, perMinute(100), false, 0, 64, contenders},
-		{"allowed", "one subject, a limit it never reaches", one, perMinute(huge), false, 0, 16, two},
+		{"uniform", "100,000 subjects alike, one window", uniform, perMinute(huge), true, 0, 1, append([]contender{plain}, contenders...), ""},
+		{"warm", "100,000 subjects alike, whose windows all run", uniform, []window{{"per_hour", huge, time.Hour}}, true, 0, 1, two, ""},
+		{"new", "100,000 subjects alike, whose windows last 50 ms: nearly every charge begins one", uniform, []window{{"burst", huge, 50 * time.Millisecond}}, false, 0, 1, two, ""},
+		{"three", "100,000 subjects alike, three windows", uniform, threeWindows(huge), true, 0, 1, two, ""},
+		{"zipf", "100,000 subjects, Zipf 1.1, 100 a minute", zipf, perMinute(100), false, 0, 16, contenders, ""},
+		{"held", "100,000 subjects alike, an estimate and a correction: hold and settle, AllowN twice", uniform, perMinute(huge), true, 0, 1, correcting, ""},
+		{"heldhot", "one subject, an estimate and a correction: hold and settle, AllowN twice", one, perMinute(huge), false, 0, 16, correcting, ""},
+		{"denied", "one subject over its limit", one, perMinute(100), false, 0, 64, contenders, ""},
+		{"allowed", "one subject, a limit it never reaches", one, perMinute(huge), false, 0, 16, two, ""},
+		{"envoy", "over gRPC, 100,000 subjects alike, one window: Envoy's rate limit service", uniform, hourly, true, 0, 1, overGRPC(1), envoyReference},
+		{"envoy3", "over gRPC, requests of three descriptors", uniform, hourly, false, 0, 1, overGRPC(3), envoyReference},
 	}
 }
