@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit integration peers faults start soak fuzz canaries mutants lint format bench microbench clean
+.PHONY: help run build image chart test unit integration peers faults start soak fuzz canaries mutants lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,12 @@ run: build ## build and start tierlimit dev: everything in one process (ARGS="--
 
 build: ## build bin/tierlimit
 	$(GO) build -trimpath -ldflags='-s -w' -o $(BIN) ./cmd/tierlimit
+
+image: ## build the container image tierlimit:dev (VERSION=v1.2.3)
+	deploy/image $(or $(VERSION),dev) bin/image tierlimit:$(or $(VERSION),dev)
+
+chart: ## pass the tests of the Helm chart
+	cd deploy/helm && GOWORK=off $(GO) test -count=1 ./...
 
 test: unit integration ## pass every test, on real Redis and Postgres
 
@@ -60,6 +66,7 @@ mutants: ## put small mistakes in, one by one, and show how many the tests see: 
 
 lint: ## pass the linters
 	$(GO) vet ./... ./integration/...
+	cd deploy/helm && GOWORK=off $(GO) vet ./...
 	$(GOLANGCI_LINT) run ./... ./integration/...
 	test -z "$$($(GOFUMPT) -l .)" || { $(GOFUMPT) -d .; exit 1; }
 

@@ -71,6 +71,12 @@ func startReplica(t *testing.T, redisURL, databaseURL string, args ...string) *r
 		"TIERLIMIT_BUDGET=2s", // these tests ask what is counted, on machines that are busy
 	)
 	cmd.SysProcAttr = servers.EndWithParent(nil)
+	return startServe(t, cmd)
+}
+
+// startServe starts a command that runs `tierlimit serve`, and returns once it serves.
+func startServe(t *testing.T, cmd *exec.Cmd) *replica {
+	t.Helper()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

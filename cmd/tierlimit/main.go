@@ -6,6 +6,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	// The certificates of the public authorities, for machines and images that have none.
+	_ "golang.org/x/crypto/x509roots/fallback"
 )
 
 func main() {

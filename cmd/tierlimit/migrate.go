@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -50,7 +51,12 @@ func migrateUp(ctx context.Context, s streams, url string) error {
 	for _, step := range steps {
 		fmt.Fprintln(s.out, "applied", step.Name)
 	}
-	if err == nil && len(steps) == 0 {
+	switch {
+	case errors.Is(err, migrations.ErrNewer):
+		// After a way back to an older release: the schema has all that this release needs.
+		fmt.Fprintf(s.out, "nothing to apply: %v\n", err)
+		return nil
+	case err == nil && len(steps) == 0:
 		fmt.Fprintln(s.out, "nothing to apply")
 	}
 	return err

@@ -89,10 +89,19 @@ func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, 
 		var opened net.Listener
 		if given := passedOn[w.name]; len(given) == 1 {
 			opened = given[0]
+			delete(passedOn, w.name)
 		} else if opened, err = listen.Open(ctx, w.address); err != nil {
 			return l, fmt.Errorf("%s listener: %w", w.name, err)
 		}
 		*w.into = w.pool.Listener(opened)
+	}
+	for name, unused := range passedOn { // a client would wait for ever
+		log.Warn("systemd passes a socket on that is not served", "name", name, "sockets", len(unused))
+		for _, one := range unused {
+			if one != nil {
+				_ = one.Close()
+			}
+		}
 	}
 	return l, nil
 }

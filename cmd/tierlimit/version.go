@@ -18,8 +18,15 @@ func versionCommand(s streams) *cobra.Command {
 	}
 }
 
-// version is the module's, as the Go toolchain stamped it.
+// release is the version of a release build. The linker sets it (-X main.release=v1.2.3), because
+// a reproducible build carries nothing of the repository.
+var release string
+
+// version returns release, or the module's version as the Go toolchain stamped it.
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

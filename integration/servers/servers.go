@@ -56,6 +56,9 @@ func start(name string, container, process func(context.Context) (*Server, error
 	return s, nil
 }
 
+// Docker reports whether servers run in containers.
+func Docker() bool { return useDocker() }
+
 var useDocker = sync.OnceValue(func() bool {
 	switch os.Getenv("TEST_SERVERS") {
 	case "docker":

@@ -1,0 +1,2 @@
+// Package helm holds the tests of the chart in the folder tierlimit.
+package helm
