@@ -8,7 +8,7 @@ import (
 )
 
 // compiled is what a plan holds a request in one scope to, under one multiplier: worked
-// out once, shared by all decisions, and never changed.
+// out once, shared by all decisions, and never changed but for observed.
 type compiled struct {
 	scope      string
 	multiplier float64
@@ -18,6 +18,8 @@ type compiled struct {
 	adaptive   bool      // whether load changes any limit
 	concurrent bool      // whether any limit counts open holds
 	policy     string    // the RateLimit-Policy field's value
+
+	observed atomic.Pointer[observed] // of the limiter that asked last
 }
 
 // compiledCache holds what was compiled of one plan. Its entries are few: the scopes

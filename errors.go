@@ -11,6 +11,14 @@ import (
 // request is denied whatever the policy says.
 var ErrStoreUnavailable = errors.New("store unavailable")
 
+// ErrOverloaded is wrapped by a [Store] whose answer this process read too late: the process is
+// overloaded, and the store is not to blame.
+var ErrOverloaded = errors.New("this process is overloaded")
+
+// ErrTierUnknown is the [Observation.Err] of a subject that was held to the default tier because
+// its own tier could not be learned in time.
+var ErrTierUnknown = errors.New("the subject's tier could not be learned in time")
+
 // ErrNoPlan is wrapped by a [Resolver] that has no plan to give, not even a
 // default one. The request is denied.
 var ErrNoPlan = errors.New("no plan")

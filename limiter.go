@@ -17,6 +17,7 @@ type Config struct {
 	Budget   time.Duration // longest a decision may take, 1ms to 10s; default 50ms
 	Local    LocalStore    // counts for the policy Local while Store is unavailable, such as a memstore; default: Local denies
 	Replicas func() int    // replicas alive, who share under Local what was left; default: 1
+	Observer Observer      // told of every decision; default: nobody
 	Denials  int           // most denials remembered, where the Store lets one stand; default 65,536, -1 none
 }
 
@@ -37,6 +38,7 @@ type Limiter struct {
 	budget   time.Duration
 	local    LocalStore
 	replicas func() int
+	observer Observer
 	denials  *denials
 }
 
@@ -64,7 +66,7 @@ func New(cfg Config) (*Limiter, error) {
 	}
 	return &Limiter{
 		store: cfg.Store, tiers: cfg.Tiers, load: cfg.Load, budget: cfg.Budget,
-		local: cfg.Local, replicas: cfg.Replicas, denials: newDenials(cfg.Denials),
+		local: cfg.Local, replicas: cfg.Replicas, observer: cfg.Observer, denials: newDenials(cfg.Denials),
 	}, nil
 }
 
@@ -115,8 +117,12 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 	deadline := l.deadline(ctx, now)
 	plan, err := l.resolve(ctx, req.Subject, deadline)
 	if err != nil {
-		e := evaluation{Request: req, plan: noPlan, compiled: noPlan.compile("", 1)}
-		return e.unanswered(Closed), err
+		e := evaluation{Request: req, plan: noPlan, compiled: noPlan.compile("", 1), charge: charge}
+		d := e.unanswered(Closed)
+		if l.observer != nil {
+			l.observe(&e, &d, now, err)
+		}
+		return d, err
 	}
 	e := evaluation{Request: req, plan: plan, compiled: l.compile(plan, req.Scope), charge: charge}
 	if req.HoldIfCounted && !e.compiled.concurrent {
@@ -125,31 +131,40 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 	if len(req.Costs) > 0 {
 		e.costs = e.compiled.costsOf(&req)
 	}
-	if plan.cfg.Refusal != "" {
+	d, err := l.answer(ctx, &e, now, deadline)
+	if l.observer != nil {
+		l.observe(&e, &d, now, err)
+	}
+	return d, err
+}
+
+// answer answers e.
+func (l *Limiter) answer(ctx context.Context, e *evaluation, now, deadline time.Time) (Decision, error) {
+	if e.plan.cfg.Refusal != "" {
 		return e.refused(now), nil
 	}
 	if e.compiled.ceilings == nil {
 		return e.explain(&Outcome{Allowed: true, Source: SourcePolicy}), nil
 	}
 	if e.cached() {
-		if d := l.denials.lookup(&e, now); d != nil {
+		if d := l.denials.lookup(e, now); d != nil {
 			return *d, nil
 		}
 	}
-	if e.Hold > 0 && charge > 0 {
+	if e.Hold > 0 && e.charge > 0 {
 		e.hold = &Hold{ID: newHoldID(), For: e.Hold}
 	}
-	ticket := l.denials.ticket(req.Subject, now)
+	ticket := l.denials.ticket(e.Subject, now)
 	asked := e.chargeBy(deadline)
 	outcome, err := l.take(ctx, asked)
 	if err != nil {
-		return l.withoutStore(ctx, &e, fmt.Errorf("decide for subject %q: %w", req.Subject, err))
+		return l.withoutStore(ctx, e, fmt.Errorf("decide for subject %q: %w", e.Subject, err))
 	}
 	if l.local != nil {
 		l.local.Saw(asked, outcome)
 	}
 	if !outcome.Allowed && !outcome.TooManyHolds && e.cached() {
-		l.denials.remember(&e, &outcome, ticket)
+		l.denials.remember(e, &outcome, ticket)
 	}
 	return e.explain(&outcome), nil
 }
@@ -233,11 +248,12 @@ func (l *Limiter) withoutStore(ctx context.Context, e *evaluation, cause error) 
 	if !errors.Is(cause, ErrStoreUnavailable) || isOver(ctx) {
 		policy = Closed
 	}
+	if policy == Local && l.local == nil {
+		policy = Closed
+	}
+	e.policy = policy
 	if policy != Local {
 		return e.unanswered(policy), cause
-	}
-	if l.local == nil {
-		return e.unanswered(Closed), cause
 	}
 	replicas := max(1, l.replicas())
 	outcome, err := l.local.TakeShare(e.chargeBy(time.Time{}), replicas)

@@ -28,6 +28,7 @@ func Admin(cfg Config) http.Handler {
 	mount(r, cfg.Logger, allow, a.operations())
 	mount(r, cfg.Logger, allow, cfg.Health.operations(true))
 	mount(r, cfg.Logger, allow, documentOperations(adminListener))
+	mountDiagnosis(r, cfg.Metrics, allow)
 	return r
 }
 

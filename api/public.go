@@ -34,6 +34,8 @@ type Config struct {
 	Open         bool    // decisions need no token
 	Demo         bool    // serve /demo/data
 
+	Metrics http.Handler // GET /metrics of the admin listener, without a token; nil: there are none
+
 	// How requests of /v1/check and /demo/data tell who is asking and what they cost.
 	Who    httplimit.Who // its Keys are those of Keyring, if it has none
 	Routes *httplimit.Routes

@@ -35,9 +35,9 @@ type Redis struct {
 }
 
 // open returns a store on the configured Redis and the client to close after the store. It does
-// not dial.
-func (r *Redis) open(budget time.Duration) (*redisstore.Store, io.Closer, error) {
-	cfg := redisstore.Config{Budget: budget}
+// not dial. changed is told of the circuit breakers: see redisstore.Config.OnChange.
+func (r *Redis) open(budget time.Duration, changed func(server string, open bool, cause error)) (*redisstore.Store, io.Closer, error) {
+	cfg := redisstore.Config{Budget: budget, OnChange: changed}
 	switch r.Mode {
 	case "", Single:
 		opts, err := redisstore.Options(r.URL, budget)

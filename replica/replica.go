@@ -32,6 +32,8 @@ type Config struct {
 	Budget   time.Duration // longest a decision may take; default tierlimit.DefaultBudget
 	LoadMode load.Mode     // what CPU load does to adaptive limits; default load.Enforce
 	Meter    load.Meter    // measures the CPU; default load.CPU
+	// Observer is told of every decision; default nobody. See package observe.
+	Observer tierlimit.Observer
 	Logger   *slog.Logger  // default slog.Default
 }
 
@@ -41,7 +43,7 @@ func (cfg *Config) Validate() error {
 	if err := cfg.Database.Migrate.check(); err != nil {
 		return err
 	}
-	_, client, err := cfg.Redis.open(cfg.Budget)
+	_, client, err := cfg.Redis.open(cfg.Budget, nil)
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,9 @@ type Replica struct {
 	Cache     *cache.Cache       // tiers, subjects and credentials as this replica has them
 	Load      *load.Controller
 
-	redis   *redisstore.Store
+	redis    *redisstore.Store
+	alive    *census
+	breakers breakers
 	closers []func() // in the order of opening
 }
 
@@ -82,7 +86,7 @@ func (r *Replica) open(ctx context.Context, cfg Config, log *slog.Logger) error 
 		return err
 	}
 	redis.SetLogger(clientLog{log})
-	store, client, err := cfg.Redis.open(cfg.Budget)
+	store, client, err := cfg.Redis.open(cfg.Budget, r.breakers.changed)
 	if err != nil {
 		return err
 	}
@@ -105,15 +109,17 @@ func (r *Replica) open(ctx context.Context, cfg Config, log *slog.Logger) error 
 	if err := checkRedis(ctx, store, watched, log); err != nil {
 		return err
 	}
+	r.closeWith(watched.probe(ctx, store.Ping))
 	if r.Load, err = load.New(load.Config{Tiers: r.Cache.Tiers, Control: r.Cache.LoadControl, Meter: cfg.Meter, Mode: cfg.LoadMode, Logger: log}); err != nil {
 		return err
 	}
 	r.closeWith(r.Load.Close)
-	alive := newCensus(ctx, r.Catalogue, log)
-	r.closeWith(alive.close)
+	r.alive = newCensus(ctx, r.Catalogue, log)
+	r.closeWith(r.alive.close)
 	r.Limiter, err = tierlimit.New(tierlimit.Config{
 		Store: watched, Tiers: r.Cache, Load: r.Load, Budget: cfg.Budget,
-		Local: memstore.New(memstore.Config{}), Replicas: alive.count,
+		Local: memstore.New(memstore.Config{}), Replicas: r.alive.count,
+		Observer: cfg.Observer,
 	})
 	return err
 }
@@ -143,6 +149,13 @@ func (r *Replica) Middleware(cfg httplimit.Config) (func(http.Handler) http.Hand
 func (r *Replica) Checks() map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{"redis": r.redis.Ping, "postgres": r.Catalogue.Ping}
 }
+
+// Alive returns the number of replicas that are alive, this one included.
+func (r *Replica) Alive() int { return r.alive.count() }
+
+// BreakersOpen reports for each Redis server whether its circuit breaker is open: decisions do not
+// call the server. The name of a server is its address in a Cluster, else "".
+func (r *Replica) BreakersOpen() map[string]bool { return r.breakers.all() }
 
 // writeUsage writes what was used of long windows since the last time.
 func writeUsage(store *durable.Store, log *slog.Logger) {

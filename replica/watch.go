@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,8 @@ type watchedStore struct {
 const (
 	tellEvery = time.Minute
 	calm      = 2 * time.Second
+
+	probeEvery = time.Second
 )
 
 func (w *watchedStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
@@ -43,6 +46,37 @@ func (w *watchedStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.
 		w.saw(err)
 	}
 	return o, err
+}
+
+// probe asks the store once a second while it is failing, so that its return is told without a
+// request. Call stop to end it.
+func (w *watchedStore) probe(ctx context.Context, ping func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(probeEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if w.failing.Load() && w.answers(ctx, ping) {
+				w.sawAnswer()
+			}
+		}
+	})
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+func (w *watchedStore) answers(ctx context.Context, ping func(context.Context) error) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeEvery)
+	defer cancel()
+	return ping(ctx) == nil
 }
 
 func (w *watchedStore) saw(err error) {

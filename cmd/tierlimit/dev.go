@@ -45,7 +45,8 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		return err
 	}
 	defer cpu.Close()
-	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: catalogue, Load: cpu})
+	m := newMetrics()
+	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: catalogue, Load: cpu, Observer: m.decisions})
 	if err != nil {
 		return err
 	}
@@ -64,7 +65,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	if l.proxy != nil {
 		fmt.Fprintf(s.out, "In front of %s, limited\n  curl -i %s/\n\n", set.upstream, baseURL(l.proxy.Addr(), l.secure))
 	}
-	return serveUntil(ctx, set, l, cfg)
+	return serveUntil(ctx, set, l, m, cfg)
 }
 
 func devCatalogue(file string) (*memtiers.Catalogue, error) {

@@ -52,6 +52,8 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return usage(err)
 	}
 	slog.SetDefault(log)
+	m := newMetrics()
+	cfg.Observer = m.decisions
 	r, err := replica.Open(ctx, cfg)
 	if ctx.Err() != nil {
 		return nil // told to stop while it waited
@@ -69,7 +71,8 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	}
 	defer l.close()
 	warnOfScopes(set.routes, r.Cache.Tiers(), log)
-	return serveUntil(ctx, set, l, api.Config{
+	m.addReplica(r)
+	return serveUntil(ctx, set, l, m, api.Config{
 		Limiter: r.Limiter, Catalogue: r.Catalogue, Keyring: r.Cache, Load: r.Load, CatchUp: r.Cache.CatchUp,
 		Health: api.Health{Checks: r.Checks(), Notes: map[string]func() string{"catalogue": r.Cache.Following}},
 		Tokens: watchTokens(ctx, set, log),

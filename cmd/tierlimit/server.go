@@ -178,7 +178,10 @@ type server interface {
 
 // serveUntil serves all listeners until ctx ends. Then /readyz reports that the process stops
 // for as long as set.drain, while requests are still served, and requests under way finish.
-func serveUntil(ctx context.Context, set *settings, l *listeners, cfg api.Config) error {
+func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, cfg api.Config) error {
+	m.addLoad(cfg.Load)
+	m.addListeners(l)
+	cfg.Metrics = m.handler()
 	cfg.Health.Draining = new(atomic.Bool)
 	cfg.CheckBudget, cfg.Legacy = set.checkBudget, set.legacy
 	public, err := api.Public(cfg)

@@ -45,6 +45,13 @@ func NewPool(limit, perAddress int, exempt func(netip.Addr) bool, log *slog.Logg
 	return p
 }
 
+// Open returns the number of open connections, and how many there may be.
+func (p *Pool) Open() (open, limit int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open, p.max
+}
+
 // Listener returns l with the bounds of p. A server on the listener must report the states of its
 // connections to p.ConnState, or no connection is ever idle.
 func (p *Pool) Listener(l net.Listener) net.Listener { return &listener{Listener: l, pool: p} }

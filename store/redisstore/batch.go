@@ -90,7 +90,7 @@ var errNoReply = errors.New("its reply is not known")
 // time. The charge may have been made. The error does not wrap
 // tierlimit.ErrStoreUnavailable: a process that is overloaded must not take Redis for
 // lost, and let everybody through.
-var ErrLate = errors.New("this process is overloaded: it was too late to read the reply")
+var ErrLate = fmt.Errorf("%w: it was too late to read the reply", tierlimit.ErrOverloaded)
 
 // errUnanswered is what an entry holds until there is an answer.
 var errUnanswered = fmt.Errorf("%w: no answer", tierlimit.ErrStoreUnavailable)

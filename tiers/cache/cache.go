@@ -127,10 +127,16 @@ func (c *Cache) Version() int64 {
 // changes it has. While the source is reachable, the age is a few seconds at most.
 func (c *Cache) Age() time.Duration { return time.Since(time.Unix(0, c.asOf.Load())) }
 
+// IsFollowing reports whether c follows its source: changes arrive.
+func (c *Cache) IsFollowing() bool { return !c.lost.Load() && c.Age() <= 2*c.cfg.Poll+lookupTimeout }
+
+// Lookups returns the number of subjects and credentials that are being looked up.
+func (c *Cache) Lookups() int { return c.subjects.underWay() + c.credentials.underWay() }
+
 // Following describes to a user whether c follows its source, and the age of its data.
 func (c *Cache) Following() string {
 	age := c.Age().Round(100 * time.Millisecond)
-	if c.lost.Load() || age > 2*c.cfg.Poll+lookupTimeout {
+	if !c.IsFollowing() {
 		return fmt.Sprintf("not followed, as of %v ago", age)
 	}
 	return fmt.Sprintf("followed, as of %v ago", age)

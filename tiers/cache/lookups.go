@@ -39,6 +39,13 @@ func (l *lookups[T]) start(ctx context.Context, query func(context.Context, []st
 	l.ctx, l.query, l.waiting = ctx, query, make(map[string]*answer[T])
 }
 
+// underWay returns the number of ids that are asked for and not answered yet.
+func (l *lookups[T]) underWay() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.waiting)
+}
+
 // wait returns when no query is under way and none will be.
 func (l *lookups[T]) wait() {
 	l.mu.Lock()

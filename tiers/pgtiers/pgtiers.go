@@ -100,6 +100,11 @@ func (c *Catalogue) Ping(ctx context.Context) error {
 	return nil
 }
 
+// PoolStats returns statistics of the connections to Postgres, by what they are used for.
+func (c *Catalogue) PoolStats() map[string]*pgxpool.Stat {
+	return map[string]*pgxpool.Stat{"lookups": c.lookups.Stat(), "admin": c.admin.Stat(), "background": c.background.Stat()}
+}
+
 func (c *Catalogue) pools() []*pgxpool.Pool {
 	return []*pgxpool.Pool{c.lookups, c.admin, c.background}
 }

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"net/http"
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tierlimit/tierlimit/internal/listen"
+	"github.com/tierlimit/tierlimit/load"
+	"github.com/tierlimit/tierlimit/observe/prom"
+	"github.com/tierlimit/tierlimit/replica"
+)
+
+// metrics are those of one process. They are in a registry of their own.
+type metrics struct {
+	registry  *prometheus.Registry
+	decisions *prom.Collector
+}
+
+func newMetrics() *metrics {
+	m := &metrics{registry: prometheus.NewRegistry(), decisions: prom.New(prom.Config{})}
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tierlimit_build_info", Help: "1, labelled by the version."}, []string{"version", "goversion"})
+	build.WithLabelValues(version(), runtime.Version()).Set(1)
+	m.registry.MustRegister(
+		m.decisions, build,
+		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsScheduler)),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// handler serves the metrics in the text format, or in OpenMetrics or protobuf (with native
+// histograms) to a Prometheus that asks for it.
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry, EnableOpenMetrics: true, MaxRequestsInFlight: 4})
+}
+
+// A gaugeFamily reports values of this moment with one label or none.
+type gaugeFamily struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+	read func(report func(value float64, labels ...string))
+}
+
+// Describe implements prometheus.Collector.
+func (g *gaugeFamily) Describe(ch chan<- *prometheus.Desc) { ch <- g.desc }
+
+// Collect implements prometheus.Collector.
+func (g *gaugeFamily) Collect(ch chan<- prometheus.Metric) {
+	g.read(func(value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(g.desc, g.kind, value, labels...)
+	})
+}
+
+func (m *metrics) add(kind prometheus.ValueType, name, help string, labels []string, read func(report func(float64, ...string))) {
+	m.registry.MustRegister(&gaugeFamily{prometheus.NewDesc("tierlimit_"+name, help, labels, nil), kind, read})
+}
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// addLoad adds what load does to adaptive limits.
+func (m *metrics) addLoad(c *load.Controller) {
+	m.add(prometheus.GaugeValue, "multiplier", "How far load scales the adaptive limits of a tier, 0 to 1.", []string{"tier"}, func(report func(float64, ...string)) {
+		for tier, s := range c.Status().Tiers {
+			report(s.Multiplier, tier)
+		}
+	})
+	m.add(prometheus.GaugeValue, "load_utilization_ratio", "The CPU utilisation that the curves follow, 0 to 1.", nil, func(report func(float64, ...string)) {
+		report(c.Status().Smoothed)
+	})
+	m.add(prometheus.GaugeValue, "load_sample_age_seconds", "The age of the last sample of the CPU; -1 before the first.", nil, func(report func(float64, ...string)) {
+		age := c.Status().AgeMS
+		if age < 0 {
+			report(-1)
+			return
+		}
+		report(float64(age) / 1000)
+	})
+}
+
+// addListeners adds the connections of the listeners.
+func (m *metrics) addListeners(l *listeners) {
+	pools := map[string]*listen.Pool{"clients": l.clients, "admin": l.admins}
+	m.add(prometheus.GaugeValue, "connections", "Open connections.", []string{"pool"}, func(report func(float64, ...string)) {
+		for name, pool := range pools {
+			open, _ := pool.Open()
+			report(float64(open), name)
+		}
+	})
+	m.add(prometheus.GaugeValue, "connections_limit", "How many connections may be open.", []string{"pool"}, func(report func(float64, ...string)) {
+		for name, pool := range pools {
+			_, limit := pool.Open()
+			report(float64(limit), name)
+		}
+	})
+}
+
+// addReplica adds the state of a replica.
+func (m *metrics) addReplica(r *replica.Replica) {
+	m.add(prometheus.GaugeValue, "breaker_open", "1 if decisions do not call the Redis server. A server that never failed is missing.", []string{"server"}, func(report func(float64, ...string)) {
+		for server, open := range r.BreakersOpen() {
+			report(truth(open), server)
+		}
+	})
+	m.add(prometheus.GaugeValue, "catalogue_age_seconds", "The age of the tiers and subjects that decisions use.", nil, func(report func(float64, ...string)) {
+		report(r.Cache.Age().Seconds())
+	})
+	m.add(prometheus.GaugeValue, "catalogue_followed", "1 if changes of tiers and subjects arrive.", nil, func(report func(float64, ...string)) {
+		report(truth(r.Cache.IsFollowing()))
+	})
+	m.add(prometheus.GaugeValue, "lookups_waiting", "Unknown subjects and credentials that are being looked up.", nil, func(report func(float64, ...string)) {
+		report(float64(r.Cache.Lookups()))
+	})
+	m.add(prometheus.GaugeValue, "replicas", "Replicas that are alive, this one included.", nil, func(report func(float64, ...string)) {
+		report(float64(r.Alive()))
+	})
+	m.add(prometheus.GaugeValue, "postgres_connections", "Connections to Postgres that are in use.", []string{"pool"}, func(report func(float64, ...string)) {
+		for name, s := range r.Catalogue.PoolStats() {
+			report(float64(s.AcquiredConns()), name)
+		}
+	})
+	m.add(prometheus.CounterValue, "postgres_waits_total", "Times that a connection to Postgres had to be waited for.", []string{"pool"}, func(report func(float64, ...string)) {
+		for name, s := range r.Catalogue.PoolStats() {
+			report(float64(s.EmptyAcquireCount()), name)
+		}
+	})
+	m.add(prometheus.CounterValue, "postgres_wait_seconds_total", "How long connections to Postgres had to be waited for.", []string{"pool"}, func(report func(float64, ...string)) {
+		for name, s := range r.Catalogue.PoolStats() {
+			report(s.EmptyAcquireWaitTime().Seconds(), name)
+		}
+	})
+}

@@ -1,0 +1,229 @@
+package observe_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/observe"
+	"github.com/tierlimit/tierlimit/observe/prom"
+	"github.com/tierlimit/tierlimit/store/memstore"
+	"github.com/tierlimit/tierlimit/tiers"
+)
+
+// A store fails with err if that is set.
+type store struct {
+	*memstore.Store
+	err error
+}
+
+func (s *store) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.Outcome, error) {
+	if s.err != nil {
+		return tierlimit.Outcome{}, s.err
+	}
+	return s.Store.Take(ctx, c)
+}
+
+func newLimiter(t *testing.T, s tierlimit.Store, observer tierlimit.Observer) *tierlimit.Limiter {
+	t.Helper()
+	minute := tierlimit.Window{Length: time.Minute}
+	resolver, err := tiers.Static([]tiers.Tier{
+		{Key: "free", Default: true, Limits: tiers.Limits{
+			"per_minute": {Max: 5, Window: minute},
+			"search":     {Max: 2, Window: minute, Scope: "search"},
+			"trial":      {Max: 3, Window: minute, Shadow: true},
+		}},
+		{Key: "open", OnStoreError: tierlimit.Open, Limits: tiers.Limits{"per_minute": {Max: 5, Window: minute}}},
+	}, func(subject string) string {
+		if strings.HasPrefix(subject, "open") {
+			return "open"
+		}
+		return ""
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim, err := tierlimit.New(tierlimit.Config{Store: s, Tiers: resolver, Observer: observer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lim
+}
+
+// countOf returns the count with these labels, and the sum of all.
+func countOf(counts []observe.Count, labels ...string) (one, all uint64) {
+	for _, c := range counts {
+		all += c.Value
+		if fmt.Sprint(c.Labels) == fmt.Sprint(labels) {
+			one += c.Value
+		}
+	}
+	return one, all
+}
+
+func TestEachDecisionIsCountedOnce(t *testing.T) {
+	m := observe.New(observe.Config{})
+	s := &store{Store: memstore.New(memstore.Config{})}
+	lim := newLimiter(t, s, m)
+	take := func(subject, scope string) {
+		_, _ = lim.Take(t.Context(), tierlimit.Request{Subject: subject, Scope: scope, Cost: 1})
+	}
+	for range 7 { // 3 allowed, 2 in shadow, 2 denied
+		take("a", "")
+	}
+	for range 3 { // 2 allowed, 1 denied
+		take("b", "search")
+	}
+	if _, err := lim.Peek(t.Context(), tierlimit.Request{Subject: "c"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lim.Take(t.Context(), tierlimit.Request{Subject: ""}); err == nil {
+		t.Fatal("a malformed request was decided")
+	}
+	s.err = tierlimit.ErrStoreUnavailable
+	take("open_1", "")
+	take("d", "") // local without a LocalStore: closed
+	s.err = fmt.Errorf("%w: late", tierlimit.ErrOverloaded)
+	take("open_1", "")
+	s.err = errors.New("WRONGTYPE")
+	take("open_1", "")
+
+	for _, c := range []struct {
+		labels []string
+		want   uint64
+	}{
+		{[]string{"free", "allowed", "ok", "memory"}, 5},
+		{[]string{"free", "allowed", "shadow", "memory"}, 2},
+		{[]string{"free", "denied", "exceeded", "memory"}, 3},
+		{[]string{"free", "peeked", "ok", "memory"}, 1},
+		{[]string{"open", "allowed", "store_down", "policy"}, 1},
+		{[]string{"open", "denied", "store_down", "policy"}, 2},
+		{[]string{"free", "denied", "store_down", "policy"}, 1},
+	} {
+		if got, _ := countOf(m.Decisions(), c.labels...); got != c.want {
+			t.Errorf("%v: %d, want %d", c.labels, got, c.want)
+		}
+	}
+	if _, all := countOf(m.Decisions()); all != 15 {
+		t.Errorf("%d decisions, want 15: %v", all, m.Decisions())
+	}
+	for _, c := range []struct {
+		labels []string
+		want   uint64
+	}{
+		{[]string{"free", "per_minute", "exceeded"}, 2},
+		{[]string{"free", "per_minute", "within"}, 9},
+		{[]string{"free", "search", "exceeded"}, 1},
+		{[]string{"free", "search", "within"}, 2},
+		{[]string{"free", "trial", "shadow"}, 2},
+	} {
+		if got, _ := countOf(m.Limits(), c.labels...); got != c.want {
+			t.Errorf("%v: %d, want %d", c.labels, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		labels []string
+		want   uint64
+	}{
+		{[]string{"open", "store_unavailable"}, 1},
+		{[]string{"closed", "store_unavailable"}, 1},
+		{[]string{"closed", "overloaded"}, 1},
+		{[]string{"closed", "store_refused"}, 1},
+	} {
+		if got, _ := countOf(m.Degraded(), c.labels...); got != c.want {
+			t.Errorf("%v: %d, want %d: %v", c.labels, got, c.want, m.Degraded())
+		}
+	}
+}
+
+// Operators make tiers and limits; a metric must not grow without bound all the same.
+func TestSeriesAreBounded(t *testing.T) {
+	m := observe.New(observe.Config{Series: 3})
+	for i := range 100 {
+		m.Series(fmt.Sprint("tier", i), "", []string{"l"}).Count(true, false, tierlimit.OK, tierlimit.SourceMemory)
+	}
+	if got, all := countOf(m.Decisions(), observe.Other, "allowed", "ok", "memory"); got != 97 || all != 100 {
+		t.Errorf("%d of others, %d in all: %v", got, all, m.Decisions())
+	}
+	s := m.Series("tier0", "", nil)
+	for i := range 100 {
+		m.Series("tier0", "", []string{fmt.Sprint("limit", i)})
+	}
+	s.Count(true, false, tierlimit.OK, tierlimit.SourceMemory)
+	if got := len(m.Limits()); got > 3*(64+2) {
+		t.Errorf("%d counts of limits", got)
+	}
+}
+
+// Prometheus takes a counter that falls for one that began anew.
+func TestCountersNeverFall(t *testing.T) {
+	m := observe.New(observe.Config{})
+	s := m.Series("t", "", []string{"l"})
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				s.Count(false, false, tierlimit.Exceeded, tierlimit.SourceMemory)
+				s.Observe(tierlimit.Observation{Reason: tierlimit.Exceeded, Source: tierlimit.SourceMemory, Limit: "l"})
+				s.Count(true, false, tierlimit.OK, tierlimit.SourceMemory)
+			}
+		})
+	}
+	last := make(map[string]uint64)
+	for range 2000 {
+		for _, c := range append(m.Limits(), m.Decisions()...) {
+			key := fmt.Sprint(c.Labels)
+			if c.Value < last[key] {
+				t.Fatalf("%s fell from %d to %d", key, last[key], c.Value)
+			}
+			last[key] = c.Value
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestPrometheusSeesWhatWasCounted(t *testing.T) {
+	var denied []string
+	c := prom.New(prom.Config{Denied: func(tier string, o *tierlimit.Observation) {
+		denied = append(denied, tier+" "+o.Subject+" "+o.Limit)
+	}})
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	lim := newLimiter(t, memstore.New(memstore.Config{}), c)
+	for range 6 {
+		if _, err := lim.Take(t.Context(), tierlimit.Request{Subject: "a", Cost: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := `
+# HELP tierlimit_decisions_total Decisions, whatever answered them.
+# TYPE tierlimit_decisions_total counter
+tierlimit_decisions_total{outcome="allowed",reason="ok",source="memory",tier="free"} 3
+tierlimit_decisions_total{outcome="allowed",reason="shadow",source="memory",tier="free"} 2
+tierlimit_decisions_total{outcome="denied",reason="exceeded",source="memory",tier="free"} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "tierlimit_decisions_total"); err != nil {
+		t.Error(err)
+	}
+	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+	if len(denied) != 1 || denied[0] != "free a per_minute" {
+		t.Errorf("denied: %v", denied)
+	}
+}
