@@ -14,11 +14,11 @@ type Observer interface {
 // A Series observes the decisions of one tier in one scope. It is called from many goroutines and
 // must not block.
 type Series interface {
-	// Count counts a decision, exactly once. It reports whether Observe should be told of a
-	// decision that is as good as any other: allowed, for the reason OK, and answered by the store.
-	Count(allowed, peek bool, reason Reason, source Source) (wanted bool)
-	// Observe is told of all decisions that are not as good as any other, and of those that Count
-	// wanted. It follows Count.
+	// Count counts a decision, exactly once, and returns the Weight of its Observation; 0 if the
+	// decision need not be observed.
+	Count(allowed, peek bool, reason Reason, source Source) (weight int64)
+	// Observe is told of the decisions that Count chose, and of all that the store did not answer
+	// or whose tier is not known for sure, after Count.
 	Observe(o Observation)
 }
 
@@ -29,6 +29,10 @@ type Observation struct {
 	Scope   string // as the request named it
 	Allowed bool
 	Peek    bool // nothing was to be charged
+	Unknown bool // no customer has the subject's name
+	// Weight is how many decisions the Observation stands for: more than 1 if Count chose it of as
+	// many.
+	Weight  int64
 	Reason  Reason
 	Source  Source
 	Limit   string // the binding limit
@@ -43,11 +47,15 @@ type Observation struct {
 // observe tells the observer of a decision.
 func (l *Limiter) observe(e *evaluation, d *Decision, began time.Time, err error) {
 	s := l.seriesOf(e)
-	if !s.Count(d.Allowed, e.charge == 0, d.Reason, d.Source) && d.Allowed && d.Reason == OK && !d.Degraded {
+	weight := s.Count(d.Allowed, e.charge == 0, d.Reason, d.Source)
+	switch {
+	case d.Degraded:
+		weight = 1 // all of them are observed
+	case weight == 0:
 		return
 	}
 	o := Observation{
-		Began: began, Subject: d.Subject, Scope: d.Scope, Allowed: d.Allowed, Peek: e.charge == 0,
+		Began: began, Weight: weight, Unknown: e.plan.cfg.Unknown, Subject: d.Subject, Scope: d.Scope, Allowed: d.Allowed, Peek: e.charge == 0,
 		Reason: d.Reason, Source: d.Source, Limit: d.Limit, Cost: d.Cost, Windows: d.Windows, Err: err, Policy: e.policy,
 	}
 	if err == nil && d.Degraded {

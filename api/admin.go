@@ -17,13 +17,17 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/internal/timestamp"
+	"github.com/tierlimit/tierlimit/observe/denials"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // Admin returns the handler of the admin listener.
 func Admin(cfg Config) http.Handler {
 	r := newRouter(&cfg)
-	a := &admin{catalogue: cfg.Catalogue, lim: cfg.Limiter, log: cfg.Logger, catchUp: cfg.CatchUp}
+	a := &admin{catalogue: cfg.Catalogue, lim: cfg.Limiter, log: cfg.Logger, catchUp: cfg.CatchUp, denials: cfg.Denials}
+	if a.denials == nil {
+		a.denials = denials.NewLog("")
+	}
 	allow := newGuard(&cfg).allow
 	mount(r, cfg.Logger, allow, a.operations())
 	mount(r, cfg.Logger, allow, cfg.Health.operations(true))
@@ -39,6 +43,7 @@ type admin struct {
 	lim       *tierlimit.Limiter
 	log       *slog.Logger
 	catchUp   func(context.Context) // may be nil
+	denials   Denials
 }
 
 // catchUpWithin bounds how long the response to a change waits for this process to apply
@@ -88,6 +93,7 @@ func (a *admin) operations() []operation {
 		}, pages...), a.listSubjects)},
 		a.subject().operations(subjects),
 		a.bulkOperations(subjects),
+		a.denialOperations(subjects),
 		[]operation{list(overrides, "list-overrides", "List a subject's overrides, by limit", "Subjects", "OverridePage", nil, a.listOverrides, missing)},
 		a.override().operations(overrides),
 		[]operation{

@@ -34,6 +34,7 @@ type Config struct {
 	Open         bool    // decisions need no token
 	Demo         bool    // serve /demo/data
 
+	Denials Denials      // who was denied and why; nil: nobody is known
 	Metrics http.Handler // GET /metrics of the admin listener, without a token; nil: there are none
 
 	// How requests of /v1/check and /demo/data tell who is asking and what they cost.

@@ -31,7 +31,8 @@ type Config struct {
 	Duration func(source string, seconds float64)
 	// Utilization is told the part of a limit's max that is used: 0 to 1, above after a downgrade.
 	Utilization func(tier, limit string, ratio float64)
-	// Denied is told of every denied decision.
+	// Denied is told of the denied decisions that are observed; o.Weight says how many one stands
+	// for.
 	Denied func(tier string, o *tierlimit.Observation)
 }
 
@@ -199,11 +200,11 @@ func (s *series) each(f func(outcome, reason, source int, count uint64)) {
 	}
 }
 
-// sampleEvery is a power of 2: one of so many decisions that did not ask Redis is observed.
+// sampleEvery is a power of 2: one of so many decisions that are not observed anyway is.
 const sampleEvery = 16
 
 // Count implements tierlimit.Series.
-func (s *series) Count(isAllowed, peek bool, reason tierlimit.Reason, source tierlimit.Source) (wanted bool) {
+func (s *series) Count(isAllowed, peek bool, reason tierlimit.Reason, source tierlimit.Source) (weight int64) {
 	outcome := denied
 	switch {
 	case peek:
@@ -215,7 +216,14 @@ func (s *series) Count(isAllowed, peek bool, reason tierlimit.Reason, source tie
 	cell := &s.stripes[own.stripe&uint32(len(s.stripes)-1)]
 	tokens.Put(own)
 	n := cell.decisions[outcome][reasonIndex(reason)][sourceIndex(source)].Add(1)
-	return source == tierlimit.SourceRedis || n%sampleEvery == 0
+	repeated := source == tierlimit.SourceDenyCache // the store's own denial was observed
+	switch {
+	case source == tierlimit.SourceRedis || !repeated && (!isAllowed || reason != tierlimit.OK):
+		return 1
+	case n%sampleEvery == 0:
+		return sampleEvery
+	}
+	return 0
 }
 
 // Observe implements tierlimit.Series.
@@ -237,7 +245,7 @@ func (s *series) Observe(o tierlimit.Observation) {
 		if o.Allowed {
 			l.shadow.Add(1)
 		} else {
-			l.exceeded.Add(1)
+			l.exceeded.Add(uint64(max(o.Weight, 1))) //nolint:gosec // a small number
 		}
 	}
 	if !o.Allowed && !o.Peek && cfg.Denied != nil {
@@ -300,7 +308,8 @@ func (m *Metrics) Decisions() []Count {
 }
 
 // Limits returns how often each limit was evaluated, by LimitLabels. The result is within,
-// exceeded or shadow (a limit in shadow mode that would have denied).
+// exceeded or shadow (a limit in shadow mode that would have denied). Denials that are repeated
+// from memory are counted in steps of 16.
 func (m *Metrics) Limits() []Count {
 	sum := newSum()
 	m.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/load"
+	"github.com/tierlimit/tierlimit/observe/denials"
 	"github.com/tierlimit/tierlimit/store/durable"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/store/redisstore"
@@ -34,7 +35,10 @@ type Config struct {
 	Meter    load.Meter    // measures the CPU; default load.CPU
 	// Observer is told of every decision; default nobody. See package observe.
 	Observer tierlimit.Observer
-	Logger   *slog.Logger  // default slog.Default
+	// Denials is shared with the other replicas; default nil: it is not. Its Denied must be told
+	// of denials, as observe.Config.Denied is.
+	Denials *denials.Log
+	Logger  *slog.Logger // default slog.Default
 }
 
 // Validate returns an error for what Open would refuse without connecting to anything: a
@@ -57,10 +61,13 @@ type Replica struct {
 	Cache     *cache.Cache       // tiers, subjects and credentials as this replica has them
 	Load      *load.Controller
 
+	// Denials are those of all replicas; nil without Config.Denials.
+	Denials *denials.Fleet
+
 	redis    *redisstore.Store
 	alive    *census
 	breakers breakers
-	closers []func() // in the order of opening
+	closers  []func() // in the order of opening
 }
 
 // Open connects to Postgres and returns a Replica. Redis may be away: the tiers' failure policies
@@ -114,6 +121,10 @@ func (r *Replica) open(ctx context.Context, cfg Config, log *slog.Logger) error 
 		return err
 	}
 	r.closeWith(r.Load.Close)
+	if cfg.Denials != nil {
+		r.Denials = denials.Share(cfg.Denials, store)
+		r.closeWith(r.Denials.Close)
+	}
 	r.alive = newCensus(ctx, r.Catalogue, log)
 	r.closeWith(r.alive.close)
 	r.Limiter, err = tierlimit.New(tierlimit.Config{

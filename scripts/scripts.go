@@ -30,6 +30,9 @@ var (
 	Reset   = script(read("time.lua"), read("value.lua"), read("holds.lua"), read("reset.lua"))
 	Restore = script(read("time.lua"), read("value.lua"), read("restore.lua"))
 	Show    = script(read("show.lua"))
+
+	Publish   = script(read("time.lua"), read("publish.lua"))
+	Published = script(read("time.lua"), read("published.lua"))
 )
 
 // Time is the source of the functions that know when windows end, for tests

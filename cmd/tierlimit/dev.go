@@ -58,7 +58,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	cfg := api.Config{
 		Limiter: lim, Catalogue: catalogue, Keyring: catalogue, Load: cpu,
 		Tokens: api.NewTokens(set.adminTokens, nil), Open: true, Demo: true,
-		Who: set.who, Routes: set.routes, Logger: log,
+		Denials: m.denials, Who: set.who, Routes: set.routes, Logger: log,
 	}
 	warnOfScopes(set.routes, devTiers(catalogue)(), log)
 	fmt.Fprint(s.out, welcome(set, baseURL(l.public.Addr(), l.secure), baseURL(l.admin.Addr(), l.secureAdmin), shown))

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/rand"
 	"net/http"
+	"os"
 	"runtime"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/tierlimit/tierlimit/internal/listen"
 	"github.com/tierlimit/tierlimit/load"
+	"github.com/tierlimit/tierlimit/observe/denials"
 	"github.com/tierlimit/tierlimit/observe/prom"
 	"github.com/tierlimit/tierlimit/replica"
 )
@@ -18,10 +22,12 @@ import (
 type metrics struct {
 	registry  *prometheus.Registry
 	decisions *prom.Collector
+	denials   *denials.Log
 }
 
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), decisions: prom.New(prom.Config{})}
+	log := denials.NewLog(processName())
+	m := &metrics{registry: prometheus.NewRegistry(), denials: log, decisions: prom.New(prom.Config{Denied: log.Denied})}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tierlimit_build_info", Help: "1, labelled by the version."}, []string{"version", "goversion"})
 	build.WithLabelValues(version(), runtime.Version()).Set(1)
 	m.registry.MustRegister(
@@ -30,6 +36,16 @@ func newMetrics() *metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
+}
+
+// processName tells this process apart from the other replicas: the name of the machine, and
+// something of its own, as several may run there.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return host + "-" + strings.ToLower(rand.Text()[:6])
 }
 
 // handler serves the metrics in the text format, or in OpenMetrics or protobuf (with native

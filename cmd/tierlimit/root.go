@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, s streams) int {
 	root.AddCommand(
 		devCommand(s), serveCommand(s), migrateCommand(s), takeCommand(s), settleCommand(s), renewCommand(s),
 		tiersCommand(s), subjectsCommand(s), overridesCommand(s), usageCommand(s), holdsCommand(s), keysCommand(s), tokensCommand(s),
-		loadCommand(s), auditCommand(s), routesCommand(s),
+		loadCommand(s), denialsCommand(s), explainCommand(s), auditCommand(s), routesCommand(s),
 		benchCommand(s), configCommand(s), versionCommand(s),
 	)
 	argumentsAreUsage(root)

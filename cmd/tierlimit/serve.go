@@ -53,7 +53,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	}
 	slog.SetDefault(log)
 	m := newMetrics()
-	cfg.Observer = m.decisions
+	cfg.Observer, cfg.Denials = m.decisions, m.denials
 	r, err := replica.Open(ctx, cfg)
 	if ctx.Err() != nil {
 		return nil // told to stop while it waited
@@ -74,9 +74,9 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	m.addReplica(r)
 	return serveUntil(ctx, set, l, m, api.Config{
 		Limiter: r.Limiter, Catalogue: r.Catalogue, Keyring: r.Cache, Load: r.Load, CatchUp: r.Cache.CatchUp,
-		Health: api.Health{Checks: r.Checks(), Notes: map[string]func() string{"catalogue": r.Cache.Following}},
-		Tokens: watchTokens(ctx, set, log),
-		Who:    set.who, Routes: set.routes, Logger: log,
+		Health:  api.Health{Checks: r.Checks(), Notes: map[string]func() string{"catalogue": r.Cache.Following}},
+		Denials: r.Denials, Tokens: watchTokens(ctx, set, log),
+		Who: set.who, Routes: set.routes, Logger: log,
 	})
 }
 
