@@ -50,12 +50,15 @@ func (l LegacyHeaders) alone() bool { return l == LegacyEpochOnly || l == Legacy
 // stays: that with the smallest r.
 func SetHeaders(h http.Header, d *tierlimit.Decision, legacy LegacyHeaders) {
 	if !d.Allowed && d.Denials == tierlimit.DenialsPlain {
+		DeleteHeaders(h)
 		setRetryAfter(h, d)
 		return
 	}
-	if others := h["Ratelimit"]; len(others) > 0 && Tighter(others[0], d) || legacyIsTighter(h, d) {
+	if theirs, tighter := compared(h, d, legacy != NoLegacy); tighter {
 		setRetryAfter(h, d)
 		return
+	} else if theirs {
+		DeleteHeaders(h)
 	}
 	if policy := d.RateLimitPolicy(); policy != "" && !legacy.alone() {
 		var room [256]byte
@@ -84,21 +87,62 @@ func setRetryAfter(h http.Header, d *tierlimit.Decision) {
 	}
 }
 
-// Tighter reports whether the RateLimit field of another limiter leaves less than d.
-func Tighter(field string, d *tierlimit.Decision) bool {
-	least := int64(-1)
-	for _, part := range strings.Split(field, ";r=")[1:] {
-		end := strings.IndexAny(part, ";, ")
-		if end < 0 {
-			end = len(part)
+// The fields of a limiter.
+var fields = [...]string{"Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"}
+
+// DeleteHeaders removes the fields that SetHeaders writes, except Retry-After.
+func DeleteHeaders(h http.Header) {
+	for _, name := range fields {
+		delete(h, name)
+	}
+}
+
+// HasHeaders reports whether h has a field that SetHeaders writes, except Retry-After.
+func HasHeaders(h http.Header) bool {
+	for _, name := range fields {
+		if len(h[name]) > 0 {
+			return true
 		}
-		if r, err := strconv.ParseInt(part[:end], 10, 64); err == nil && (least < 0 || r < least) {
+	}
+	return false
+}
+
+// Tighter reports whether h has the RateLimit or X-RateLimit-Remaining field of a limiter that
+// leaves less than d, and whether h has one at all.
+func Tighter(h http.Header, d *tierlimit.Decision) (tighter, present bool) {
+	present, tighter = compared(h, d, true)
+	return tighter, present
+}
+
+// compared reports whether h has a field of another limiter, and whether that limiter leaves less
+// than d. X-RateLimit-Remaining is read only if legacy is true: without it, SetHeaders does not
+// write that field, which may be of something else.
+func compared(h http.Header, d *tierlimit.Decision, legacy bool) (present, tighter bool) {
+	least := int64(-1)
+	read := func(text string) {
+		if r, err := strconv.ParseInt(text, 10, 64); err == nil && r >= 0 && (least < 0 || r < least) {
 			least = r
 		}
 	}
-	if least < 0 {
-		return false
+	for _, field := range h["Ratelimit"] {
+		present = true
+		for _, part := range strings.Split(field, ";r=")[1:] {
+			end := strings.IndexAny(part, ";, ")
+			if end < 0 {
+				end = len(part)
+			}
+			read(part[:end])
+		}
 	}
+	if values := h["X-Ratelimit-Remaining"]; legacy && len(values) > 0 {
+		present = true
+		read(strings.TrimSpace(values[0]))
+	}
+	return present, least >= 0 && leavesMore(d, least)
+}
+
+// leavesMore reports whether every window that can deny leaves more than least.
+func leavesMore(d *tierlimit.Decision, least int64) bool {
 	counted := false
 	for i := range d.Windows {
 		if w := &d.Windows[i]; w.EffectiveMax != tierlimit.Unlimited && !w.Shadow {
@@ -108,17 +152,6 @@ func Tighter(field string, d *tierlimit.Decision) bool {
 		}
 	}
 	return counted
-}
-
-// legacyIsTighter reports whether the X-RateLimit-Remaining of another limiter leaves less than d.
-func legacyIsTighter(h http.Header, d *tierlimit.Decision) bool {
-	values := h["X-Ratelimit-Remaining"]
-	if len(values) == 0 {
-		return false
-	}
-	remaining, err := strconv.ParseInt(values[0], 10, 64)
-	w := d.Binding()
-	return err == nil && w != nil && remaining < w.Remaining
 }
 
 // appendLimit appends an item of the RateLimit field. Limit names need no escapes in a

@@ -99,6 +99,7 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		a := g.ask(r, true)
 		switch {
 		case a.problem != nil:
+			hurryBody(w, r)
 			problem.Write(w, *a.problem)
 			return
 		case a.skipped:
@@ -107,6 +108,7 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		}
 		SetHeaders(w.Header(), &a.decision, g.cfg.Legacy)
 		if !a.decision.Allowed {
+			hurryBody(w, r)
 			Deny(w, &a.decision)
 			return
 		}
@@ -117,6 +119,17 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// maxWait is how long a client may take to send the body of a request that does not pass.
+const maxWait = time.Second
+
+// hurryBody bounds how long net/http waits for a body that nobody reads: it does so before it
+// writes the response, and a client that sends none would hold the connection.
+func hurryBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(maxWait)) // a writer that cannot has its own
+	}
 }
 
 // Check decides about a request that another server serves, and writes the response: the status

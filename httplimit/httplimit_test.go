@@ -190,6 +190,27 @@ func TestLegacyHeadersAlone(t *testing.T) {
 	}
 }
 
+// Regression test: X-RateLimit-Remaining of anything switched RateLimit off.
+func TestHeadersOfSomethingElseAreLeftAlone(t *testing.T) {
+	d := tierlimit.Decision{Allowed: true, Windows: []tierlimit.WindowState{{Limit: "a", EffectiveMax: 5, Remaining: 3, Window: tierlimit.Window{Length: time.Minute}}}}
+	h := http.Header{"X-Ratelimit-Remaining": {"0"}}
+	httplimit.SetHeaders(h, &d, httplimit.NoLegacy)
+	if h.Get("RateLimit") != `"a";r=3` || h.Get("X-RateLimit-Remaining") != "0" {
+		t.Errorf("%v", h)
+	}
+	// Of two limiters with different headers only the tightest is shown.
+	h = http.Header{"Ratelimit": {`"outer";r=4`}, "Ratelimit-Policy": {`"outer";q=5;w=60`}}
+	httplimit.SetHeaders(h, &d, httplimit.LegacyDeltaOnly)
+	if h.Get("RateLimit") != "" || h.Get("X-RateLimit-Remaining") != "3" {
+		t.Errorf("%v", h)
+	}
+	h = http.Header{"Ratelimit": {`"outer";r=4`}}
+	httplimit.SetHeaders(h, &tierlimit.Decision{Denials: tierlimit.DenialsPlain, RetryAfter: time.Second}, httplimit.NoLegacy)
+	if h.Get("RateLimit") != "" || h.Get("Retry-After") != "1" {
+		t.Errorf("a plain denial inside of another limiter: %v", h)
+	}
+}
+
 func TestAPlainDenialShowsNoUsage(t *testing.T) {
 	minute := tierlimit.Window{Length: time.Minute}
 	resolver, err := tiers.Static([]tiers.Tier{{

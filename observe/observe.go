@@ -213,7 +213,7 @@ func (s *series) Count(isAllowed, peek bool, reason tierlimit.Reason, source tie
 		outcome = allowed
 	}
 	own := tokens.Get().(*token) //nolint:forcetypeassert // nothing else goes in
-	cell := &s.stripes[own.stripe&uint32(len(s.stripes)-1)]
+	cell := &s.stripes[int(own.stripe)&(len(s.stripes)-1)]
 	tokens.Put(own)
 	n := cell.decisions[outcome][reasonIndex(reason)][sourceIndex(source)].Add(1)
 	repeated := source == tierlimit.SourceDenyCache // the store's own denial was observed
@@ -245,7 +245,7 @@ func (s *series) Observe(o tierlimit.Observation) {
 		if o.Allowed {
 			l.shadow.Add(1)
 		} else {
-			l.exceeded.Add(uint64(max(o.Weight, 1))) //nolint:gosec // a small number
+			l.exceeded.Add(uint64(max(o.Weight, 1)))
 		}
 	}
 	if !o.Allowed && !o.Peek && cfg.Denied != nil {

@@ -33,6 +33,8 @@ type Config struct {
 	// Timeout is how long the API may take to begin its response; default 60s. A WebSocket or a
 	// stream that has begun may take for ever.
 	Timeout time.Duration
+	// Connections bounds the connections to the API; requests beyond wait. 0: no bound.
+	Connections int
 	// Transport sends the requests; default one with a pool of connections that suits a proxy.
 	Transport http.RoundTripper
 	Logger    *slog.Logger // told of errors of the API, once a minute; default slog.Default
@@ -55,7 +57,7 @@ func New(lim httplimit.Limiter, cfg Config) (http.Handler, error) {
 		cfg.Timeout = time.Minute
 	}
 	if cfg.Transport == nil {
-		cfg.Transport = newTransport(cfg.Timeout)
+		cfg.Transport = newTransport(cfg.Timeout, cfg.Connections)
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -69,10 +71,10 @@ func New(lim httplimit.Limiter, cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	limited := gate.Wrap(&httputil.ReverseProxy{
+	limited := gate.Wrap(withPatience(&httputil.ReverseProxy{
 		Rewrite: p.rewrite, ModifyResponse: p.modifyResponse, ErrorHandler: p.fail, Transport: cfg.Transport,
 		ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
-	})
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := &exchange{header: w.Header(), said: make(http.Header)}
 		limited.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
@@ -88,13 +90,14 @@ func textOf(u *url.URL) string {
 
 // newTransport returns a transport for one API: http.DefaultTransport keeps two idle connections
 // to a host, and a proxy would open a new one for nearly every request.
-func newTransport(timeout time.Duration) http.RoundTripper {
+func newTransport(timeout time.Duration, connections int) http.RoundTripper {
 	const idle = 512
 	return &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConns:          idle,
 		MaxIdleConnsPerHost:   idle,
+		MaxConnsPerHost:       connections,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   5 * time.Second,
 		ResponseHeaderTimeout: timeout,
@@ -145,14 +148,12 @@ func (p *proxy) modifyResponse(resp *http.Response) error {
 	x.said.Set(p.cfg.CostHeader, resp.Header.Get(p.cfg.CostHeader))
 	resp.Header.Del(p.cfg.CostHeader)
 	// Of an API that limits too the tightest is shown, not both.
-	if theirs := resp.Header["Ratelimit"]; len(theirs) > 0 {
-		stays, goes := x.header, resp.Header
-		if d, ok := tierlimit.FromContext(resp.Request.Context()); ok && httplimit.Tighter(theirs[0], &d) {
-			stays, goes = goes, stays
-		}
-		if len(stays["Ratelimit"]) > 0 {
-			delete(goes, "Ratelimit")
-			delete(goes, "Ratelimit-Policy")
+	if d, ok := tierlimit.FromContext(resp.Request.Context()); ok && httplimit.HasHeaders(x.header) {
+		switch tighter, theirs := httplimit.Tighter(resp.Header, &d); {
+		case tighter:
+			httplimit.DeleteHeaders(x.header)
+		case theirs:
+			httplimit.DeleteHeaders(resp.Header)
 		}
 	}
 	return nil

@@ -207,6 +207,22 @@ func TestOfAnUpstreamThatLimitsTooTheTightestIsShown(t *testing.T) {
 	}
 }
 
+// Regression test: X-RateLimit-* of both were sent.
+func TestOfTwoLimitersWithLegacyHeadersOneIsShown(t *testing.T) {
+	f := newFront(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-RateLimit-Limit", "100")
+		w.Header().Set("X-RateLimit-Remaining", r.URL.Query().Get("left"))
+		w.Header().Set("X-RateLimit-Reset", "1700000000")
+	}, func(cfg *proxy.Config) { cfg.Limit.Legacy = httplimit.LegacyDelta })
+	for left, theirs := range map[string]bool{"2": true, "50": false} {
+		resp, _ := f.do(f.request("GET", "/?left="+left, nil))
+		limit := resp.Header.Values("X-RateLimit-Limit")
+		if len(limit) != 1 || (limit[0] == "100") != theirs || (resp.Header.Get("RateLimit") == "") != theirs {
+			t.Errorf("%s left: %v", left, resp.Header)
+		}
+	}
+}
+
 func TestBodiesAndTrailersAreStreamed(t *testing.T) {
 	const large = 20 << 20
 	f := newFront(t, func(w http.ResponseWriter, r *http.Request) {

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/migrations"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -34,12 +36,20 @@ const (
 	MigrateOff   Migrate = "off"   // do not look
 )
 
-func (m Migrate) check() error {
-	switch m {
+// validate returns a *tierlimit.FieldError for what cannot be opened.
+func (db *Database) validate() error {
+	switch db.Migrate {
 	case "", MigrateAuto, MigrateCheck, MigrateOff:
-		return nil
+	default:
+		return &tierlimit.FieldError{Field: "Database.Migrate", Value: string(db.Migrate), Want: "auto, check or off"}
 	}
-	return &tierlimit.FieldError{Field: "Database.Migrate", Value: string(m), Want: "auto, check or off"}
+	if db.URL == "" {
+		return &tierlimit.FieldError{Field: "Database.URL", Want: "given: postgres:// and an address"}
+	}
+	if _, err := pgxpool.ParseConfig(db.URL); err != nil {
+		return &tierlimit.FieldError{Field: "Database.URL", Value: "(hidden)", Want: "a URL that Postgres clients know, with valid parameters such as sslmode=require"}
+	}
+	return nil
 }
 
 // migrateTimeout bounds a migration, the time that other replicas take for it included.

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -34,61 +35,76 @@ type Redis struct {
 	Certificates []tls.Certificate // to show to the servers
 }
 
-// open returns a store on the configured Redis and the client to close after the store. It does
-// not dial. changed is told of the circuit breakers: see redisstore.Config.OnChange.
-func (r *Redis) open(budget time.Duration, changed func(server string, open bool, cause error)) (*redisstore.Store, io.Closer, error) {
-	cfg := redisstore.Config{Budget: budget, OnChange: changed}
-	switch r.Mode {
-	case "", Single:
-		opts, err := redisstore.Options(r.URL, budget)
-		if err != nil {
-			return nil, nil, r.badURL()
+// options are those of one kind of client; the others are nil.
+type options struct {
+	single   *redis.Options
+	sentinel *redis.FailoverOptions
+	cluster  *redis.ClusterOptions
+}
+
+// options returns the options of the client. It does not dial.
+func (r *Redis) options(budget time.Duration) (o options, err error) {
+	var secure **tls.Config
+	switch r.mode() {
+	case Single:
+		if o.single, err = redisstore.Options(r.URL, budget); err == nil {
+			secure = &o.single.TLSConfig
 		}
-		if opts.TLSConfig, err = r.withTLS(opts.TLSConfig); err != nil {
-			return nil, nil, err
-		}
-		client := redis.NewClient(opts)
-		store, err := redisstore.New(client, cfg)
-		return store, client, err
 	case Sentinel:
-		opts, err := redisstore.SentinelOptions(r.URL, budget)
-		if err != nil {
-			return nil, nil, r.badURL()
+		if o.sentinel, err = redisstore.SentinelOptions(r.URL, budget); err == nil {
+			secure = &o.sentinel.TLSConfig
 		}
-		if opts.TLSConfig, err = r.withTLS(opts.TLSConfig); err != nil {
-			return nil, nil, err
-		}
-		client := redis.NewFailoverClient(opts)
-		store, err := redisstore.New(client, cfg)
-		return store, client, err
 	case Cluster:
-		opts, err := redisstore.ClusterOptions(r.URL, budget)
-		if err != nil {
-			return nil, nil, r.badURL()
+		if o.cluster, err = redisstore.ClusterOptions(r.URL, budget); err == nil {
+			secure = &o.cluster.TLSConfig
 		}
-		if opts.TLSConfig, err = r.withTLS(opts.TLSConfig); err != nil {
-			return nil, nil, err
-		}
-		client := redis.NewClusterClient(opts)
+	default:
+		return o, &tierlimit.FieldError{Field: "Redis.Mode", Value: string(r.Mode), Want: "single, sentinel or cluster"}
+	}
+	if err != nil {
+		return o, r.badURL()
+	}
+	*secure, err = r.withTLS(*secure)
+	return o, err
+}
+
+func (r *Redis) mode() Mode { return cmp.Or(r.Mode, Single) }
+
+// open returns a store on the configured Redis and the client to close after the store. changed is
+// told of the circuit breakers: see redisstore.Config.OnChange.
+func (r *Redis) open(budget time.Duration, changed func(server string, open bool, cause error)) (*redisstore.Store, io.Closer, error) {
+	o, err := r.options(budget)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := redisstore.Config{Budget: budget, OnChange: changed}
+	if o.cluster != nil {
+		client := redis.NewClusterClient(o.cluster)
 		store, err := redisstore.NewCluster(client, cfg)
 		return store, client, err
 	}
-	return nil, nil, &tierlimit.FieldError{Field: "Redis.Mode", Value: string(r.Mode), Want: "single, sentinel or cluster"}
+	var client *redis.Client
+	if o.sentinel != nil {
+		client = redis.NewFailoverClient(o.sentinel)
+	} else {
+		client = redis.NewClient(o.single)
+	}
+	store, err := redisstore.New(client, cfg)
+	return store, client, err
 }
 
 // badURL describes the URL that the mode needs. It shows nothing of the URL, nor of the client's
 // error: any part may be of a password.
 func (r *Redis) badURL() error {
 	want := map[Mode]string{
-		"":     "redis://, rediss:// or unix:// and an address, with a database's number at most",
 		Single: "redis://, rediss:// or unix:// and an address, with a database's number at most",
 		Sentinel: "redis:// or rediss:// and the address of a Sentinel, with ?master_name=NAME, &addr=HOST:PORT of the others, " +
 			"and &username= and &password= of the master",
 		Cluster: "redis:// or rediss:// and the address of one server, with ?addr=HOST:PORT of others, and no database but 0",
-	}[r.Mode]
+	}[r.mode()]
 	return &tierlimit.FieldError{
 		Field: "Redis.URL", Value: "(hidden)",
-		Want: want + ", in the mode " + string(r.Mode) + "; special characters of a password are escaped as %XX",
+		Want: want + ", in the mode " + string(r.mode()) + "; special characters of a password are escaped as %XX",
 	}
 }
 

@@ -44,14 +44,18 @@ type Config struct {
 // Validate returns an error for what Open would refuse without connecting to anything: a
 // *tierlimit.FieldError that names the field.
 func (cfg *Config) Validate() error {
-	if err := cfg.Database.Migrate.check(); err != nil {
+	if cfg.Budget != 0 && (cfg.Budget < time.Millisecond || cfg.Budget > 10*time.Second) {
+		return &tierlimit.FieldError{Field: "Budget", Value: cfg.Budget.String(), Want: "a duration from 1ms to 10s"}
+	}
+	switch cfg.LoadMode {
+	case "", load.Off, load.Observe, load.Enforce:
+	default:
+		return &tierlimit.FieldError{Field: "LoadMode", Value: string(cfg.LoadMode), Want: "off, observe or enforce"}
+	}
+	if _, err := cfg.Redis.options(cfg.Budget); err != nil {
 		return err
 	}
-	_, client, err := cfg.Redis.open(cfg.Budget, nil)
-	if err != nil {
-		return err
-	}
-	return client.Close()
+	return cfg.Database.validate()
 }
 
 // A Replica decides. Its fields may be used until Close, from many goroutines.
@@ -70,7 +74,8 @@ type Replica struct {
 	closers  []func() // in the order of opening
 }
 
-// Open connects to Postgres and returns a Replica. Redis may be away: the tiers' failure policies
+// Open connects to Postgres and returns a Replica. It directs the lines of all clients of go-redis
+// in the process to cfg.Logger, at debug level. Redis may be away: the tiers' failure policies
 // decide until it answers. ctx bounds Open alone; call Close when the Replica is no longer needed.
 //
 // A *tierlimit.FieldError names a wrong field of cfg. Any other error means that Postgres cannot
@@ -89,7 +94,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 }
 
 func (r *Replica) open(ctx context.Context, cfg Config, log *slog.Logger) error {
-	if err := cfg.Database.Migrate.check(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return err
 	}
 	redis.SetLogger(clientLog{log})

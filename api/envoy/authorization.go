@@ -3,6 +3,7 @@ package envoy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/internal/problem"
 )
 
 // authorization is the external authorization service: /v1/check over gRPC.
@@ -29,12 +31,22 @@ type authorization struct {
 // Check decides about the HTTP request in req. Who is asking and what the request costs follow
 // Config.Limit, with the source address of req as the peer.
 func (a *authorization) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	r, err := requestOf(ctx, req.GetAttributes())
-	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
 	w := &recorder{header: make(http.Header)}
-	a.gate.Check(w, r, http.StatusOK)
+	r, err := requestOf(ctx, req.GetAttributes())
+	var field *tierlimit.FieldError
+	switch {
+	case errors.As(err, &field):
+		// Envoy lets a request pass for which it gets an error, if it is told so. A client chooses
+		// its path.
+		problem.Write(w, problem.Problem{
+			Status: http.StatusBadRequest, Detail: "The request cannot be limited.",
+			Errors: []problem.Field{{Field: field.Field, Detail: field.Error()}},
+		})
+	case err != nil:
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	default:
+		a.gate.Check(w, r, http.StatusOK)
+	}
 	options := make([]*corev3.HeaderValueOption, 0, len(w.header))
 	for _, value := range headerValues(w.header) {
 		options = append(options, &corev3.HeaderValueOption{
@@ -56,15 +68,20 @@ func (a *authorization) Check(ctx context.Context, req *authv3.CheckRequest) (*a
 	}, nil
 }
 
-// requestOf returns the HTTP request that attributes describe.
+// requestOf returns the HTTP request that attributes describe. A *tierlimit.FieldError is the
+// client's.
 func requestOf(ctx context.Context, attributes *authv3.AttributeContext) (*http.Request, error) {
 	asked := attributes.GetRequest().GetHttp()
 	if asked == nil {
-		return nil, &tierlimit.FieldError{Field: "attributes.request.http", Want: "given"}
+		return nil, errors.New("attributes.request.http: must be given")
 	}
-	target, err := url.ParseRequestURI(asked.GetPath())
+	path := asked.GetPath()
+	if path == "" { // of CONNECT
+		path = "/"
+	}
+	target, err := url.ParseRequestURI(path)
 	if err != nil {
-		return nil, &tierlimit.FieldError{Field: "attributes.request.http.path", Value: asked.GetPath(), Want: "the path and query of a request"}
+		return nil, &tierlimit.FieldError{Field: "path", Value: path, Want: "the path and query of a request"}
 	}
 	header := make(http.Header, len(asked.GetHeaders()))
 	for name, value := range asked.GetHeaders() {
@@ -78,7 +95,7 @@ func requestOf(ctx context.Context, attributes *authv3.AttributeContext) (*http.
 		}
 	}
 	r := &http.Request{
-		Method: asked.GetMethod(), URL: target, RequestURI: asked.GetPath(), Host: asked.GetHost(),
+		Method: asked.GetMethod(), URL: target, RequestURI: path, Host: asked.GetHost(),
 		Proto: asked.GetProtocol(), Header: header, Body: http.NoBody,
 	}
 	switch source := attributes.GetSource().GetAddress(); {

@@ -51,14 +51,13 @@ type Server struct {
 	health *health.Server
 }
 
-// Bounds on what a caller may take of the process. A request of Envoy has a few hundred bytes, and
-// Check has the headers of a request.
+// Bounds on what a caller may take of the process.
 const (
-	maxMessage  = 128 << 10
 	maxStreams  = 1000
 	maxIdle     = 15 * time.Minute
 	minPing     = 5 * time.Second
 	connectTime = 5 * time.Second
+	maxGraceful = 5 * time.Second
 )
 
 // NewServer returns a Server that decides with lim. options, such as grpc.Creds, are added to its
@@ -80,7 +79,7 @@ func NewServer(lim Limiter, cfg Config, options ...grpc.ServerOption) (*Server, 
 	}
 	s := &Server{health: health.NewServer()}
 	s.Server = grpc.NewServer(append([]grpc.ServerOption{
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(connectTime),
+		grpc.MaxConcurrentStreams(maxStreams), grpc.ConnectionTimeout(connectTime),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(recoverPanics(cfg.Logger)),
@@ -95,21 +94,15 @@ func NewServer(lim Limiter, cfg Config, options ...grpc.ServerOption) (*Server, 
 // Drain has the health service answer NOT_SERVING, so that no new requests are sent here.
 func (s *Server) Drain() { s.health.Shutdown() }
 
-// Shutdown waits until the requests under way are answered, or until ctx ends.
+// Shutdown waits until the requests under way are answered, at most 5 s or until ctx ends. Streams,
+// which clients of the health service keep open, end then.
 func (s *Server) Shutdown(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		s.GracefulStop()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		s.Stop()
-		<-done
-		return ctx.Err()
-	}
+	ctx, cancel := context.WithTimeout(ctx, maxGraceful)
+	defer cancel()
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
+	s.GracefulStop()
+	return nil
 }
 
 func recoverPanics(log *slog.Logger) grpc.UnaryServerInterceptor {

@@ -46,10 +46,11 @@ func newLimiter(t *testing.T, store tierlimit.Store) *tierlimit.Limiter {
 		tier("small", tierlimit.Local, all...),
 		tier("open", tierlimit.Open, all...),
 		tier("closed", tierlimit.Closed, all...),
+		{Key: "plain", Name: "plain", Denials: tierlimit.DenialsPlain, Limits: tiers.Limits{"per_minute": {Max: 3, Window: tierlimit.Window{Length: time.Minute}}}},
 		tier("odd", tierlimit.Local, tierlimit.Limit{Name: "odd", Max: 5e9, Window: tierlimit.Window{Length: 90 * time.Second}}),
 	}, func(subject string) string {
 		name, _, _ := strings.Cut(subject, "_")
-		if name == "open" || name == "closed" || name == "odd" {
+		if name == "open" || name == "closed" || name == "odd" || name == "plain" {
 			return name
 		}
 		return ""
@@ -299,6 +300,73 @@ func TestTheFailurePolicyAnswersEnvoy(t *testing.T) {
 	}
 }
 
+func TestAPlainDenialShowsEnvoyNoUsage(t *testing.T) {
+	c := serve(t, memstore.New(memstore.Config{}), envoy.Config{})
+	for range 3 {
+		c.ask(0, descriptor("subject", "plain_1"))
+	}
+	for _, answer := range []*ratelimitv3.RateLimitResponse{
+		c.ask(0, descriptor("subject", "plain_1")),
+		c.ask(0, descriptor("subject", "a"), descriptor("subject", "plain_1")),
+		c.ask(0, descriptor("subject", "plain_1"), descriptor("subject", "a")),
+	} {
+		if headerOf(answer, "RateLimit") != "" || headerOf(answer, "RateLimit-Policy") != "" || headerOf(answer, "Retry-After") == "" {
+			t.Errorf("headers: %v", answer.GetResponseHeadersToAdd())
+		}
+		for _, s := range answer.GetStatuses() {
+			if s.GetCode() == over && (s.GetCurrentLimit() != nil || s.GetLimitRemaining() != 0) {
+				t.Errorf("%v", s)
+			}
+		}
+	}
+}
+
+// One descriptor that is malformed must not leave another one charged.
+func TestAMalformedDescriptorLeavesTheOthersUncharged(t *testing.T) {
+	c := serve(t, memstore.New(memstore.Config{}), envoy.Config{})
+	for _, bad := range []*ratelimitcommonv3.RateLimitDescriptor{
+		descriptor("subject", strings.Repeat("x", 300)), descriptor("subject", "b", "scope", "No Name"), descriptor("subject", "b", "cost", "-1"),
+	} {
+		c.refused(codes.InvalidArgument, "descriptors[1]", &ratelimitv3.RateLimitRequest{
+			Domain: "api", Descriptors: []*ratelimitcommonv3.RateLimitDescriptor{descriptor("subject", "first"), bad},
+		})
+	}
+	if left := c.ask(0, descriptor("subject", "first")).GetStatuses()[0].GetLimitRemaining(); left != 2 {
+		t.Errorf("%d left", left)
+	}
+}
+
+// A client of the health service keeps a stream open.
+func TestAnOpenStreamDoesNotHoldUpTheEnd(t *testing.T) {
+	server, err := envoy.NewServer(newLimiter(t, memstore.New(memstore.Config{})), envoy.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(l) }()
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	watch, err := healthv1.NewHealthClient(conn).Watch(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := watch.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAWindowOrMaxThatTheProtocolCannotSay(t *testing.T) {
 	c := serve(t, memstore.New(memstore.Config{}), envoy.Config{})
 	s := c.ask(0, descriptor("subject", "odd_1")).GetStatuses()[0]
@@ -366,12 +434,14 @@ func TestCheckHoldsAClientToItsPlan(t *testing.T) {
 	if left := c.ask(0, descriptor("subject", "acct_42")).GetStatuses()[0].GetLimitRemaining(); left != 1 {
 		t.Errorf("%d left of the key's owner", left)
 	}
-	for _, path := range []string{"", "not a path"} {
-		if answer, err := c.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
-			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: path}},
-		}}); status.Code(err) != codes.InvalidArgument {
-			t.Errorf("%q: %v, %v", path, answer, err)
+	// Envoy lets a request pass for which it gets an error, if it is told so.
+	for _, path := range []string{"not a path", "/search/%zz", "http://[/", "search", "/a\x7f"} {
+		if denied := c.check(path, "203.0.113.7", nil).GetDeniedResponse(); denied.GetStatus().GetCode() != 400 {
+			t.Errorf("%q: %v", path, denied)
 		}
+	}
+	if answer := c.check("", "203.0.113.10", nil); answer.GetOkResponse() == nil { // CONNECT
+		t.Errorf("no path: %v", answer)
 	}
 	if _, err := c.Check(t.Context(), &authv3.CheckRequest{}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("an empty request: %v", err)

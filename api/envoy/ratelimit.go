@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -136,7 +137,7 @@ func (s *rateLimits) decide(ctx context.Context, req *ratelimitv3.RateLimitReque
 		OverallCode: ratelimitv3.RateLimitResponse_OK,
 		Statuses:    make([]*ratelimitv3.RateLimitResponse_DescriptorStatus, len(asked)),
 	}
-	header := make(http.Header)
+	header, plain := make(http.Header), false
 	for i := range decisions {
 		d := &decisions[i]
 		if errs[i] != nil {
@@ -149,20 +150,31 @@ func (s *rateLimits) decide(ctx context.Context, req *ratelimitv3.RateLimitReque
 			answer.OverallCode = ratelimitv3.RateLimitResponse_OVER_LIMIT
 		}
 		httplimit.SetHeaders(header, d, s.legacy)
+		plain = plain || !d.Allowed && d.Denials == tierlimit.DenialsPlain
+	}
+	if plain {
+		httplimit.DeleteHeaders(header)
 	}
 	answer.ResponseHeadersToAdd = headerValues(header)
 	return answer, nil
 }
 
 // take charges req. A cost of 0 asks whether a cost of 1 would be denied.
-func (s *rateLimits) take(ctx context.Context, req tierlimit.Request) (tierlimit.Decision, error) {
+func (s *rateLimits) take(ctx context.Context, req tierlimit.Request) (d tierlimit.Decision, err error) {
+	defer func() { // it may run in a goroutine of its own
+		if cause := recover(); cause != nil {
+			s.log.Error("grpc: panic", "cause", cause, "stack", string(debug.Stack()))
+			err = &tierlimit.FieldError{Field: "request", Want: "one that can be decided: the server has failed"}
+		}
+	}()
 	if req.Cost == 0 {
 		return s.lim.Peek(ctx, req)
 	}
 	return s.lim.Take(ctx, req)
 }
 
-// request returns the request to the limiter for a descriptor. hits is the request's hits_addend.
+// request returns the request to the limiter for a descriptor, or an error if it is malformed: no
+// descriptor is charged if another one is. hits is the request's hits_addend.
 func (s *rateLimits) request(ctx context.Context, d *ratelimitcommonv3.RateLimitDescriptor, hits uint32) (req tierlimit.Request, err error) {
 	req.Cost = 1
 	var subject, key, address string
@@ -191,10 +203,19 @@ func (s *rateLimits) request(ctx context.Context, d *ratelimitcommonv3.RateLimit
 		}
 		req.Cost = int64(own.GetValue()) //nolint:gosec // at most MaxCount
 	}
+	switch {
+	case req.Scope != "" && !tierlimit.ValidName(req.Scope):
+		return req, &tierlimit.FieldError{Field: s.entries.Scope, Value: req.Scope, Want: tierlimit.NameRule}
+	case req.Cost < 0 || req.Cost > tierlimit.MaxCount:
+		return req, &tierlimit.FieldError{Field: s.entries.Cost, Value: strconv.FormatInt(req.Cost, 10), Want: tierlimit.CostRule}
+	}
 	if d.GetIsNegativeHits() {
 		return req, &tierlimit.FieldError{Field: "is_negative_hits", Value: "true", Want: "false: only a hold can be given back; see /v1/settle"}
 	}
 	req.Subject, err = s.subject(ctx, subject, key, address)
+	if err == nil && !tierlimit.ValidSubject(req.Subject) {
+		err = &tierlimit.FieldError{Field: s.entries.Subject, Value: req.Subject, Want: tierlimit.SubjectRule}
+	}
 	return req, err
 }
 
@@ -235,7 +256,7 @@ func statusFor(d *tierlimit.Decision) *ratelimitv3.RateLimitResponse_DescriptorS
 		status.DurationUntilReset = durationpb.New(d.RetryAfter)
 	}
 	w := d.Binding()
-	if w == nil {
+	if w == nil || !d.Allowed && d.Denials == tierlimit.DenialsPlain {
 		return status
 	}
 	status.LimitRemaining = clamp(w.Remaining)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,6 +15,10 @@ import (
 func onlyLocal(next http.Handler) http.Handler {
 	protected := http.NewCrossOriginProtection().Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path := r.URL.Path; path == "/livez" || path == "/readyz" || path == "/v1/check" || strings.HasPrefix(path, "/v1/check/") {
+			next.ServeHTTP(w, r) // gateways pass on what clients sent, and only clients are charged
+			return
+		}
 		if !isLocalName(r.Host) {
 			problem.Write(w, problem.Problem{
 				Status: http.StatusMisdirectedRequest,
@@ -24,7 +27,8 @@ func onlyLocal(next http.Handler) http.Handler {
 			})
 			return
 		}
-		if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && (kind == "text/plain" || kind == "multipart/form-data") {
+		kind, _, _ := strings.Cut(strings.ToLower(r.Header.Get("Content-Type")), ";")
+		if kind = strings.TrimSpace(kind); kind == "text/plain" || kind == "multipart/form-data" {
 			problem.Write(w, problem.Problem{
 				Status: http.StatusUnsupportedMediaType,
 				Detail: "A page of any site may send this media type.",
@@ -37,7 +41,8 @@ func onlyLocal(next http.Handler) http.Handler {
 }
 
 // isLocalName reports whether host, with or without a port, is a name that no public DNS server
-// resolves: an IP address, localhost, or a name without a dot, such as that of a container.
+// resolves: an IP address, localhost, a name without a dot, such as that of a container, or one
+// that ends in .localhost or .internal, such as host.docker.internal.
 func isLocalName(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -46,5 +51,5 @@ func isLocalName(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true
 	}
-	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost")
+	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost") || strings.HasSuffix(host, ".internal")
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/tierlimit/tierlimit/internal/listen"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/observe/denials"
 	"github.com/tierlimit/tierlimit/observe/prom"
@@ -104,15 +103,14 @@ func (m *metrics) addLoad(c *load.Controller) {
 
 // addListeners adds the connections of the listeners.
 func (m *metrics) addListeners(l *listeners) {
-	pools := map[string]*listen.Pool{"clients": l.clients, "admin": l.admins}
-	m.add(prometheus.GaugeValue, "connections", "Open connections.", []string{"pool"}, func(report func(float64, ...string)) {
-		for name, pool := range pools {
+	m.add(prometheus.GaugeValue, "connections", "Open connections.", []string{"listener"}, func(report func(float64, ...string)) {
+		for name, pool := range l.pools {
 			open, _ := pool.Open()
 			report(float64(open), name)
 		}
 	})
-	m.add(prometheus.GaugeValue, "connections_limit", "How many connections may be open.", []string{"pool"}, func(report func(float64, ...string)) {
-		for name, pool := range pools {
+	m.add(prometheus.GaugeValue, "connections_limit", "How many connections may be open.", []string{"listener"}, func(report func(float64, ...string)) {
+		for name, pool := range l.pools {
 			_, limit := pool.Open()
 			report(float64(limit), name)
 		}

@@ -295,6 +295,32 @@ func TestConfigShowsWhatIsInForce(t *testing.T) {
 	}
 }
 
+// What serve would refuse without connecting to anything, config refuses.
+func TestConfigRefusesWhatServeRefuses(t *testing.T) {
+	for want, c := range map[string]map[string]string{
+		"TIERLIMIT_CHECK_BUDGET":   {"TIERLIMIT_BUDGET": "20ms", "TIERLIMIT_CHECK_BUDGET": "30ms"},
+		"TIERLIMIT_GRPC_BUDGET":    {"TIERLIMIT_BUDGET": "20ms", "TIERLIMIT_GRPC_BUDGET": "30ms"},
+		"TIERLIMIT_ADMIN_ADDR":     {"TIERLIMIT_ADDR": "127.0.0.1:9", "TIERLIMIT_ADMIN_ADDR": "127.0.0.1:9"},
+		"TIERLIMIT_ADDR":           {"TIERLIMIT_ADDR": "unix:/" + strings.Repeat("x", 200)},
+		"TIERLIMIT_UPSTREAM":       {"TIERLIMIT_UPSTREAM": "http://api:99999"},
+		"TIERLIMIT_GRPC_ENTRIES":   {"TIERLIMIT_GRPC_ENTRIES": "subject=a,subject=b"},
+		"TIERLIMIT_DATABASE_URL":   {"TIERLIMIT_DATABASE_URL": "postgres://127.0.0.1:1/tl?sslmode=bogus"},
+		"TIERLIMIT_TLS_CERT":       {"TIERLIMIT_GRPC_CLIENT_CA": "/nothing"},
+		"TIERLIMIT_ADMIN_TLS":      {"TIERLIMIT_ADMIN_TLS_CERT": "/nothing", "TIERLIMIT_ADMIN_TLS_KEY": "/nothing"},
+		"TIERLIMIT_REDIS_CA":       {"TIERLIMIT_REDIS_URL": "rediss://127.0.0.1:1", "TIERLIMIT_REDIS_CA": "/nothing"},
+		"TIERLIMIT_CONNECTIONS":    {"TIERLIMIT_CONNECTIONS": "many"},
+		"TIERLIMIT_LEGACY_HEADERS": {"TIERLIMIT_LEGACY_HEADERS": "date"},
+	} {
+		env := map[string]string{"TIERLIMIT_ADMIN_TOKEN": "0123456789abcdef", "TIERLIMIT_DATABASE_URL": "postgres://127.0.0.1:1/tl", "TIERLIMIT_START_TIMEOUT": "0s"}
+		maps.Copy(env, c)
+		for _, command := range []string{"config", "serve"} {
+			if code, _, errs := (shell{T: t, env: env}).run(command); code != exitUsage || !strings.Contains(errs, want) {
+				t.Errorf("%v: %s: %d: %s", c, command, code, errs)
+			}
+		}
+	}
+}
+
 func TestCommandLineMistakes(t *testing.T) {
 	for _, args := range [][]string{{"serv"}, {"serve", "--nosuch"}, {"take"}, {"migrate", "down"}, {"dev", "extra"}} {
 		if code, _, errs := (shell{T: t}).run(args...); code == exitOK || errs == "" {

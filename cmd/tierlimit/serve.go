@@ -44,7 +44,7 @@ func warnOfScopes(routes *httplimit.Routes, list []tiers.Tier, log *slog.Logger)
 
 // serve opens a replica and its listeners, and serves until ctx ends.
 func serve(ctx context.Context, set *settings, log *slog.Logger) error {
-	if err := set.requests(); err != nil {
+	if err := set.validate(); err != nil {
 		return usage(err)
 	}
 	cfg, err := set.replica(log)
@@ -111,6 +111,9 @@ func (s *settings) validate() error {
 			return err
 		}
 	}
+	if _, err := readAuthorities("TIERLIMIT_GRPC_CLIENT_CA", s.grpcClientCA); err != nil {
+		return err
+	}
 	cfg, err := s.replica(log)
 	if err != nil {
 		return err
@@ -150,11 +153,15 @@ func readCertificates(certificate, key string) ([]tls.Certificate, error) {
 // field.
 func inSettings(err error) error {
 	var field *tierlimit.FieldError
-	if !errors.As(err, &field) || field.Field != "Redis.URL" {
+	if !errors.As(err, &field) {
+		return err
+	}
+	setting := map[string]string{"Redis.URL": "TIERLIMIT_REDIS_URL", "Database.URL": "TIERLIMIT_DATABASE_URL"}[field.Field]
+	if setting == "" {
 		return err
 	}
 	named := *field
-	named.Field = "TIERLIMIT_REDIS_URL"
+	named.Field = setting
 	return usage(&named)
 }
 

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +34,7 @@ const (
 	writeTimeout      = 15 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 16 << 10
+	proxyStreams      = 100 // requests at a time of one HTTP/2 connection
 	shutdownTimeout   = 20 * time.Second
 )
 
@@ -44,16 +44,18 @@ type listeners struct {
 	proxy         net.Listener // nil: there is no upstream
 	grpc          net.Listener // nil: gRPC is off
 
-	clients, admins     *listen.Pool
-	secure, secureAdmin *tls.Config // nil: no TLS
+	pools               map[string]*listen.Pool // by the name of the listener
+	secure, secureAdmin *tls.Config             // nil: no TLS
 }
 
 // listen opens the listeners that set configures, or takes over those that systemd has opened
 // under the same name.
 func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, err error) {
-	l = &listeners{
-		clients: listen.NewPool(s.mostConnections(), s.connectionsPerAddress, s.isGateway, log),
-		admins:  listen.NewPool(adminConnections, 0, nil, log),
+	l = &listeners{pools: map[string]*listen.Pool{
+		adminListener: listen.NewPool(adminConnections, 0, nil, log),
+	}}
+	for _, name := range []string{publicListener, proxyListener, grpcListener} {
+		l.pools[name] = listen.NewPool(s.mostConnections(), s.connectionsPerAddress, s.isGateway, log)
 	}
 	defer func() {
 		if err != nil {
@@ -72,18 +74,14 @@ func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, 
 	}
 	type wantedListener struct {
 		name, address string
-		pool          *listen.Pool
 		into          *net.Listener
 	}
-	wanted := []wantedListener{
-		{"public", s.addr, l.clients, &l.public},
-		{"admin", s.adminAddr, l.admins, &l.admin},
-	}
+	wanted := []wantedListener{{publicListener, s.addr, &l.public}, {adminListener, s.adminAddr, &l.admin}}
 	if s.upstream != nil {
-		wanted = append(wanted, wantedListener{"proxy", s.proxyAddr, l.clients, &l.proxy})
+		wanted = append(wanted, wantedListener{proxyListener, s.proxyAddr, &l.proxy})
 	}
 	if s.grpcAddr != "" {
-		wanted = append(wanted, wantedListener{"grpc", s.grpcAddr, l.clients, &l.grpc})
+		wanted = append(wanted, wantedListener{grpcListener, s.grpcAddr, &l.grpc})
 	}
 	for _, w := range wanted {
 		var opened net.Listener
@@ -93,7 +91,7 @@ func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, 
 		} else if opened, err = listen.Open(ctx, w.address); err != nil {
 			return l, fmt.Errorf("%s listener: %w", w.name, err)
 		}
-		*w.into = w.pool.Listener(opened)
+		*w.into = l.pools[w.name].Listener(opened)
 	}
 	for name, unused := range passedOn { // a client would wait for ever
 		log.Warn("systemd passes a socket on that is not served", "name", name, "sockets", len(unused))
@@ -106,6 +104,14 @@ func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, 
 	return l, nil
 }
 
+// The names of the listeners, also for sockets that systemd passes on.
+const (
+	publicListener = "public"
+	adminListener  = "admin"
+	proxyListener  = "proxy"
+	grpcListener   = "grpc"
+)
+
 const (
 	// adminConnections bounds the connections of the admin listener, which has a reserve of its
 	// own.
@@ -116,22 +122,26 @@ const (
 	defaultConnections = 10_000
 )
 
-// mostConnections returns the bound on the connections of clients. By default it follows from the
-// files that the process may have open; with a proxy each connection may need a second one.
+// mostConnections returns the bound on the connections of each listener for clients. Each has its
+// own, so that clients of one cannot silence another. By default the bound follows from the files
+// that the process may have open; each connection of the proxy may need a second one.
 func (s *settings) mostConnections() int {
 	if s.connections > 0 {
 		return s.connections
 	}
-	most := listen.Descriptors() - otherDescriptors
+	shares := 1
 	if s.upstream != nil {
-		most /= 2
+		shares += 2
 	}
-	return min(max(most, 16), defaultConnections)
+	if s.grpcAddr != "" {
+		shares++
+	}
+	return min(max((listen.Descriptors()-otherDescriptors)/shares, 16), defaultConnections)
 }
 
 // isGateway reports whether addr is a trusted proxy or this machine: many clients come from there.
 func (s *settings) isGateway(addr netip.Addr) bool {
-	return addr.IsLoopback() || slices.ContainsFunc(s.who.Address.Trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return addr.IsLoopback() || s.who.Address.Trusts(&http.Request{RemoteAddr: netip.AddrPortFrom(addr, 0).String()})
 }
 
 // tlsFiles names the files of a certificate and its key. The zero tlsFiles is no TLS.
@@ -193,8 +203,8 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, cf
 		public, admin = onlyLocal(public), onlyLocal(admin)
 	}
 	servers := map[server]net.Listener{
-		newServer(public, l.clients, cfg.Logger): withTLS(l.public, l.secure),
-		newServer(admin, l.admins, cfg.Logger):   withTLS(l.admin, l.secureAdmin),
+		newServer(public, l.pools[publicListener], cfg.Logger): withTLS(l.public, l.secure),
+		newServer(admin, l.pools[adminListener], cfg.Logger):   withTLS(l.admin, l.secureAdmin),
 	}
 	addresses := []any{"version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String()}
 	if l.proxy != nil {
@@ -202,7 +212,7 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, cf
 		if err != nil {
 			return err
 		}
-		servers[newProxyServer(forward, l.clients, cfg.Logger)] = withTLS(l.proxy, l.secure)
+		servers[newProxyServer(forward, l.pools[proxyListener], cfg.Logger)] = withTLS(l.proxy, l.secure)
 		addresses = append(addresses, "proxy", l.proxy.Addr().String(), "upstream", set.upstream.String())
 	}
 	var forEnvoy *envoy.Server
@@ -279,8 +289,9 @@ func newServer(h http.Handler, pool *listen.Pool, log *slog.Logger) *http.Server
 // with or without TLS.
 func newProxyServer(h http.Handler, pool *listen.Pool, log *slog.Logger) *http.Server {
 	s := newServer(h, pool, log)
-	s.ReadTimeout, s.WriteTimeout = 0, 0
+	s.WriteTimeout = 0 // the proxy lifts ReadTimeout for requests that pass
 	s.MaxHeaderBytes = 64 << 10
+	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: proxyStreams}
 	s.Protocols = new(http.Protocols)
 	s.Protocols.SetHTTP1(true)
 	s.Protocols.SetHTTP2(true)
@@ -292,7 +303,7 @@ func newProxyServer(h http.Handler, pool *listen.Pool, log *slog.Logger) *http.S
 func newForward(s *settings, cfg *api.Config) (http.Handler, error) {
 	return proxy.New(cfg.Limiter, proxy.Config{
 		Upstream: s.upstream, CostHeader: s.costHeader, Timeout: s.upstreamTimeout, Logger: cfg.Logger,
-		Limit: s.limits(cfg),
+		Connections: s.mostConnections(), Limit: s.limits(cfg),
 	})
 }
 

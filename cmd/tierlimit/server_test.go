@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,7 +147,7 @@ func TestDevAnswersToLocalNamesAndNoForms(t *testing.T) {
 		return resp.StatusCode
 	}
 	for host, want := range map[string]int{
-		"": 200, "localhost": 200, "localhost:8080": 200, "api.localhost": 200, "[::1]:8080": 200, "192.168.1.7": 200, "tierlimit": 200,
+		"": 200, "localhost": 200, "localhost:8080": 200, "api.localhost": 200, "[::1]:8080": 200, "192.168.1.7": 200, "tierlimit": 200, "host.docker.internal": 200,
 		"rebound.example.com": 421, "127.0.0.1.example.com:8080": 421, "localhost.example.com": 421,
 	} {
 		if got := do(public, host); got != want {
@@ -162,6 +163,7 @@ func TestDevAnswersToLocalNamesAndNoForms(t *testing.T) {
 	}{
 		{[]string{"Content-Type", "text/plain"}, 415},
 		{[]string{"Content-Type", "text/plain; charset=utf-8"}, 415},
+		{[]string{"Content-Type", "text/plain;a=1;a=2"}, 415},
 		{[]string{"Content-Type", "application/json"}, 200},
 		{[]string{"Content-Type", "application/x-www-form-urlencoded"}, 200}, // as curl -d sends
 		{[]string{"Content-Type", "application/x-www-form-urlencoded", "Sec-Fetch-Site", "cross-site"}, 403},
@@ -171,6 +173,65 @@ func TestDevAnswersToLocalNamesAndNoForms(t *testing.T) {
 		if got := do(public, "", c.header...); got != c.want {
 			t.Errorf("%v: %d, want %d", c.header, got, c.want)
 		}
+	}
+}
+
+// Regression test: a gateway passes on the Host and the media type of its client.
+func TestDevAnswersGatewaysAboutAnyHost(t *testing.T) {
+	public, _, _, _ := shell{T: t}.dev()
+	for _, path := range []string{"/v1/check", "/v1/check/nginx", "/v1/check/envoy/x", "/livez"} {
+		method := http.MethodPost
+		if path == "/livez" {
+			method = http.MethodGet
+		}
+		req, err := http.NewRequestWithContext(t.Context(), method, public+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "app.example.com"
+		req.Header.Set("Content-Type", "text/plain")
+		req.Header.Set("Origin", "https://app.example.com")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+}
+
+// Regression test: requests that were denied, and whose bodies did not come, held their connections
+// for ever, and so silenced all listeners.
+func TestBodiesThatDoNotComeHoldNoConnection(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, "served")
+	}))
+	t.Cleanup(upstream.Close)
+	proxy := freeAddress(t)
+	public, _, _, _ := shell{T: t}.dev("--upstream", upstream.URL, "--proxy-addr", proxy, "--connections", "8")
+	for range 5 { // the limit
+		if got := status(t, "http://"+proxy+"/"); got != http.StatusOK {
+			t.Fatal(got)
+		}
+	}
+	for range 8 {
+		c, err := net.Dial("tcp", proxy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := io.WriteString(c, "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := status(t, public+"/livez"); got != http.StatusOK {
+		t.Errorf("the public listener: %d", got)
+	}
+	if got := status(t, "http://"+proxy+"/"); got != http.StatusTooManyRequests {
+		t.Errorf("the proxy: %d", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,7 +90,7 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 			want: "host:port, such as :8082, or unix: and the path of a socket", parse: address(&s.grpcAddr),
 		},
 		{
-			name: "grpc-budget", usage: "longest a decision over gRPC may take; Envoy waits 20ms by default", fallback: envoy.DefaultBudget.String(),
+			name: "grpc-budget", usage: "longest a decision over gRPC may take, at most the budget; " + envoy.DefaultBudget.String() + " if it is left out, as Envoy waits 20ms by default",
 			want: "a duration from 1ms to 10s, such as 15ms", parse: duration(&s.grpcBudget, time.Millisecond, 10*time.Second),
 		},
 		{
@@ -101,7 +102,7 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 			want: "a file of certificates in PEM", parse: fileName(&s.grpcClientCA),
 		},
 		{
-			name: "check-budget", usage: "longest a decision for a gateway may take", fallback: tierlimit.DefaultBudget.String(),
+			name: "check-budget", usage: "longest a decision for a gateway may take, at most the budget; the budget if it is left out",
 			want: "a duration from 1ms to 10s, such as 50ms", parse: duration(&s.checkBudget, time.Millisecond, 10*time.Second),
 		},
 		{
@@ -295,11 +296,14 @@ func whole(u *url.URL, text string) bool {
 	return !strings.Contains(text, "#") && !strings.Contains(u.Path, "@") && !strings.Contains(u.Host, "@")
 }
 
+// maxSocketPath is the longest path of a unix socket on Linux, in bytes.
+const maxSocketPath = 107
+
 func address(into *string) func(string) error {
 	return func(v string) error {
 		if path, isUnix := strings.CutPrefix(v, listen.UnixPrefix); isUnix {
 			*into = v
-			return check(path != "")
+			return check(path != "" && len(path) <= maxSocketPath)
 		}
 		_, port, err := net.SplitHostPort(v)
 		if err != nil {
@@ -409,7 +413,9 @@ func (s *settings) parseUpstream(v string) (err error) {
 	if s.upstream, err = url.Parse(v); err != nil {
 		return err
 	}
-	return check((s.upstream.Scheme == "http" || s.upstream.Scheme == "https") && s.upstream.Host != "" && s.upstream.User == nil)
+	port, err := strconv.Atoi(cmp.Or(s.upstream.Port(), "80"))
+	return errors.Join(err, check((s.upstream.Scheme == "http" || s.upstream.Scheme == "https") && s.upstream.Hostname() != "" &&
+		s.upstream.User == nil && s.upstream.RawQuery == "" && !strings.Contains(v, "#") && port >= 1 && port <= 65535))
 }
 
 // parseEntries reads names of descriptor entries, such as "subject=tenant,scope=route".
@@ -421,6 +427,9 @@ func (s *settings) parseEntries(v string) error {
 	for part := range strings.SplitSeq(v, ",") {
 		meaning, name, _ := strings.Cut(strings.TrimSpace(part), "=")
 		if into[meaning] == nil || name == "" {
+			return errInvalid
+		}
+		if *into[meaning] != "" {
 			return errInvalid
 		}
 		*into[meaning] = name
@@ -440,10 +449,55 @@ func wholeNumber(into *int, least, most int) func(string) error {
 	}
 }
 
+// budgets fills in the budgets of gateways. They are at most the budget of all decisions, because
+// calls to Redis take no longer than that.
+func (s *settings) budgets() error {
+	most := cmp.Or(s.budget, 10*time.Second) // dev has no Redis
+	for _, b := range []struct {
+		budget   *time.Duration
+		setting  string
+		fallback time.Duration
+	}{
+		{&s.checkBudget, "TIERLIMIT_CHECK_BUDGET", cmp.Or(s.budget, tierlimit.DefaultBudget)},
+		{&s.grpcBudget, "TIERLIMIT_GRPC_BUDGET", min(envoy.DefaultBudget, most)},
+	} {
+		if *b.budget == 0 {
+			*b.budget = b.fallback
+		}
+		if *b.budget > most {
+			return &tierlimit.FieldError{Field: b.setting, Value: b.budget.String(), Want: "at most TIERLIMIT_BUDGET, " + most.String()}
+		}
+	}
+	return nil
+}
+
+// addresses returns an error if two listeners have the same address.
+func (s *settings) addresses() error {
+	taken := make(map[string]string)
+	for _, l := range []struct{ setting, address string }{
+		{"TIERLIMIT_ADDR", s.addr}, {"TIERLIMIT_ADMIN_ADDR", s.adminAddr}, {"TIERLIMIT_PROXY_ADDR", s.proxyAddr}, {"TIERLIMIT_GRPC_ADDR", s.grpcAddr},
+	} {
+		unused := l.address == "" || strings.HasSuffix(l.address, ":0") || l.setting == "TIERLIMIT_PROXY_ADDR" && s.upstream == nil
+		if other := taken[l.address]; !unused && other != "" {
+			return &tierlimit.FieldError{Field: l.setting, Value: l.address, Want: "another address than " + other}
+		}
+		if !unused {
+			taken[l.address] = l.setting
+		}
+	}
+	return nil
+}
+
 // requests reads the file of routes, and returns an error if options contradict each other.
 func (s *settings) requests() error {
 	if (s.who.Header != "" || s.who.Claim != "") && len(s.who.Address.Trusted) == 0 && !s.who.Address.TrustUnix {
 		return &tierlimit.FieldError{Field: "TIERLIMIT_TRUSTED_PROXIES", Want: "given: whose TIERLIMIT_SUBJECT_HEADER or TIERLIMIT_SUBJECT_CLAIM is believed"}
+	}
+	if err := s.budgets(); err != nil {
+		return err
+	}
+	if err := s.addresses(); err != nil {
+		return err
 	}
 	if s.grpcClientCA != "" && s.tls.cert == "" {
 		return &tierlimit.FieldError{Field: "TIERLIMIT_TLS_CERT", Want: "given, as TIERLIMIT_GRPC_CLIENT_CA is"}

@@ -27,8 +27,11 @@ func Open(ctx context.Context, address string) (net.Listener, error) {
 		return l, err
 	}
 	var d net.Dialer
-	if conn, dialled := d.DialContext(ctx, "unix", path); dialled == nil {
-		_ = conn.Close() // somebody listens
+	conn, dialled := d.DialContext(ctx, "unix", path)
+	if dialled == nil {
+		_ = conn.Close()
+	}
+	if !errors.Is(dialled, syscall.ECONNREFUSED) { // somebody listens, and may only be busy
 		return nil, err
 	}
 	if info, gone := os.Lstat(path); gone != nil || info.Mode()&os.ModeSocket == 0 {

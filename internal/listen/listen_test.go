@@ -2,12 +2,14 @@ package listen_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -52,6 +54,22 @@ func TestAListenerMayBeAUnixSocket(t *testing.T) {
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
 		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// Regression test: a listener whose backlog was full was taken for one that nobody serves.
+func TestASocketThatIsBusyIsNotTaken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := listen.Open(t.Context(), "unix:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if taken, err := listen.Open(ended, "unix:"+path); err == nil {
+		_ = taken.Close()
+		t.Error("taken, although somebody listens")
 	}
 }
 
@@ -188,6 +206,78 @@ func TestABusyPoolMakesNewConnectionsWait(t *testing.T) {
 	}
 	if !<-served {
 		t.Error("not served")
+	}
+}
+
+// Regression test: a server without ConnState, such as that of gRPC, lost its busiest connections,
+// as they were taken for silent ones.
+func TestABusyConnectionOfAServerWithoutStatesIsKept(t *testing.T) {
+	pool := listen.NewPool(2, 0, nil, slog.New(slog.DiscardHandler))
+	l, err := listen.Open(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded := pool.Listener(l)
+	defer func() { _ = bounded.Close() }()
+	go func() { // echoes
+		for {
+			c, err := bounded.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c) }()
+		}
+	}()
+	echoes := func(c net.Conn) bool {
+		_, err := io.WriteString(c, "x")
+		if err == nil {
+			_, err = io.ReadFull(c, make([]byte, 1))
+		}
+		return err == nil
+	}
+	busy := dial(t, l.Addr().String())
+	if !echoes(busy) {
+		t.Fatal("no echo")
+	}
+	dial(t, l.Addr().String())         // silent
+	time.Sleep(600 * time.Millisecond) // beyond minSilence
+	if !echoes(dial(t, l.Addr().String())) || !echoes(busy) {
+		t.Error("the busy connection was closed, and not the silent one")
+	}
+}
+
+// Regression test: half of a tunnel could not be closed.
+func TestHalfOfAConnectionCanBeClosed(t *testing.T) {
+	pool := listen.NewPool(2, 0, nil, slog.New(slog.DiscardHandler))
+	l, err := listen.Open(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded := pool.Listener(l)
+	defer func() { _ = bounded.Close() }()
+	client := dial(t, l.Addr().String())
+	c, err := bounded.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	half, ok := c.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		t.Fatal("it cannot")
+	}
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the client reads %v", err)
+	}
+	if _, err := io.WriteString(client, "x"); err != nil {
+		t.Error(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if open, _ := pool.Open(); open != 0 {
+		t.Errorf("%d open", open)
 	}
 }
 

@@ -3,11 +3,13 @@ package listen
 import (
 	"container/list"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierlimit/tierlimit/internal/lograte"
@@ -29,7 +31,7 @@ type Pool struct {
 	changed   *sync.Cond // a connection was closed, became idle, or a listener was closed
 	open      int
 	byAddress map[netip.Addr]int
-	silent    *list.List // of *conn that have not sent a request, the oldest first
+	silent    *list.List // of *conn from which nothing was read, the oldest first
 	idle      *list.List // of *conn between two requests, the longest idle first
 }
 
@@ -52,8 +54,8 @@ func (p *Pool) Open() (open, limit int) {
 	return p.open, p.max
 }
 
-// Listener returns l with the bounds of p. A server on the listener must report the states of its
-// connections to p.ConnState, or no connection is ever idle.
+// Listener returns l with the bounds of p. A connection is idle between two requests only if the
+// server on the listener reports the states of its connections to p.ConnState.
 func (p *Pool) Listener(l net.Listener) net.Listener { return &listener{Listener: l, pool: p} }
 
 type listener struct {
@@ -92,11 +94,34 @@ type conn struct {
 	pool    *Pool
 	address netip.Addr // invalid if the connection is not counted by address
 	since   time.Time  // of the membership in a list
+	spoken  atomic.Bool
 
 	// Guarded by pool.mu:
 	in       *list.List // silent, idle or nil
 	element  *list.Element
 	released bool // the place was given back
+}
+
+// Read reads from the connection. A connection from which something was read is not silent.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.spoken.Load() && c.spoken.CompareAndSwap(false, true) {
+		c.pool.mu.Lock()
+		if c.in == c.pool.silent {
+			c.pool.move(c, nil)
+		}
+		c.pool.mu.Unlock()
+	}
+	return n, err
+}
+
+// CloseWrite closes the sending side, as net/http does after a response to a request whose body
+// was not read, and proxies of tunnels do.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // Close closes the connection and gives back its place.
@@ -130,20 +155,23 @@ func (p *Pool) admit(l *listener, c net.Conn) net.Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	address := p.addressOf(c)
-	if address.IsValid() && p.byAddress[address] >= p.perAddress {
-		p.refused.Add(1, func(total int64) {
-			p.log.Warn("an address has too many connections: new ones are closed", "address", address.String(), "max", p.perAddress, "refused", total)
-		})
-		return nil
-	}
-	for p.open >= p.max {
+	for {
+		if address.IsValid() && p.byAddress[address] >= p.perAddress {
+			p.refused.Add(1, func(total int64) {
+				p.log.Warn("an address has too many connections: new ones are closed", "address", address.String(), "max", p.perAddress, "refused", total)
+			})
+			return nil
+		}
+		if p.open < p.max {
+			break
+		}
 		if l.closed {
 			return nil
 		}
 		if p.closeIdle() {
 			continue
 		}
-		wake := time.AfterFunc(minSilence/4, p.changed.Broadcast) // a silent connection may be old enough by then
+		wake := time.AfterFunc(minSilence/4, p.wake) // a silent connection may be old enough by then
 		p.changed.Wait()
 		wake.Stop()
 	}
@@ -157,7 +185,14 @@ func (p *Pool) admit(l *listener, c net.Conn) net.Conn {
 }
 
 // minSilence is how long a connection may be silent before it counts as idle.
-const minSilence = time.Second
+const minSilence = 500 * time.Millisecond
+
+// wake wakes those who wait. It takes the lock, so that nobody is between a look and the wait.
+func (p *Pool) wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changed.Broadcast()
+}
 
 // closeIdle closes a connection that has been silent for a while, else the connection that has
 // been idle for the longest time. It reports whether there was one. p.mu is locked.
