@@ -18,10 +18,32 @@ import (
 type Health struct {
 	Draining *atomic.Bool // true: about to stop, send nothing more
 	Checks   map[string]func(context.Context) error
+	Advice   map[string]string        // what a failing check means and what to do, by its name
 	Notes    map[string]func() string // further lines of /readyz?verbose, by name
 }
 
-const checkTimeout = time.Second
+const (
+	checkTimeout = time.Second
+	// reportFor is how long a report is repeated: checks cost the same however often they are
+	// asked for.
+	reportFor = time.Second
+)
+
+// A reportCache repeats the last report for reportFor. Requests that come together share one.
+type reportCache struct {
+	mu   sync.Mutex
+	text string
+	made time.Time
+}
+
+func (c *reportCache) get(ctx context.Context, report func(context.Context) string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.made) >= reportFor {
+		c.text, c.made = report(context.WithoutCancel(ctx)), time.Now()
+	}
+	return c.text
+}
 
 // operations are those of health; verbose reports need the admin listener: each
 // asks the servers behind, which strangers should not be able to have done.
@@ -30,10 +52,11 @@ func (h Health) operations(verbose bool) []operation {
 		plain(w, http.StatusOK, "ok\n")
 		return nil
 	}
+	var reports reportCache
 	ready := func(w http.ResponseWriter, r *http.Request) error {
 		status, words := h.state()
 		if verbose && r.URL.Query().Has("verbose") {
-			words += h.report(r.Context())
+			words += reports.get(r.Context(), h.report)
 		}
 		plain(w, status, words)
 		return nil
@@ -62,8 +85,8 @@ func (h Health) report(ctx context.Context) string {
 			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 			defer cancel()
 			lines[i] = name + ": ok\n"
-			if h.Checks[name](ctx) != nil {
-				lines[i] = name + ": failing\n"
+			if h.Checks[name](ctx) != nil { // the error may show a secret; it is in the log
+				lines[i] = strings.TrimSpace(name+": failing. "+h.Advice[name]) + "\n"
 			}
 		})
 	}

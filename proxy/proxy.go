@@ -37,8 +37,20 @@ type Config struct {
 	Connections int
 	// Transport sends the requests; default one with a pool of connections that suits a proxy.
 	Transport http.RoundTripper
+	Observe   func(Event)  // told of what went wrong, for metrics; default nobody
 	Logger    *slog.Logger // told of errors of the API, once a minute; default slog.Default
 }
+
+// An Event is what went wrong with a request.
+type Event string
+
+// The events.
+const (
+	Aborted     Event = "aborted"     // the client hung up before the response began
+	Unreachable Event = "unreachable" // the API did not answer: 502
+	TooLate     Event = "late"        // the API did not answer in time: 504
+	Incomplete  Event = "incomplete"  // the body of the request ended early: 400
+)
 
 // New returns a handler that limits requests of any method and forwards the allowed ones. Bodies
 // and responses are streamed. Trailers, upgrades (WebSocket) and server-sent events work.
@@ -61,6 +73,9 @@ func New(lim httplimit.Limiter, cfg Config) (http.Handler, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(Event) {}
 	}
 	p := &proxy{cfg: cfg}
 	fromHeader := httplimit.CostHeader(cfg.CostHeader)
@@ -162,17 +177,19 @@ func (p *proxy) modifyResponse(resp *http.Response) error {
 // fail answers for an API that did not.
 func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil { // the client is gone, and nobody hears the answer
+		p.cfg.Observe(Aborted)
 		panic(http.ErrAbortHandler)
 	}
-	answer := problem.Problem{Status: http.StatusBadGateway, Detail: "The service behind this address does not answer."}
+	event, answer := Unreachable, problem.Problem{Status: http.StatusBadGateway, Detail: "The service behind this address does not answer."}
 	var network net.Error
 	if errors.As(err, &network) && network.Timeout() {
-		answer.Status, answer.Detail = http.StatusGatewayTimeout, "The service behind this address does not answer in time."
+		event, answer.Status, answer.Detail = TooLate, http.StatusGatewayTimeout, "The service behind this address does not answer in time."
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) || errors.Is(err, io.ErrUnexpectedEOF) {
-		answer.Status, answer.Detail = http.StatusBadRequest, "The request ended early."
+		event, answer.Status, answer.Detail = Incomplete, http.StatusBadRequest, "The request ended early."
 	}
+	p.cfg.Observe(event)
 	p.failed.Add(1, func(total int64) {
 		p.cfg.Logger.Warn("proxy: the upstream does not answer", "upstream", p.cfg.Upstream.Redacted(), "requests", total, "error", err)
 	})

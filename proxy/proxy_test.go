@@ -296,18 +296,21 @@ func TestAnUpgradeGoesThrough(t *testing.T) {
 }
 
 func TestAClientThatHangsUpEndsTheRequestUpstream(t *testing.T) {
-	began, ended := make(chan struct{}), make(chan struct{})
+	began, ended, events := make(chan struct{}), make(chan struct{}), make(chan proxy.Event, 1)
 	f := newFront(t, func(_ http.ResponseWriter, r *http.Request) {
 		close(began)
 		<-r.Context().Done()
 		close(ended)
-	}, nil)
+	}, func(cfg *proxy.Config) { cfg.Observe = func(e proxy.Event) { events <- e } })
 	ctx, hangUp := context.WithCancel(t.Context())
 	go func() { <-began; hangUp() }()
 	if _, err := http.DefaultClient.Do(f.request("GET", "/", nil).WithContext(ctx)); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	<-ended
+	if e := <-events; e != proxy.Aborted {
+		t.Errorf("counted as %s", e)
+	}
 }
 
 func TestHTTP2WithoutTLS(t *testing.T) {

@@ -21,16 +21,20 @@ import (
 type metrics struct {
 	registry  *prometheus.Registry
 	decisions *prom.Collector
+	proxied   *prometheus.CounterVec
 	denials   *denials.Log
 }
 
 func newMetrics() *metrics {
 	log := denials.NewLog(processName())
 	m := &metrics{registry: prometheus.NewRegistry(), denials: log, decisions: prom.New(prom.Config{Denied: log.Denied})}
+	m.proxied = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tierlimit_proxy_failures_total", Help: "Requests through the proxy that failed: aborted by the client, upstream unreachable or late, body incomplete.",
+	}, []string{"event"})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tierlimit_build_info", Help: "1, labelled by the version."}, []string{"version", "goversion"})
 	build.WithLabelValues(version(), runtime.Version()).Set(1)
 	m.registry.MustRegister(
-		m.decisions, build,
+		m.decisions, m.proxied, build,
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsScheduler)),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -74,10 +74,18 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	m.addReplica(r)
 	return serveUntil(ctx, set, l, m, api.Config{
 		Limiter: r.Limiter, Catalogue: r.Catalogue, Keyring: r.Cache, Load: r.Load, CatchUp: r.Cache.CatchUp,
-		Health:  api.Health{Checks: r.Checks(), Notes: map[string]func() string{"catalogue": r.Cache.Following}},
+		Health:  api.Health{Checks: r.Checks(), Advice: advice, Notes: map[string]func() string{"catalogue": r.Cache.Following}},
 		Denials: r.Denials, Tokens: watchTokens(ctx, set, log),
 		Who: set.who, Routes: set.routes, Logger: log,
 	})
+}
+
+// advice says what a failing check of /readyz?verbose means and what to do.
+var advice = map[string]string{
+	"redis": "Usage is not counted in Redis; the on_store_error of each tier decides (local: this replica counts its share). " +
+		"Check that Redis runs and that this machine reaches it; tierlimit goes on by itself when Redis answers.",
+	"postgres": "Decisions go on with the tiers and subjects that are known; changes do not arrive, and new customers are on the default tier. " +
+		"Check that Postgres runs and that this machine reaches it.",
 }
 
 // replica returns the configuration of the replica that set describes.

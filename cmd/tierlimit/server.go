@@ -208,7 +208,7 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, cf
 	}
 	addresses := []any{"version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String()}
 	if l.proxy != nil {
-		forward, err := newForward(set, &cfg)
+		forward, err := newForward(set, m, &cfg)
 		if err != nil {
 			return err
 		}
@@ -300,9 +300,10 @@ func newProxyServer(h http.Handler, pool *listen.Pool, log *slog.Logger) *http.S
 }
 
 // newForward returns the handler of the proxy listener.
-func newForward(s *settings, cfg *api.Config) (http.Handler, error) {
+func newForward(s *settings, m *metrics, cfg *api.Config) (http.Handler, error) {
 	return proxy.New(cfg.Limiter, proxy.Config{
 		Upstream: s.upstream, CostHeader: s.costHeader, Timeout: s.upstreamTimeout, Logger: cfg.Logger,
+		Observe:     func(e proxy.Event) { m.proxied.WithLabelValues(string(e)).Inc() },
 		Connections: s.mostConnections(), Limit: s.limits(cfg),
 	})
 }
