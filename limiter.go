@@ -18,6 +18,7 @@ type Config struct {
 	Local    LocalStore    // counts for the policy Local while Store is unavailable, such as a memstore; default: Local denies
 	Replicas func() int    // replicas alive, who share under Local what was left; default: 1
 	Observer Observer      // told of every decision; default: nobody
+	Trace    TraceFunc     // makes spans of decisions; default: none
 	Denials  int           // most denials remembered, where the Store lets one stand; default 65,536, -1 none
 }
 
@@ -39,6 +40,7 @@ type Limiter struct {
 	local    LocalStore
 	replicas func() int
 	observer Observer
+	trace    TraceFunc
 	denials  *denials
 }
 
@@ -66,7 +68,7 @@ func New(cfg Config) (*Limiter, error) {
 	}
 	return &Limiter{
 		store: cfg.Store, tiers: cfg.Tiers, load: cfg.Load, budget: cfg.Budget,
-		local: cfg.Local, replicas: cfg.Replicas, observer: cfg.Observer, denials: newDenials(cfg.Denials),
+		local: cfg.Local, replicas: cfg.Replicas, observer: cfg.Observer, trace: cfg.Trace, denials: newDenials(cfg.Denials),
 	}, nil
 }
 
@@ -100,7 +102,7 @@ func (l *Limiter) Take(ctx context.Context, req Request) (Decision, error) {
 	if err := req.normalize(); err != nil {
 		return Decision{}, err
 	}
-	return l.decide(ctx, req, req.Cost)
+	return l.traced(ctx, req, req.Cost)
 }
 
 // Peek answers as Take would, and charges nothing.
@@ -108,7 +110,18 @@ func (l *Limiter) Peek(ctx context.Context, req Request) (Decision, error) {
 	if err := req.normalize(); err != nil {
 		return Decision{}, err
 	}
-	return l.decide(ctx, req, 0)
+	return l.traced(ctx, req, 0)
+}
+
+// traced is decide within a span, if there are spans.
+func (l *Limiter) traced(ctx context.Context, req Request, charge int64) (Decision, error) {
+	if l.trace == nil {
+		return l.decide(ctx, req, charge)
+	}
+	ctx, end := l.trace(ctx, SpanDecide)
+	d, err := l.decide(ctx, req, charge)
+	end(SpanEnd{d.Tier, d.Limit, d.Reason, d.Source, err})
+	return d, err
 }
 
 // decide answers req, and charges charge: the cost of req, or 0 to look only.
@@ -230,7 +243,12 @@ func (l *Limiter) multiplier(plan *Plan) float64 {
 
 // take asks the store.
 func (l *Limiter) take(ctx context.Context, c Charge) (Outcome, error) {
+	end := noSpan
+	if l.trace != nil {
+		ctx, end = l.trace(ctx, SpanStore)
+	}
 	outcome, err := l.store.Take(ctx, c)
+	end(SpanEnd{Source: outcome.Source, Err: err})
 	switch {
 	case err != nil:
 		return outcome, serverError(err)

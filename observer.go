@@ -1,6 +1,9 @@
 package tierlimit
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // An Observer is told of every decision, for metrics: see package observe. It is called from many
 // goroutines and must not block.
@@ -83,3 +86,24 @@ type observed struct {
 	observer Observer
 	series   Series
 }
+
+// A TraceFunc begins a span and returns the context that carries it. end is called once.
+// observe/otel makes one of an OpenTelemetry tracer.
+type TraceFunc func(ctx context.Context, name string) (_ context.Context, end func(SpanEnd))
+
+// The names of spans.
+const (
+	SpanDecide = "tierlimit.decide" // a decision
+	SpanStore  = "tierlimit.store"  // the call to the store within a decision, the wait for its batch included
+)
+
+// A SpanEnd is what is known of a decision at the end of its span. It does not name the subject.
+type SpanEnd struct {
+	Tier   string
+	Limit  string // the binding limit
+	Reason Reason
+	Source Source
+	Err    error
+}
+
+func noSpan(SpanEnd) {}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tierlimit/tierlimit"
@@ -21,6 +22,7 @@ type Database struct {
 	// URL stays.
 	Renew   func() (string, error)
 	Migrate Migrate
+	Tracer  pgx.QueryTracer // is told of statements; default nobody
 	// Wait is how long Open waits for a Postgres that cannot be reached. 0: Open returns an error
 	// at once.
 	Wait time.Duration
@@ -76,7 +78,7 @@ func (db *Database) open(ctx context.Context, log *slog.Logger) (*pgtiers.Catalo
 func (db *Database) await(ctx context.Context, log *slog.Logger) (*pgtiers.Catalogue, error) {
 	over := time.After(db.Wait)
 	for told := false; ; told = true {
-		catalogue, err := pgtiers.OpenWith(ctx, pgtiers.Config{URL: db.URL, Renew: db.Renew})
+		catalogue, err := pgtiers.OpenWith(ctx, pgtiers.Config{URL: db.URL, Renew: db.Renew, Tracer: db.Tracer})
 		if !errors.Is(err, tiers.ErrUnavailable) {
 			return catalogue, err
 		}

@@ -35,6 +35,7 @@ type Config struct {
 	Meter    load.Meter    // measures the CPU; default load.CPU
 	// Observer is told of every decision; default nobody. See package observe.
 	Observer tierlimit.Observer
+	Trace    tierlimit.TraceFunc // makes spans of decisions; default none
 	// Denials is shared with the other replicas; default nil: it is not. Its Denied must be told
 	// of denials, as observe.Config.Denied is.
 	Denials *denials.Log
@@ -135,7 +136,7 @@ func (r *Replica) open(ctx context.Context, cfg Config, log *slog.Logger) error 
 	r.Limiter, err = tierlimit.New(tierlimit.Config{
 		Store: watched, Tiers: r.Cache, Load: r.Load, Budget: cfg.Budget,
 		Local: memstore.New(memstore.Config{}), Replicas: r.alive.count,
-		Observer: cfg.Observer,
+		Observer: cfg.Observer, Trace: cfg.Trace,
 	})
 	return err
 }

@@ -45,8 +45,13 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		return err
 	}
 	defer cpu.Close()
-	m := newMetrics()
-	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: catalogue, Load: cpu, Observer: m.decisions})
+	m := newMetrics(log)
+	spans, err := newTracing(set, log)
+	if err != nil {
+		return err
+	}
+	defer spans.close()
+	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: catalogue, Load: cpu, Observer: m.decisions, Trace: spans.decisions()})
 	if err != nil {
 		return err
 	}
@@ -65,7 +70,7 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 	if l.proxy != nil {
 		fmt.Fprintf(s.out, "In front of %s, limited\n  curl -i %s/\n\n", set.upstream, baseURL(l.proxy.Addr(), l.secure))
 	}
-	return serveUntil(ctx, set, l, m, cfg)
+	return serveUntil(ctx, set, l, m, spans, cfg)
 }
 
 func devCatalogue(file string) (*memtiers.Catalogue, error) {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
+	"log/slog"
 	"net/http"
 	"os"
 	"runtime"
@@ -11,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/observe/denials"
 	"github.com/tierlimit/tierlimit/observe/prom"
@@ -25,9 +28,15 @@ type metrics struct {
 	denials   *denials.Log
 }
 
-func newMetrics() *metrics {
-	log := denials.NewLog(processName())
-	m := &metrics{registry: prometheus.NewRegistry(), denials: log, decisions: prom.New(prom.Config{Denied: log.Denied})}
+func newMetrics(log *slog.Logger) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry(), denials: denials.NewLog(processName())}
+	m.decisions = prom.New(prom.Config{Denied: func(tier string, o *tierlimit.Observation) {
+		m.denials.Denied(tier, o)
+		if log.Enabled(context.Background(), slog.LevelDebug) {
+			log.Debug("denied", "subject", o.Subject, "tier", tier, "reason", string(o.Reason), "limit", o.Limit, "scope", o.Scope,
+				"cost", o.Cost, "source", string(o.Source), "stands_for", o.Weight)
+		}
+	}})
 	m.proxied = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tierlimit_proxy_failures_total", Help: "Requests through the proxy that failed: aborted by the client, upstream unreachable or late, body incomplete.",
 	}, []string{"event"})

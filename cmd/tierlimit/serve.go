@@ -52,8 +52,13 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 		return usage(err)
 	}
 	slog.SetDefault(log)
-	m := newMetrics()
-	cfg.Observer, cfg.Denials = m.decisions, m.denials
+	m := newMetrics(log)
+	spans, err := newTracing(set, log)
+	if err != nil {
+		return err
+	}
+	defer spans.close()
+	cfg.Observer, cfg.Denials, cfg.Trace, cfg.Database.Tracer = m.decisions, m.denials, spans.decisions(), spans.queries()
 	r, err := replica.Open(ctx, cfg)
 	if ctx.Err() != nil {
 		return nil // told to stop while it waited
@@ -72,7 +77,7 @@ func serve(ctx context.Context, set *settings, log *slog.Logger) error {
 	defer l.close()
 	warnOfScopes(set.routes, r.Cache.Tiers(), log)
 	m.addReplica(r)
-	return serveUntil(ctx, set, l, m, api.Config{
+	return serveUntil(ctx, set, l, m, spans, api.Config{
 		Limiter: r.Limiter, Catalogue: r.Catalogue, Keyring: r.Cache, Load: r.Load, CatchUp: r.Cache.CatchUp,
 		Health:  api.Health{Checks: r.Checks(), Advice: advice, Notes: map[string]func() string{"catalogue": r.Cache.Following}},
 		Denials: r.Denials, Tokens: watchTokens(ctx, set, log),

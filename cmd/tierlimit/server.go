@@ -188,7 +188,7 @@ type server interface {
 
 // serveUntil serves all listeners until ctx ends. Then /readyz reports that the process stops
 // for as long as set.drain, while requests are still served, and requests under way finish.
-func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, cfg api.Config) error {
+func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, spans *tracing, cfg api.Config) error {
 	m.addLoad(cfg.Load)
 	m.addListeners(l)
 	cfg.Metrics = m.handler()
@@ -202,9 +202,12 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, cf
 	if cfg.Open { // dev
 		public, admin = onlyLocal(public), onlyLocal(admin)
 	}
+	seen := func(listener string, h http.Handler) http.Handler {
+		return withRequestID(listener, set.accessLog, cfg.Logger, spans.wrap(listener, h))
+	}
 	servers := map[server]net.Listener{
-		newServer(public, l.pools[publicListener], cfg.Logger): withTLS(l.public, l.secure),
-		newServer(admin, l.pools[adminListener], cfg.Logger):   withTLS(l.admin, l.secureAdmin),
+		newServer(seen(publicListener, public), l.pools[publicListener], cfg.Logger): withTLS(l.public, l.secure),
+		newServer(seen(adminListener, admin), l.pools[adminListener], cfg.Logger):    withTLS(l.admin, l.secureAdmin),
 	}
 	addresses := []any{"version", version(), "public", l.public.Addr().String(), "admin", l.admin.Addr().String()}
 	if l.proxy != nil {
@@ -212,7 +215,7 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, cf
 		if err != nil {
 			return err
 		}
-		servers[newProxyServer(forward, l.pools[proxyListener], cfg.Logger)] = withTLS(l.proxy, l.secure)
+		servers[newProxyServer(seen(proxyListener, forward), l.pools[proxyListener], cfg.Logger)] = withTLS(l.proxy, l.secure)
 		addresses = append(addresses, "proxy", l.proxy.Addr().String(), "upstream", set.upstream.String())
 	}
 	var forEnvoy *envoy.Server

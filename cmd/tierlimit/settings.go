@@ -54,7 +54,9 @@ type settings struct {
 	loadMode                   load.Mode
 	loadMeter                  load.Meter // nil: measure
 	logLevel                   slog.Level
-	logJSON                    bool
+	logJSON, accessLog         bool
+	traceEndpoint              *url.URL // nil: no spans
+	traceRatio                 float64
 }
 
 // common are the options that dev and serve share.
@@ -164,6 +166,18 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 		{
 			name: "load-fixed", usage: "pretend this CPU utilisation instead of measuring it",
 			want: "a number from 0 to 1, such as 0.95", parse: s.parseLoadFixed,
+		},
+		{
+			name: "access-log", usage: "log every HTTP request", fallback: "off",
+			want: "on or off", parse: func(v string) error { s.accessLog = v == "on"; return oneOf("on", "off")(v) },
+		},
+		{
+			name: "trace-endpoint", usage: "the OpenTelemetry collector that spans are sent to, by OTLP over HTTP; none are made if it is left out",
+			want: "http:// or https:// and a host, such as http://127.0.0.1:4318", parse: s.parseTraceEndpoint,
+		},
+		{
+			name: "trace-ratio", usage: "the part of requests that spans are made of, unless a client's traceparent says so", fallback: "0.01",
+			want: "a number from 0 to 1, such as 0.01", parse: s.parseTraceRatio,
 		},
 		{
 			name: "log-level", usage: "what is logged", fallback: "info",
@@ -521,6 +535,11 @@ func (s *settings) parseLoadFixed(v string) error {
 	u, err := strconv.ParseFloat(v, 64)
 	s.loadMeter = load.Fixed(u)
 	return check(err == nil && u >= 0 && u <= 1)
+}
+
+func (s *settings) parseTraceRatio(v string) (err error) {
+	s.traceRatio, err = strconv.ParseFloat(v, 64)
+	return errors.Join(err, check(s.traceRatio >= 0 && s.traceRatio <= 1))
 }
 
 func (s *settings) parseLogFormat(v string) error {

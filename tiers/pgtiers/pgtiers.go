@@ -55,7 +55,8 @@ type Config struct {
 	URL string // required: postgres://…
 	// Renew returns the current URL. It is called for each new connection, so that a new
 	// password takes effect with the next connection. nil if the URL does not change.
-	Renew func() (string, error)
+	Renew  func() (string, error)
+	Tracer pgx.QueryTracer // is told of statements; default nobody
 }
 
 // Open connects to the database at url and returns its catalogue. The caller must call Close.

@@ -48,6 +48,7 @@ func (cfg *Config) pool(most int32, sized bool) (*pgxpool.Config, error) {
 // because a pooler shares sessions between clients.
 func (cfg *Config) connection(conn *pgx.ConnConfig) {
 	conn.ConnectTimeout = queryTimeout
+	conn.Tracer = cfg.Tracer
 	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	conn.RuntimeParams["application_name"] = "tierlimit"
 }
