@@ -63,6 +63,8 @@ func unmapped(p netip.Prefix) (netip.Prefix, error) {
 	switch {
 	case !p.IsValid():
 		return p, &tierlimit.FieldError{Field: "Trusted", Value: p.String(), Want: "an address or a prefix, such as 10.0.0.0/8"}
+	case p.Bits() == 0:
+		return p, &tierlimit.FieldError{Field: "Trusted", Value: p.String(), Want: "less than all addresses: any client could then name itself"}
 	case !p.Addr().Is4In6():
 		return p.Masked(), nil
 	case p.Bits() < mapped:

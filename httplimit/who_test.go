@@ -115,3 +115,13 @@ func TestWhoIsFoundInTheOrderOfTheConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// Whoever trusts everybody lets each client name itself.
+func TestNotEverybodyCanBeTrusted(t *testing.T) {
+	for _, all := range []string{"0.0.0.0/0", "::/0", "10.0.0.0/0"} {
+		cfg := httplimit.AddressConfig{Trusted: prefixes(all)}
+		if err := cfg.Validate(); err == nil {
+			t.Errorf("%s was accepted", all)
+		}
+	}
+}
