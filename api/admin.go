@@ -94,6 +94,7 @@ func (a *admin) operations() []operation {
 		a.subject().operations(subjects),
 		a.bulkOperations(subjects),
 		a.denialOperations(subjects),
+		a.historyOperations(subjects),
 		[]operation{list(overrides, "list-overrides", "List a subject's overrides, by limit", "Subjects", "OverridePage", nil, a.listOverrides, missing)},
 		a.override().operations(overrides),
 		[]operation{

@@ -466,6 +466,15 @@ func (s *site) goodAs(id string) call {
 		return change("PATCH", v1+"/load", s.loadVersion(), `{"pins":{"free":null}}`)
 	case "list-events":
 		return call{method: "GET", path: v1 + "/audit?kind=subject&actor=unknown&limit=3"}
+	case "list-denials":
+		return call{method: "GET", path: v1 + "/denials?tier=free&limit=3"}
+	case "near-limits":
+		return call{method: "GET", path: v1 + "/usage/near?over=0.9&limit=3"}
+	case "subject-denials", "explain", "usage-history":
+		subject, _ := s.subject()
+		return call{method: "GET", path: v1 + "/subjects/" + subject + map[string]string{
+			"subject-denials": "/denials", "explain": "/explain?cost=2", "usage-history": "/usage/history?of=per_day",
+		}[id]}
 	case "check", "check-nginx":
 		return call{method: "GET", path: map[string]string{"check": "/v1/check", "check-nginx": "/v1/check/nginx"}[id]}
 	case "check-envoy":

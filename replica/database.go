@@ -22,6 +22,7 @@ type Database struct {
 	// URL stays.
 	Renew   func() (string, error)
 	Migrate Migrate
+	History time.Duration   // how long ended windows are kept; default pgtiers.DefaultHistory
 	Tracer  pgx.QueryTracer // is told of statements; default nobody
 	// Wait is how long Open waits for a Postgres that cannot be reached. 0: Open returns an error
 	// at once.
@@ -78,7 +79,7 @@ func (db *Database) open(ctx context.Context, log *slog.Logger) (*pgtiers.Catalo
 func (db *Database) await(ctx context.Context, log *slog.Logger) (*pgtiers.Catalogue, error) {
 	over := time.After(db.Wait)
 	for told := false; ; told = true {
-		catalogue, err := pgtiers.OpenWith(ctx, pgtiers.Config{URL: db.URL, Renew: db.Renew, Tracer: db.Tracer})
+		catalogue, err := pgtiers.OpenWith(ctx, pgtiers.Config{URL: db.URL, Renew: db.Renew, Tracer: db.Tracer, History: db.History})
 		if !errors.Is(err, tiers.ErrUnavailable) {
 			return catalogue, err
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/proxy"
 	"github.com/tierlimit/tierlimit/replica"
+	"github.com/tierlimit/tierlimit/tiers/pgtiers"
 )
 
 // settings is the configuration of dev and serve, read.
@@ -51,6 +52,7 @@ type settings struct {
 	budget, drain              time.Duration
 	startTimeout               time.Duration
 	auditRetention             time.Duration // 0: for ever
+	historyRetention           time.Duration
 	loadMode                   load.Mode
 	loadMeter                  load.Meter // nil: measure
 	logLevel                   slog.Level
@@ -233,6 +235,10 @@ func (s *settings) serve() options {
 		{
 			name: "start-timeout", usage: "how long a Postgres that is not there yet is waited for", fallback: "30s",
 			want: "a duration from 0s to 10m", parse: duration(&s.startTimeout, 0, 10*time.Minute),
+		},
+		{
+			name: "history-retention", usage: "how long the usage of windows that have ended is kept", fallback: pgtiers.DefaultHistory.String(),
+			want: "a duration of 24h or more, such as 2160h", parse: duration(&s.historyRetention, 24*time.Hour, 100*365*24*time.Hour),
 		},
 		{
 			name: "audit-retention", usage: "delete events of the audit log that are older; for ever if it is left out",

@@ -34,6 +34,7 @@ const MinLength = 24 * time.Hour
 type Window struct {
 	Subject, Limit string
 	Used           int64
+	Max            int64 // the limit's max at its last charge; 0: not known, or unlimited
 	End            int64 // when it ends
 	At             int64 // when it was seen so
 	// Corrected is when a hold that had charged the window was last settled, or 0: usage
@@ -185,7 +186,7 @@ func (s *Store) note(c *tierlimit.Charge, o *tierlimit.Outcome) {
 			continue
 		}
 		count := &o.Counts[i]
-		w := Window{Limit: c.Ceilings.Name(i), Used: count.Used, End: count.End, At: o.At}
+		w := Window{Limit: c.Ceilings.Name(i), Used: count.Used, Max: max(c.Ceilings.Max(i), 0), End: count.End, At: o.At}
 		switch {
 		case count.Began:
 			s.suspect(c.Subject, loss{Window: w, begun: count.End, seen: o.At})

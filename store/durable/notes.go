@@ -71,10 +71,14 @@ func (old Window) then(w Window) Window {
 	case w.End > old.End || w.End <= old.At:
 		return old // w began while old ran
 	}
+	most := cmp.Or(old.Max, w.Max)
 	given, corrected := old.Given+w.Given, max(old.Corrected, w.Corrected)
 	if w.At > old.At || w.At == old.At && w.Corrected > old.Corrected || w.Used > old.Used && w.At > old.Corrected {
 		w.At = max(w.At, old.At)
 		old = w
+	}
+	if old.Max == 0 {
+		old.Max = most
 	}
 	old.Given, old.Corrected = given, corrected
 	return old

@@ -57,7 +57,12 @@ type Config struct {
 	// password takes effect with the next connection. nil if the URL does not change.
 	Renew  func() (string, error)
 	Tracer pgx.QueryTracer // is told of statements; default nobody
+	// History is how long windows are kept after their end; default DefaultHistory.
+	History time.Duration
 }
+
+// DefaultHistory is the default of Config.History.
+const DefaultHistory = 90 * 24 * time.Hour
 
 // Open connects to the database at url and returns its catalogue. The caller must call Close.
 func Open(ctx context.Context, url string) (*Catalogue, error) {

@@ -1,6 +1,7 @@
 package pgtiers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,30 +20,31 @@ var _ durable.Ledger = (*Catalogue)(nil)
 func (c *Catalogue) NoteWindows(ctx context.Context, list []durable.Window) error {
 	n := len(list)
 	subjects, limits := make([]string, n), make([]string, n)
-	used, ends, at, corrected, given := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
+	used, ends, at, corrected, given, most := make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
 	for i, w := range list {
-		subjects[i], limits[i], used[i], ends[i], at[i], corrected[i], given[i] = w.Subject, w.Limit, w.Used, w.End, w.At, w.Corrected, w.Given
+		subjects[i], limits[i], used[i], ends[i], at[i], corrected[i], given[i], most[i] = w.Subject, w.Limit, w.Used, w.End, w.At, w.Corrected, w.Given, w.Max
 	}
 	err := c.exec(ctx, one(`
-		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at, corrected_at)
+		INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at, corrected_at, max, level)
 		SELECT n.subject, n.limit_name, greatest(n.used, kept.used), n.ends_at,
 			CASE WHEN kept.used > n.used THEN r.at ELSE n.at END, -- what was seen then, and not what a store has that lost it
-			n.corrected_at
-		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-			AS n (subject, limit_name, used, ends_at, at, corrected_at, given)
+			n.corrected_at, m.max, CASE WHEN m.max > 0 THEN least(40, floor(20.0 * greatest(n.used, kept.used) / m.max)) ELSE 0 END
+		FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+			AS n (subject, limit_name, used, ends_at, at, corrected_at, given, max)
 		LEFT JOIN tierlimit.usage r USING (subject, limit_name)
 		CROSS JOIN LATERAL (SELECT CASE WHEN r.ends_at > n.at AND n.corrected_at > r.corrected_at THEN r.used - n.given END AS used) AS kept
+		CROSS JOIN LATERAL (SELECT CASE WHEN n.max > 0 THEN n.max ELSE coalesce(r.max, 0) END AS max) AS m
 		WHERE NOT EXISTS (SELECT FROM tierlimit.usage a WHERE a.subject = n.subject AND a.limit_name = '' AND a.reset_at >= n.at)
 		ORDER BY n.subject COLLATE "C", n.limit_name COLLATE "C"
-		ON CONFLICT (subject, limit_name) DO UPDATE SET used = excluded.used, ends_at = excluded.ends_at,
+		ON CONFLICT (subject, limit_name) DO UPDATE SET used = excluded.used, ends_at = excluded.ends_at, max = excluded.max, level = excluded.level,
 			at = greatest(u.at, excluded.at), corrected_at = greatest(u.corrected_at, excluded.corrected_at)
 		WHERE excluded.at > u.reset_at
 			AND (u.ends_at <= excluded.at -- the next window; or the same, further on, shortened or corrected
 				OR excluded.ends_at > u.at AND excluded.ends_at <= u.ends_at AND (
 					excluded.corrected_at > u.corrected_at AND excluded.at >= u.at
 					OR excluded.at > u.corrected_at AND excluded.used >= u.used))
-			AND (excluded.used, excluded.ends_at, greatest(u.corrected_at, excluded.corrected_at)) IS DISTINCT FROM (u.used, u.ends_at, u.corrected_at)`,
-		subjects, limits, used, ends, at, corrected, given))
+			AND (excluded.used, excluded.ends_at, excluded.max, greatest(u.corrected_at, excluded.corrected_at)) IS DISTINCT FROM (u.used, u.ends_at, u.max, u.corrected_at)`,
+		subjects, limits, used, ends, at, corrected, given, most))
 	if err != nil {
 		return fmt.Errorf("note %d windows: %w", n, err)
 	}
@@ -62,14 +64,14 @@ func (c *Catalogue) NoteResets(ctx context.Context, list []durable.Reset) error 
 		if len(names) == 0 {
 			names = []string{allLimits}
 			batch.Queue(`
-				UPDATE tierlimit.usage SET used = 0, ends_at = $2, reset_at = greatest(reset_at, $2)
+				UPDATE tierlimit.usage SET used = 0, level = 0, ends_at = $2, reset_at = greatest(reset_at, $2)
 				WHERE subject = $1 AND limit_name <> '' AND at <= $2`, r.Subject, r.At)
 		}
 		batch.Queue(`
 			INSERT INTO tierlimit.usage AS u (subject, limit_name, used, ends_at, at, reset_at)
 			SELECT $1, name, 0, $3, $3, $3 FROM unnest($2::text[]) AS name
 			ON CONFLICT (subject, limit_name) DO UPDATE SET
-				used = CASE WHEN u.at <= $3 THEN 0 ELSE u.used END, ends_at = CASE WHEN u.at <= $3 THEN $3 ELSE u.ends_at END,
+				used = CASE WHEN u.at <= $3 THEN 0 ELSE u.used END, level = CASE WHEN u.at <= $3 THEN 0 ELSE u.level END, ends_at = CASE WHEN u.at <= $3 THEN $3 ELSE u.ends_at END,
 				reset_at = greatest(u.reset_at, $3)`, r.Subject, names, r.At)
 	}
 	if err := c.exec(ctx, batch); err != nil {
@@ -103,10 +105,18 @@ func (c *Catalogue) ForgetEnded(ctx context.Context, before int64) error {
 		return err
 	}
 	const some, rounds = 10_000, 20
-	for range rounds {
-		done, err := c.forgetSome(ctx, before, some)
-		if err != nil || done < some {
-			return err
+	for _, forget := range []struct {
+		table  string
+		before int64
+	}{{"usage", before}, {"usage_history", before - cmp.Or(c.cfg.History, DefaultHistory).Milliseconds()}} {
+		for range rounds {
+			done, err := c.forgetSome(ctx, forget.table, forget.before, some)
+			if err != nil {
+				return err
+			}
+			if done < some {
+				break
+			}
 		}
 	}
 	return nil
@@ -127,11 +137,12 @@ func (c *Catalogue) forgetRemovals(ctx context.Context) error {
 	return nil
 }
 
-func (c *Catalogue) forgetSome(ctx context.Context, before int64, most int64) (done int64, err error) {
+// forgetSome removes at most most windows of a table that ended before an instant.
+func (c *Catalogue) forgetSome(ctx context.Context, table string, before int64, most int64) (done int64, err error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`
-		DELETE FROM tierlimit.usage WHERE (subject, limit_name) IN (
-			SELECT subject, limit_name FROM tierlimit.usage WHERE ends_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`, before, most).Exec(func(tag pgconn.CommandTag) error {
+		DELETE FROM tierlimit.`+table+` WHERE ctid = ANY (ARRAY(
+			SELECT ctid FROM tierlimit.`+table+` WHERE ends_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))`, before, most).Exec(func(tag pgconn.CommandTag) error {
 		done = tag.RowsAffected()
 		return nil
 	})
