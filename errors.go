@@ -15,6 +15,10 @@ var ErrStoreUnavailable = errors.New("store unavailable")
 // overloaded, and the store is not to blame.
 var ErrOverloaded = errors.New("this process is overloaded")
 
+// ErrCallerGaveUp is wrapped by the [Observation.Err] of a decision whose caller had cancelled it, or
+// whose own deadline was over, before the store answered. It says nothing of the store.
+var ErrCallerGaveUp = errors.New("the caller gave up")
+
 // ErrTierUnknown is the [Observation.Err] of a subject that was held to the default tier because
 // its own tier could not be learned in time.
 var ErrTierUnknown = errors.New("the subject's tier could not be learned in time")

@@ -11,6 +11,7 @@ type evaluation struct {
 	costs    []int64 // one for each limit, as Charge has them; nil: Cost for all
 	hold     *Hold   // nil: none
 	held     bool    // whether the outcome includes held usage
+	gaveUp   bool    // the caller did, before the store answered
 	policy   Policy  // that answers in the place of the store; "" if the store does
 	replicas int     // that count apart, this process among them; 0 if the store counts
 }

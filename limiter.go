@@ -263,7 +263,8 @@ func (l *Limiter) take(ctx context.Context, c Charge) (Outcome, error) {
 // nothing of the store, and would let every client choose to be let through.
 func (l *Limiter) withoutStore(ctx context.Context, e *evaluation, cause error) (Decision, error) {
 	policy := e.plan.cfg.OnStoreError
-	if !errors.Is(cause, ErrStoreUnavailable) || isOver(ctx) {
+	e.gaveUp = isOver(ctx)
+	if !errors.Is(cause, ErrStoreUnavailable) || e.gaveUp {
 		policy = Closed
 	}
 	if policy == Local && l.local == nil {

@@ -2,6 +2,7 @@ package tierlimit
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -61,7 +62,10 @@ func (l *Limiter) observe(e *evaluation, d *Decision, began time.Time, err error
 		Began: began, Weight: weight, Unknown: e.plan.cfg.Unknown, Subject: d.Subject, Scope: d.Scope, Allowed: d.Allowed, Peek: e.charge == 0,
 		Reason: d.Reason, Source: d.Source, Limit: d.Limit, Cost: d.Cost, Windows: d.Windows, Err: err, Policy: e.policy,
 	}
-	if err == nil && d.Degraded {
+	switch {
+	case e.gaveUp:
+		o.Err = fmt.Errorf("%w: %w", ErrCallerGaveUp, err)
+	case err == nil && d.Degraded:
 		o.Err = ErrTierUnknown
 	}
 	s.Observe(o)

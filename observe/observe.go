@@ -135,11 +135,13 @@ var (
 	}
 	sources  = [...]tierlimit.Source{tierlimit.SourceRedis, tierlimit.SourceMemory, tierlimit.SourceDenyCache, tierlimit.SourcePolicy}
 	policies = [...]tierlimit.Policy{"", tierlimit.Open, tierlimit.Closed, tierlimit.Local}
-	causes   = [...]string{"store_unavailable", "overloaded", "tier_unknown", "no_plan", "store_refused"}
+	causes   = [...]string{"store_unavailable", "overloaded", "tier_unknown", "no_plan", "store_refused", "caller_gave_up"}
 )
 
 func causeOf(err error) int {
 	switch {
+	case errors.Is(err, tierlimit.ErrCallerGaveUp):
+		return 5
 	case errors.Is(err, tierlimit.ErrStoreUnavailable):
 		return 0
 	case errors.Is(err, tierlimit.ErrOverloaded):
@@ -325,17 +327,16 @@ func (m *Metrics) Limits() []Count {
 }
 
 // Degraded returns the number of decisions that the store did not answer, or whose tier was not
-// known for sure, by DegradedLabels.
+// known for sure, by DegradedLabels. Counts of 0 are included: a counter that begins at 1 hides its
+// first increase.
 func (m *Metrics) Degraded() (list []Count) {
 	for policy := range m.degraded {
 		for cause := range m.degraded[policy] {
-			if n := m.degraded[policy][cause].Load(); n > 0 {
-				name := string(policies[policy])
-				if name == "" {
-					name = "none"
-				}
-				list = append(list, Count{[]string{name, causes[cause]}, n})
+			name := string(policies[policy])
+			if name == "" {
+				name = "none"
 			}
+			list = append(list, Count{[]string{name, causes[cause]}, m.degraded[policy][cause].Load()})
 		}
 	}
 	return list

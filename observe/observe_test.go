@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -95,6 +94,10 @@ func TestEachDecisionIsCountedOnce(t *testing.T) {
 	take("open_1", "")
 	s.err = errors.New("WRONGTYPE")
 	take("open_1", "")
+	s.err = tierlimit.ErrStoreUnavailable
+	ended, end := context.WithCancel(t.Context())
+	end()
+	_, _ = lim.Take(ended, tierlimit.Request{Subject: "open_1", Cost: 1})
 
 	for _, c := range []struct {
 		labels []string
@@ -105,15 +108,15 @@ func TestEachDecisionIsCountedOnce(t *testing.T) {
 		{[]string{"free", "denied", "exceeded", "memory"}, 3},
 		{[]string{"free", "peeked", "ok", "memory"}, 1},
 		{[]string{"open", "allowed", "store_down", "policy"}, 1},
-		{[]string{"open", "denied", "store_down", "policy"}, 2},
+		{[]string{"open", "denied", "store_down", "policy"}, 3},
 		{[]string{"free", "denied", "store_down", "policy"}, 1},
 	} {
 		if got, _ := countOf(m.Decisions(), c.labels...); got != c.want {
 			t.Errorf("%v: %d, want %d", c.labels, got, c.want)
 		}
 	}
-	if _, all := countOf(m.Decisions()); all != 15 {
-		t.Errorf("%d decisions, want 15: %v", all, m.Decisions())
+	if _, all := countOf(m.Decisions()); all != 16 {
+		t.Errorf("%d decisions, want 16: %v", all, m.Decisions())
 	}
 	for _, c := range []struct {
 		labels []string
@@ -137,11 +140,44 @@ func TestEachDecisionIsCountedOnce(t *testing.T) {
 		{[]string{"closed", "store_unavailable"}, 1},
 		{[]string{"closed", "overloaded"}, 1},
 		{[]string{"closed", "store_refused"}, 1},
+		{[]string{"closed", "caller_gave_up"}, 1},
 	} {
 		if got, _ := countOf(m.Degraded(), c.labels...); got != c.want {
 			t.Errorf("%v: %d, want %d: %v", c.labels, got, c.want, m.Degraded())
 		}
 	}
+}
+
+// Of what is observed by the sixteenth, a decision on a guessed tier is observed each time, and
+// counts once.
+func TestADecisionOnAGuessedTierIsObservedOnce(t *testing.T) {
+	m := observe.New(observe.Config{})
+	plan, err := tierlimit.NewPlan(tierlimit.PlanConfig{Tier: "free", Fallback: true, Limits: []tierlimit.Limit{{Name: "l", Max: 5, Window: tierlimit.Window{Length: time.Minute}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: always{plan}, Observer: m})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 40 {
+		if _, err := lim.Take(t.Context(), tierlimit.Request{Subject: "a", Cost: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _ := countOf(m.Degraded(), "none", "tier_unknown"); got != 40 {
+		t.Errorf("%d degraded", got)
+	}
+	if got, _ := countOf(m.Limits(), "free", "l", "exceeded"); got != 35 {
+		t.Errorf("%d times exceeded", got)
+	}
+}
+
+// always resolves everybody to one plan.
+type always struct{ plan *tierlimit.Plan }
+
+func (a always) Resolve(context.Context, string, time.Time) (*tierlimit.Plan, error) {
+	return a.plan, nil
 }
 
 // Operators make tiers and limits; a metric must not grow without bound all the same.
@@ -163,38 +199,30 @@ func TestSeriesAreBounded(t *testing.T) {
 	}
 }
 
-// Prometheus takes a counter that falls for one that began anew.
+// Prometheus takes a counter that falls for one that began anew. A decision is counted before its
+// limit is.
 func TestCountersNeverFall(t *testing.T) {
 	m := observe.New(observe.Config{})
 	s := m.Series("t", "", []string{"l"})
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	for range 4 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				s.Count(false, false, tierlimit.Exceeded, tierlimit.SourceMemory)
-				s.Observe(tierlimit.Observation{Reason: tierlimit.Exceeded, Source: tierlimit.SourceMemory, Limit: "l"})
-				s.Count(true, false, tierlimit.OK, tierlimit.SourceMemory)
-			}
-		})
+	within := func() uint64 {
+		got, _ := countOf(m.Limits(), "t", "l", "within")
+		return got
 	}
-	last := make(map[string]uint64)
-	for range 2000 {
-		for _, c := range append(m.Limits(), m.Decisions()...) {
-			key := fmt.Sprint(c.Labels)
-			if c.Value < last[key] {
-				t.Fatalf("%s fell from %d to %d", key, last[key], c.Value)
-			}
-			last[key] = c.Value
-		}
+	for range 3 {
+		s.Count(true, false, tierlimit.OK, tierlimit.SourceMemory)
 	}
-	close(stop)
-	wg.Wait()
+	s.Count(false, false, tierlimit.Exceeded, tierlimit.SourceMemory)
+	before := within() // between the two
+	s.Observe(tierlimit.Observation{Reason: tierlimit.Exceeded, Source: tierlimit.SourceMemory, Limit: "l", Weight: 1})
+	if after := within(); after < before {
+		t.Errorf("fell from %d to %d", before, after)
+	}
+	for range 3 {
+		s.Count(true, false, tierlimit.OK, tierlimit.SourceMemory)
+	}
+	if got := within(); got != 6 {
+		t.Errorf("%d", got)
+	}
 }
 
 func TestPrometheusSeesWhatWasCounted(t *testing.T) {

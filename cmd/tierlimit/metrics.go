@@ -17,6 +17,7 @@ import (
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/observe/denials"
 	"github.com/tierlimit/tierlimit/observe/prom"
+	"github.com/tierlimit/tierlimit/proxy"
 	"github.com/tierlimit/tierlimit/replica"
 )
 
@@ -40,6 +41,9 @@ func newMetrics(log *slog.Logger) *metrics {
 	m.proxied = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tierlimit_proxy_failures_total", Help: "Requests through the proxy that failed: aborted by the client, upstream unreachable or late, body incomplete.",
 	}, []string{"event"})
+	for _, event := range []proxy.Event{proxy.Aborted, proxy.Unreachable, proxy.TooLate, proxy.Incomplete} {
+		m.proxied.WithLabelValues(string(event)) // a counter that begins at 1 hides its first increase
+	}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tierlimit_build_info", Help: "1, labelled by the version."}, []string{"version", "goversion"})
 	build.WithLabelValues(version(), runtime.Version()).Set(1)
 	m.registry.MustRegister(
@@ -132,8 +136,12 @@ func (m *metrics) addListeners(l *listeners) {
 
 // addReplica adds the state of a replica.
 func (m *metrics) addReplica(r *replica.Replica) {
-	m.add(prometheus.GaugeValue, "breaker_open", "1 if decisions do not call the Redis server. A server that never failed is missing.", []string{"server"}, func(report func(float64, ...string)) {
-		for server, open := range r.BreakersOpen() {
+	m.add(prometheus.GaugeValue, "breaker_open", "1 if decisions do not call the Redis server; server is its address in a Cluster.", []string{"server"}, func(report func(float64, ...string)) {
+		all := r.BreakersOpen()
+		if len(all) == 0 {
+			report(0, "") // a server that never failed is not named
+		}
+		for server, open := range all {
 			report(truth(open), server)
 		}
 	})

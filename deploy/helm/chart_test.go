@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +69,27 @@ type serviceMonitor struct {
 	} `json:"spec"`
 }
 
+// A prometheusRule has the fields of the Prometheus operator's kind that the chart uses.
+type prometheusRule struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              ruleGroups `json:"spec"`
+}
+
+type ruleGroups struct {
+	Groups []struct {
+		Name  string `json:"name"`
+		Rules []struct {
+			Record      string            `json:"record"`
+			Alert       string            `json:"alert"`
+			Expr        string            `json:"expr"`
+			For         string            `json:"for"`
+			Labels      map[string]string `json:"labels"`
+			Annotations map[string]string `json:"annotations"`
+		} `json:"rules"`
+	} `json:"groups"`
+}
+
 // A rendering is what the chart makes of some values.
 type rendering struct {
 	deployment     *appsv1.Deployment
@@ -78,6 +100,7 @@ type rendering struct {
 	routes         *corev1.ConfigMap
 	job            *batchv1.Job
 	monitor        *serviceMonitor
+	rules          *prometheusRule
 	notes          string
 }
 
@@ -139,6 +162,10 @@ func (r *rendering) add(text string) error {
 	if kind.Kind == "ServiceMonitor" {
 		r.monitor = new(serviceMonitor)
 		return yaml.UnmarshalStrict([]byte(text), r.monitor)
+	}
+	if kind.Kind == "PrometheusRule" {
+		r.rules = new(prometheusRule)
+		return yaml.UnmarshalStrict([]byte(text), r.rules)
 	}
 	object, _, err := decoder.Decode([]byte(text), nil, nil)
 	if err != nil {
@@ -202,6 +229,7 @@ var (
 		"service":           values{"type": "LoadBalancer", "annotations": values{"a": "b"}, "port": 80, "proxyPort": 81, "grpcPort": 82},
 		"adminService":      values{"enabled": true, "port": 82},
 		"serviceMonitor":    values{"enabled": true, "labels": values{"prometheus": "main"}},
+		"prometheusRule":    values{"enabled": true, "labels": values{"prometheus": "main"}},
 		"networkPolicy":     values{"enabled": true, "publicFrom": from("a"), "proxyFrom": from("b"), "grpcFrom": from("d"), "adminFrom": from("c")},
 		"serviceAccount":    values{"annotations": values{"a": "b"}},
 		"podAnnotations":    values{"a": "b"},
@@ -267,14 +295,14 @@ func TestEveryTemplateRendersWithAllOptionsOnAndOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.budget == nil || r.serviceAccount == nil || r.policy == nil || r.routes == nil || r.job == nil || r.monitor == nil || len(r.services) != 2 {
+	if r.budget == nil || r.serviceAccount == nil || r.policy == nil || r.routes == nil || r.job == nil || r.monitor == nil || r.rules == nil || len(r.services) != 2 {
 		t.Errorf("all on: an object is missing: %+v", r)
 	}
 	r, err = render(t, with(off))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.budget != nil || r.serviceAccount != nil || r.policy != nil || r.routes != nil || r.job != nil || r.monitor != nil || len(r.services) != 1 {
+	if r.budget != nil || r.serviceAccount != nil || r.policy != nil || r.routes != nil || r.job != nil || r.monitor != nil || r.rules != nil || len(r.services) != 1 {
 		t.Errorf("all off: too many objects: %+v", r)
 	}
 }
@@ -448,6 +476,7 @@ func TestTheSchemaRefusesWrongValues(t *testing.T) {
 		"settings.connections":       {"settings": values{"connections": "many"}},
 		"settings.grpcEntries":       {"settings": values{"grpcEntries": "tenant"}},
 		"serviceMonitor needs":       {"serviceMonitor": values{"enabled": true}},
+		"prometheusRule":             {"prometheusRule": values{"rules": values{}}},
 		"existingSecret":             {"existingSecret": "Not_A_Name"},
 		"existingSecret is required": {"existingSecret": ""},
 		"resources":                  {"resources": values{"limit": values{}}},
@@ -546,6 +575,35 @@ func write(t *testing.T, file, text string) {
 	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A chart can hold only files of its own folder, so its rules are a copy.
+func TestTheChartHasTheRulesOfPrometheus(t *testing.T) {
+	want, err := os.ReadFile("../prometheus/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("tierlimit/files/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, want) {
+		t.Error("the rules differ: cp deploy/prometheus/rules.yaml deploy/helm/tierlimit/files/rules.yaml")
+	}
+	r, err := render(t, with(values{"prometheusRule": values{"enabled": true, "labels": values{"prometheus": "main"}}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all ruleGroups
+	if err := yaml.UnmarshalStrict(want, &all); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(r.rules.Spec, all) || len(all.Groups) == 0 {
+		t.Errorf("the object has the rules %+v", r.rules.Spec)
+	}
+	if r.rules.Namespace != namespace || r.rules.Labels["prometheus"] != "main" {
+		t.Errorf("the object is %+v", r.rules.ObjectMeta)
 	}
 }
 

@@ -66,6 +66,14 @@ func TestMadeUpSubjectsNeitherGrowTheLogNorHideTheHeaviest(t *testing.T) {
 	if len(l.recent) > subjects || l.order.Len() > subjects || len(l.current.by) > tallied {
 		t.Errorf("%d subjects, %d tallies", len(l.recent), len(l.current.by))
 	}
+	for range 300 { // who arrives late is overestimated, never underestimated
+		denied(l, "acct_late", 1)
+	}
+	for _, item := range l.Report().Items {
+		if item.Subject == "acct_late" && (item.Denied < 300 || item.Denied-item.Error != 300) {
+			t.Errorf("%+v", item)
+		}
+	}
 	top := l.Report().Items[0]
 	if top.Subject != "acct_heavy" || top.Denied < 2000 || top.Denied-top.Error > 2000 {
 		t.Errorf("%+v", top)

@@ -17,7 +17,7 @@ import (
 func New(meter metric.Meter, series int) (*observe.Metrics, error) {
 	duration, err1 := meter.Float64Histogram("tierlimit.decision.duration", metric.WithUnit("s"),
 		metric.WithDescription("How long decisions took; see package observe for which decisions."),
-		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1))
+		metric.WithExplicitBucketBoundaries(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
 	utilization, err2 := meter.Float64Histogram("tierlimit.utilization", metric.WithUnit("1"),
 		metric.WithDescription("The part of a limit's max that is used."), metric.WithExplicitBucketBoundaries(.25, .5, .75, 1))
 	decisions, err3 := meter.Int64ObservableCounter("tierlimit.decisions", metric.WithDescription("Decisions, whatever answered them."))

@@ -12,7 +12,7 @@ import (
 
 // Buckets of tierlimit_decision_duration_seconds. A decision takes far less than what the usual
 // buckets tell apart.
-var Buckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1}
+var Buckets = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1}
 
 // A Collector is the Observer of a Limiter and a collector of Prometheus. It is safe for
 // concurrent use.
