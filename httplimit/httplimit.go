@@ -162,7 +162,7 @@ type answer struct {
 }
 
 func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
-	if err := g.cfg.Routes.checkPath(r); err != nil {
+	if err := g.cfg.Routes.CheckPath(r); err != nil {
 		a.problem = &problem.Problem{Status: http.StatusBadRequest, Detail: "The request cannot be limited.", Errors: []problem.Field{{Field: "path", Detail: err.Error()}}}
 		return a
 	}

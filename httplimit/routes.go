@@ -221,9 +221,9 @@ func (c *Charge) sum() int64 {
 	return sum
 }
 
-// checkPath returns an error for a path that an API may read as another one than net/http does:
-// no client has a reason to send it.
-func (rs *Routes) checkPath(r *http.Request) error {
+// CheckPath returns a *tierlimit.FieldError for a path that an API may read as another one than
+// net/http does: no client has a reason to send it, and a Gate answers 400.
+func (rs *Routes) CheckPath(r *http.Request) error {
 	if rs == nil || !hasDots(r.URL.Path) && !strings.Contains(r.URL.Path, `\`) && !strings.Contains(r.RequestURI, "#") {
 		return nil
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -281,11 +282,36 @@ func TestHAProxyHoldsClientsToTheirPlans(t *testing.T) {
 	}{"open": {"local open = true ", 200}, "closed": {"local open = false ", 503}} {
 		t.Run(name, func(t *testing.T) {
 			g := startGate(t)
-			lua := g.configure("tierlimit.lua", blockOf(t, "haproxy.md", "lua"), "timeout = 200", "timeout = 30000", "local open = true ", c.open)
-			file := g.configure("haproxy.cfg", blockOf(t, "haproxy.md", "haproxy"), "/etc/haproxy/tierlimit.lua", lua)
+			asking := "127.0.0.1:" + freePort(t)
+			lua := g.configure("tierlimit.lua", blockOf(t, "haproxy.md", "lua"), "timeout = 1000", "timeout = 60000", "local open = true ", c.open, "127.0.0.1:8083", asking)
+			file := g.configure("haproxy.cfg", blockOf(t, "haproxy.md", "haproxy"), "/etc/haproxy/tierlimit.lua", lua, "127.0.0.1:8083", asking,
+				"timeout connect 100ms\n    timeout server 200ms", "timeout connect 30s\n    timeout server 30s")
 			g.start("haproxy", "-db", "-f", file)
 			g.holds(c.gone)
 		})
+	}
+}
+
+// Regression test: HAProxy's client of Lua tried up to four times, and each time charged.
+func TestHAProxyAsksOnce(t *testing.T) {
+	g := startGate(t)
+	var asked atomic.Int64
+	slow := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		<-r.Context().Done() // until HAProxy gives up
+	}))
+	t.Cleanup(slow.Close)
+	asking := "127.0.0.1:" + freePort(t)
+	lua := g.configure("tierlimit.lua", blockOf(t, "haproxy.md", "lua"), "timeout = 1000", "timeout = 60000", "127.0.0.1:8083", asking)
+	file := g.configure("haproxy.cfg", strings.ReplaceAll(blockOf(t, "haproxy.md", "haproxy"), "127.0.0.1:8080", hostOf(t, slow.URL)),
+		"/etc/haproxy/tierlimit.lua", lua, "127.0.0.1:8083", asking)
+	g.start("haproxy", "-db", "-f", file)
+	before := asked.Load() // looks whether it is up
+	if status, _, _ := g.send("GET", "/", g.customer("pro", "active"), nil); status != 200 {
+		t.Errorf("%d", status)
+	}
+	if n := asked.Load() - before; n != 1 {
+		t.Errorf("asked %d times about one request", n)
 	}
 }
 

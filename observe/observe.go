@@ -222,11 +222,17 @@ func (s *series) Count(isAllowed, peek bool, reason tierlimit.Reason, source tie
 	switch {
 	case source == tierlimit.SourceRedis || !repeated && (!isAllowed || reason != tierlimit.OK):
 		return 1
+	case repeated && n <= exactly:
+		return 1
 	case n%sampleEvery == 0:
 		return sampleEvery
 	}
 	return 0
 }
+
+// exactly is how many denials from memory are observed one by one, of each stripe of a series:
+// where there are few, each counts.
+const exactly = 1 << 10
 
 // Observe implements tierlimit.Series.
 func (s *series) Observe(o tierlimit.Observation) {
@@ -310,8 +316,8 @@ func (m *Metrics) Decisions() []Count {
 }
 
 // Limits returns how often each limit was evaluated, by LimitLabels. The result is within,
-// exceeded or shadow (a limit in shadow mode that would have denied). Denials that are repeated
-// from memory are counted in steps of 16.
+// exceeded or shadow (a limit in shadow mode that would have denied). After 1,024, denials that
+// are repeated from memory are counted in steps of 16.
 func (m *Metrics) Limits() []Count {
 	sum := newSum()
 	m.mu.Lock()

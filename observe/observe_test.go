@@ -180,6 +180,21 @@ func (a always) Resolve(context.Context, string, time.Time) (*tierlimit.Plan, er
 	return a.plan, nil
 }
 
+// Regression test: fifteen denials of a customer were shown as one.
+func TestFewDenialsAreObservedOneByOne(t *testing.T) {
+	s := observe.New(observe.Config{}).Series("t", "", []string{"l"})
+	var few, all int64
+	for i := range 200_000 {
+		weight := s.Count(false, false, tierlimit.Exceeded, tierlimit.SourceDenyCache)
+		if all += weight; i < 100 {
+			few += weight
+		}
+	}
+	if few != 100 || all < 190_000 || all > 210_000 {
+		t.Errorf("%d of 100, %d of 200,000", few, all)
+	}
+}
+
 // Operators make tiers and limits; a metric must not grow without bound all the same.
 func TestSeriesAreBounded(t *testing.T) {
 	m := observe.New(observe.Config{Series: 3})

@@ -6,6 +6,9 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/httplimit"
@@ -26,9 +29,18 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	http.Handle("/", limit(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	server := &http.Server{Addr: ":8080", ReadHeaderTimeout: 5 * time.Second}
+	server.Handler = limit(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		d, _ := tierlimit.FromContext(req.Context())
 		fmt.Fprintf(w, "hello %s on %s\n", d.Subject, d.Tier)
-	})))
-	log.Print(http.ListenAndServe(":8080", nil))
+	}))
+	// Close writes the last usage, so it must run when the program is told to stop.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		log.Print(server.ListenAndServe())
+		stop()
+	}()
+	<-ctx.Done()
+	_ = server.Shutdown(context.Background())
 }

@@ -17,7 +17,7 @@ import (
 func denialsCommand(s streams) *cobra.Command {
 	var tier string
 	var most int
-	cmd := adminCommand(s, "denials [SUBJECT]", "Show who is denied most, or the last denials of a subject and why", cobra.MaximumNArgs(1),
+	cmd := adminCommand(s, "denials [SUBJECT]", "Show who is denied most, about how often, or the last denials of a subject and why", cobra.MaximumNArgs(1),
 		func(ctx context.Context, c *client, args []string) error {
 			if len(args) == 1 {
 				return subjectDenials(ctx, c, args[0])

@@ -37,6 +37,11 @@ func routesCommand(s streams) *cobra.Command {
 			if err != nil || !strings.HasPrefix(args[1], "/") || args[0] != strings.ToUpper(args[0]) {
 				return usage(&tierlimit.FieldError{Field: "METHOD and PATH", Value: args[0] + " " + args[1], Want: "such as POST /v1/exports/7"})
 			}
+			r.RequestURI = args[1]
+			if err := set.routes.CheckPath(r); err != nil {
+				_, err = fmt.Fprintf(s.out, "refused with 400: %v\n", err)
+				return err
+			}
 			charge, pattern := set.routes.Match(r)
 			return printCharge(s, charge, pattern)
 		},

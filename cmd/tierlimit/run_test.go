@@ -298,18 +298,21 @@ func TestConfigShowsWhatIsInForce(t *testing.T) {
 // What serve would refuse without connecting to anything, config refuses.
 func TestConfigRefusesWhatServeRefuses(t *testing.T) {
 	for want, c := range map[string]map[string]string{
-		"TIERLIMIT_CHECK_BUDGET":   {"TIERLIMIT_BUDGET": "20ms", "TIERLIMIT_CHECK_BUDGET": "30ms"},
-		"TIERLIMIT_GRPC_BUDGET":    {"TIERLIMIT_BUDGET": "20ms", "TIERLIMIT_GRPC_BUDGET": "30ms"},
-		"TIERLIMIT_ADMIN_ADDR":     {"TIERLIMIT_ADDR": "127.0.0.1:9", "TIERLIMIT_ADMIN_ADDR": "127.0.0.1:9"},
-		"TIERLIMIT_ADDR":           {"TIERLIMIT_ADDR": "unix:/" + strings.Repeat("x", 200)},
-		"TIERLIMIT_UPSTREAM":       {"TIERLIMIT_UPSTREAM": "http://api:99999"},
-		"TIERLIMIT_GRPC_ENTRIES":   {"TIERLIMIT_GRPC_ENTRIES": "subject=a,subject=b"},
-		"TIERLIMIT_DATABASE_URL":   {"TIERLIMIT_DATABASE_URL": "postgres://127.0.0.1:1/tl?sslmode=bogus"},
-		"TIERLIMIT_TLS_CERT":       {"TIERLIMIT_GRPC_CLIENT_CA": "/nothing"},
-		"TIERLIMIT_ADMIN_TLS":      {"TIERLIMIT_ADMIN_TLS_CERT": "/nothing", "TIERLIMIT_ADMIN_TLS_KEY": "/nothing"},
-		"TIERLIMIT_REDIS_CA":       {"TIERLIMIT_REDIS_URL": "rediss://127.0.0.1:1", "TIERLIMIT_REDIS_CA": "/nothing"},
-		"TIERLIMIT_CONNECTIONS":    {"TIERLIMIT_CONNECTIONS": "many"},
-		"TIERLIMIT_LEGACY_HEADERS": {"TIERLIMIT_LEGACY_HEADERS": "date"},
+		"TIERLIMIT_CHECK_BUDGET":    {"TIERLIMIT_BUDGET": "20ms", "TIERLIMIT_CHECK_BUDGET": "30ms"},
+		"TIERLIMIT_GRPC_BUDGET":     {"TIERLIMIT_BUDGET": "20ms", "TIERLIMIT_GRPC_BUDGET": "30ms"},
+		"TIERLIMIT_ADMIN_ADDR":      {"TIERLIMIT_ADDR": "127.0.0.1:9", "TIERLIMIT_ADMIN_ADDR": "127.0.0.1:9"},
+		"TIERLIMIT_ADDR":            {"TIERLIMIT_ADDR": "unix:/" + strings.Repeat("x", 200)},
+		"TIERLIMIT_UPSTREAM":        {"TIERLIMIT_UPSTREAM": "http://api:99999"},
+		"TIERLIMIT_GRPC_ENTRIES":    {"TIERLIMIT_GRPC_ENTRIES": "subject=a,subject=b"},
+		"TIERLIMIT_DATABASE_URL":    {"TIERLIMIT_DATABASE_URL": "postgres://127.0.0.1:1/tl?sslmode=bogus"},
+		"TIERLIMIT_TLS_CERT":        {"TIERLIMIT_GRPC_CLIENT_CA": "/nothing"},
+		"TIERLIMIT_ADMIN_TLS":       {"TIERLIMIT_ADMIN_TLS_CERT": "/nothing", "TIERLIMIT_ADMIN_TLS_KEY": "/nothing"},
+		"TIERLIMIT_REDIS_CA":        {"TIERLIMIT_REDIS_URL": "rediss://127.0.0.1:1", "TIERLIMIT_REDIS_CA": "/nothing"},
+		"TIERLIMIT_CONNECTIONS":     {"TIERLIMIT_CONNECTIONS": "many"},
+		"TIERLIMIT_SOCKET_MODE":     {"TIERLIMIT_SOCKET_MODE": "0999"},
+		"TIERLIMIT_TRUSTED_PROXIES": {"TIERLIMIT_TRUSTED_PROXIES": "10.0.0.1/8"},
+		"TIERLIMIT_SUBJECT_HEADER":  {"TIERLIMIT_SUBJECT_HEADER": "X-Forwarded-For", "TIERLIMIT_TRUSTED_PROXIES": "10.0.0.1"},
+		"TIERLIMIT_LEGACY_HEADERS":  {"TIERLIMIT_LEGACY_HEADERS": "date"},
 	} {
 		env := map[string]string{"TIERLIMIT_ADMIN_TOKEN": "0123456789abcdef", "TIERLIMIT_DATABASE_URL": "postgres://127.0.0.1:1/tl", "TIERLIMIT_START_TIMEOUT": "0s"}
 		maps.Copy(env, c)
@@ -362,6 +365,19 @@ func TestNoPartOfASecretIsShown(t *testing.T) {
 			if command == "serve" && code == exitOK {
 				t.Errorf("%v: it started", c)
 			}
+		}
+	}
+}
+
+// Regression test: explain answered something else than what happens.
+func TestExplainSaysWhatIsRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "routes.yaml")
+	if err := os.WriteFile(file, []byte("routes: [{pattern: \"POST /v1/exports/{id...}\", cost: 2}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/v1/exports/../x": "refused with 400", "/v1/exports/%2e%2e/x": "refused with 400", "/v1/exports/7": "cost   2"} {
+		if code, out, errs := (shell{T: t}).run("routes", "explain", "POST", path, "--routes", file); code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("%s: %d %s%s", path, code, out, errs)
 		}
 	}
 }

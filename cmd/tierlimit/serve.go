@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -26,18 +27,26 @@ func serveCommand(s streams) *cobra.Command {
 	})
 }
 
-// warnOfScopes logs the scopes in routes that no tier has a limit for. Requests with such a scope
-// are charged only under limits of the scope "".
+// warnOfScopes logs the scopes in routes that no tier has a limit for, and the limits with a cost of
+// their own that no tier has. Requests with such a scope are charged only under limits of the scope
+// "".
 func warnOfScopes(routes *httplimit.Routes, list []tiers.Tier, log *slog.Logger) {
-	known := make(map[string]bool)
+	scopes, limits := make(map[string]bool), make(map[string]bool)
 	for i := range list {
-		for _, limit := range list[i].Limits {
-			known[limit.Scope] = true
+		for name, limit := range list[i].Limits {
+			scopes[limit.Scope], limits[name] = true, true
 		}
 	}
 	for _, scope := range routes.Scopes() {
-		if !known[scope] {
+		if !scopes[scope] {
 			log.Warn("a route names a scope that no tier has a limit for", "scope", scope)
+		}
+	}
+	for _, route := range routes.All() {
+		for _, name := range slices.Sorted(maps.Keys(route.Costs)) {
+			if !limits[name] {
+				log.Warn("a route has a cost for a limit that no tier has", "pattern", route.Pattern, "limit", name)
+			}
 		}
 	}
 }

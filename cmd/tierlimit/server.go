@@ -88,7 +88,7 @@ func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, 
 		if given := passedOn[w.name]; len(given) == 1 {
 			opened = given[0]
 			delete(passedOn, w.name)
-		} else if opened, err = listen.Open(ctx, w.address); err != nil {
+		} else if opened, err = listen.Open(ctx, w.address, s.socketMode); err != nil {
 			return l, fmt.Errorf("%s listener: %w", w.name, err)
 		}
 		*w.into = l.pools[w.name].Listener(opened)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +46,7 @@ type settings struct {
 	grpcBudget, checkBudget    time.Duration
 	legacy                     httplimit.LegacyHeaders
 	tls, adminTLS              tlsFiles
+	socketMode                 os.FileMode
 	connections                int // 0: as many as descriptors allow
 	connectionsPerAddress      int // 0: no bound
 	routesFile                 string
@@ -130,6 +132,10 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 			want: "a file of a key in PEM", parse: fileName(&s.adminTLS.key),
 		},
 		{
+			name: "socket-mode", usage: "permissions of listeners that are unix sockets", fallback: "0660",
+			want: "an octal number, such as 0660 or 0666", parse: s.parseSocketMode,
+		},
+		{
 			name: "connections", usage: "most open connections of clients; as many as open files allow, and at most 10000, if it is left out",
 			want: "a whole number from 1 to 1000000", parse: wholeNumber(&s.connections, 1, 1_000_000),
 		},
@@ -139,7 +145,7 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 		},
 		{
 			name: "trusted-proxies", usage: "whose X-Forwarded-For, subject header and subject claim are believed",
-			want: "addresses or prefixes between commas, such as 10.0.0.0/8,192.0.2.1; unix is whoever comes by a unix socket", parse: s.parseProxies,
+			want: "addresses or prefixes between commas, such as 10.0.0.0/8,192.0.2.1, without bits behind the prefix; unix is whoever comes by a unix socket", parse: s.parseProxies,
 		},
 		{
 			name: "address-header", usage: "where trusted proxies write the client's address", fallback: httplimit.ForwardedFor,
@@ -402,6 +408,9 @@ func (s *settings) parseProxies(v string) error {
 			}
 			prefix = netip.PrefixFrom(addr, addr.BitLen())
 		}
+		if prefix != prefix.Masked() {
+			return errInvalid // which of the two is meant is not known
+		}
 		s.who.Address.Trusted = append(s.who.Address.Trusted, prefix)
 	}
 	return s.who.Address.Validate()
@@ -457,6 +466,12 @@ func (s *settings) parseEntries(v string) error {
 	return s.entries.Validate()
 }
 
+func (s *settings) parseSocketMode(v string) error {
+	n, err := strconv.ParseUint(v, 8, 32)
+	s.socketMode = os.FileMode(n)
+	return errors.Join(err, check(n <= 0o777))
+}
+
 func (s *settings) parseLegacy(v string) error {
 	s.legacy = httplimit.LegacyHeaders(v)
 	return check(s.legacy.Valid())
@@ -510,6 +525,9 @@ func (s *settings) addresses() error {
 
 // requests reads the file of routes, and returns an error if options contradict each other.
 func (s *settings) requests() error {
+	if err := s.who.Validate(); err != nil && s.who.Header != "" && len(s.who.Address.Trusted) > 0 {
+		return &tierlimit.FieldError{Field: "TIERLIMIT_SUBJECT_HEADER", Value: s.who.Header, Want: "a header of its own, which says nothing else"}
+	}
 	if (s.who.Header != "" || s.who.Claim != "") && len(s.who.Address.Trusted) == 0 && !s.who.Address.TrustUnix {
 		return &tierlimit.FieldError{Field: "TIERLIMIT_TRUSTED_PROXIES", Want: "given: whose TIERLIMIT_SUBJECT_HEADER or TIERLIMIT_SUBJECT_CLAIM is believed"}
 	}

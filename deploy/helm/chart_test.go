@@ -213,7 +213,7 @@ var (
 			"keyHeaders": "X-Api-Key,Authorization", "loadMode": "observe", "logFormat": "json", "logLevel": "warn",
 			"redisMode": "single", "startTimeout": "60s", "subjectClaim": "sub", "subjectHeader": "X-Subject",
 			"checkBudget": "30ms", "grpcBudget": "10ms", "grpcEntries": "subject=tenant,scope=route", "legacyHeaders": "delta-only",
-			"accessLog": "on", "traceEndpoint": "http://collector:4318", "traceRatio": "0.1",
+			"accessLog": "on", "historyRetention": "720h", "traceEndpoint": "http://collector:4318", "traceRatio": "0.1",
 			"connections": "20000", "connectionsPerAddress": "100",
 			"trustedProxies": "10.0.0.0/8,fd00::/8", "upstreamTimeout": "30s",
 		},

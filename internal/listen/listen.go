@@ -14,9 +14,20 @@ import (
 // UnixPrefix begins an address that is the path of a unix socket.
 const UnixPrefix = "unix:"
 
-// Open listens on host:port, or on a unix socket. It replaces a socket file that nobody listens on
-// any more.
-func Open(ctx context.Context, address string) (net.Listener, error) {
+// Open listens on host:port, or on a unix socket with the permissions mode. It replaces a socket
+// file that nobody listens on any more.
+func Open(ctx context.Context, address string, mode os.FileMode) (net.Listener, error) {
+	l, err := open(ctx, address)
+	if path, isUnix := strings.CutPrefix(address, UnixPrefix); err == nil && isUnix {
+		if err = os.Chmod(path, mode); err != nil {
+			_ = l.Close()
+			return nil, err
+		}
+	}
+	return l, err
+}
+
+func open(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	path, isUnix := strings.CutPrefix(address, UnixPrefix)
 	if !isUnix {

@@ -28,18 +28,21 @@ import (
 
 func TestAListenerMayBeAUnixSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	first, err := listen.Open(t.Context(), "unix:"+path)
+	first, err := listen.Open(t.Context(), "unix:"+path, 0o660)
 	if err != nil {
 		t.Fatal(first, err)
 	}
-	if _, err := listen.Open(t.Context(), "unix:"+path); err == nil {
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if _, err := listen.Open(t.Context(), "unix:"+path, 0o660); err == nil {
 		t.Error("taken from somebody who listens")
 	}
 	first.(*net.UnixListener).SetUnlinkOnClose(false) //nolint:forcetypeassert // as of a process that was killed
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := listen.Open(t.Context(), "unix:"+path)
+	again, err := listen.Open(t.Context(), "unix:"+path, 0o660)
 	if err != nil {
 		t.Fatal("a socket that was left behind: ", err)
 	}
@@ -49,7 +52,7 @@ func TestAListenerMayBeAUnixSocket(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listen.Open(t.Context(), "unix:"+path); err == nil {
+	if _, err := listen.Open(t.Context(), "unix:"+path, 0o660); err == nil {
 		t.Error("a file was replaced")
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
@@ -60,14 +63,14 @@ func TestAListenerMayBeAUnixSocket(t *testing.T) {
 // Regression test: a listener whose backlog was full was taken for one that nobody serves.
 func TestASocketThatIsBusyIsNotTaken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := listen.Open(t.Context(), "unix:"+path)
+	l, err := listen.Open(t.Context(), "unix:"+path, 0o660)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if taken, err := listen.Open(ended, "unix:"+path); err == nil {
+	if taken, err := listen.Open(ended, "unix:"+path, 0o660); err == nil {
 		_ = taken.Close()
 		t.Error("taken, although somebody listens")
 	}
@@ -78,7 +81,7 @@ func serve(t *testing.T, most, perAddress int, exempt func(netip.Addr) bool) (ad
 	t.Helper()
 	log = new(lockedBuffer)
 	pool := listen.NewPool(most, perAddress, exempt, slog.New(slog.NewTextHandler(log, nil)))
-	l, err := listen.Open(t.Context(), "127.0.0.1:0")
+	l, err := listen.Open(t.Context(), "127.0.0.1:0", 0o660)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +216,7 @@ func TestABusyPoolMakesNewConnectionsWait(t *testing.T) {
 // as they were taken for silent ones.
 func TestABusyConnectionOfAServerWithoutStatesIsKept(t *testing.T) {
 	pool := listen.NewPool(2, 0, nil, slog.New(slog.DiscardHandler))
-	l, err := listen.Open(t.Context(), "127.0.0.1:0")
+	l, err := listen.Open(t.Context(), "127.0.0.1:0", 0o660)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +252,7 @@ func TestABusyConnectionOfAServerWithoutStatesIsKept(t *testing.T) {
 // Regression test: half of a tunnel could not be closed.
 func TestHalfOfAConnectionCanBeClosed(t *testing.T) {
 	pool := listen.NewPool(2, 0, nil, slog.New(slog.DiscardHandler))
-	l, err := listen.Open(t.Context(), "127.0.0.1:0")
+	l, err := listen.Open(t.Context(), "127.0.0.1:0", 0o660)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -137,7 +137,7 @@ func (c *Catalogue) forgetRemovals(ctx context.Context) error {
 	return nil
 }
 
-// forgetSome removes at most most windows of a table that ended before an instant.
+// forgetSome removes windows of a table that ended before an instant, and returns how many.
 func (c *Catalogue) forgetSome(ctx context.Context, table string, before int64, most int64) (done int64, err error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`
