@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +64,9 @@ func NewRoutes(list []Route) (*Routes, error) {
 	return rs, nil
 }
 
+// registered is where net/http says that a pattern comes from: a line of this file.
+var registered = regexp.MustCompile(` \(registered at [^)]*\)`)
+
 func (rs *Routes) add(route *Route) (err error) {
 	refuse := func(want string) error {
 		return &tierlimit.FieldError{Field: "pattern", Value: route.Pattern, Want: want}
@@ -76,7 +80,7 @@ func (rs *Routes) add(route *Route) (err error) {
 	}
 	defer func() { // ServeMux panics on a pattern that is invalid or equivalent to another
 		if cause := recover(); cause != nil {
-			err = refuse("a pattern of net/http's ServeMux, such as \"GET /v1/files/{id}\", and none that conflicts with another: " + strings.TrimPrefix(fmt.Sprint(cause), "http: "))
+			err = refuse("a pattern of net/http's ServeMux, such as \"GET /v1/files/{id}\", and none that conflicts with another: " + registered.ReplaceAllString(strings.TrimPrefix(fmt.Sprint(cause), "http: "), ""))
 		}
 	}()
 	rs.mux.Handle(pattern, noHandler{})

@@ -189,11 +189,19 @@ routes:
 		`routes: [{pattern: "/a", cost: 0, costs: {tokens: 5}}]`:                "beside costs",
 		`routes: [{pattern: "/a", skip: true, costs: {}}]`:                      "skip",
 		`routes: [{pattern: "GET /a", cost: 010}]`:                              "leading 0",
+		`routes: [{pattern: "/a", cost: "10"}]`:                                 `cost "\"10\"": must be ` + tierlimit.CostRule,
+		`routes: [{pattern: "/a", cost: 99999999999999999999}]`:                 `99999999999999999999`,
+		`routes: [{pattern: "/a", hold: 10}]`:                                   `hold "10": must be a duration`,
+		`routes: [{pattern: "/a", skip: 1}]`:                                    `skip "1": must be true or false`,
+		`- {pattern: "/a"}`:                                                     "routes: must be the name of the list",
 		"routes: [{pattern: \"GET /a\"}]\n---\nroutes: [{pattern: \"GET /b\"}]": "begins another",
 	} {
 		if _, err := routefile.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", text, err, want)
 		}
+	}
+	if _, err := routefile.Parse([]byte(`routes: [{pattern: "GET /{a}"}, {pattern: "GET /{b}"}]`)); err == nil || strings.Contains(err.Error(), ".go") {
+		t.Errorf("a line of the program is shown: %v", err)
 	}
 	var wrong *tierlimit.FieldError
 	cfg := httplimit.Config{Routes: parseRoutes(t, someRoutes), Scope: func(*http.Request) string { return "x" }}

@@ -213,7 +213,7 @@ func (c *client) stream(ctx context.Context, method, path string, query url.Valu
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,12 +18,15 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/internal/listen"
 )
 
 // A client speaks to a running server's admin listener, so that roles and the audit
 // log hold for the command line too.
 type client struct {
 	base, token string
+	given       string // as the setting has it
+	http        *http.Client
 	json        bool // print what the server answers
 	in          io.Reader
 	out, errs   io.Writer
@@ -34,11 +38,8 @@ func adminCommand(s streams, use, short string, args cobra.PositionalArgs, run f
 	opts := options{
 		{
 			name: "admin-url", usage: "the server's admin listener", fallback: "http://127.0.0.1:8081",
-			want: "http:// or https:// and a host, such as http://127.0.0.1:8081",
-			parse: func(v string) error {
-				c.base = strings.TrimSuffix(v, "/")
-				return checkURL("", v)
-			},
+			want:  "http:// or https:// and a host, such as http://127.0.0.1:8081, or unix: and the path of a socket",
+			parse: c.parseURL,
 		},
 		tokenOption(&c.token, "TIERLIMIT_ADMIN_TOKEN"),
 	}
@@ -180,6 +181,22 @@ func (c *client) get(ctx context.Context, path string, query url.Values) (answer
 	return c.ask(ctx, http.MethodGet, path, query, "", nil)
 }
 
+// parseURL reads where the admin listener is.
+func (c *client) parseURL(v string) error {
+	c.given, c.base, c.http = v, strings.TrimSuffix(v, "/"), http.DefaultClient
+	path, isUnix := strings.CutPrefix(v, listen.UnixPrefix)
+	if !isUnix {
+		return checkURL("", v)
+	}
+	c.base, c.http = "http://localhost", &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}}
+	return check(path != "")
+}
+
 // ask sends a request. A body is sent as JSON.
 func (c *client) ask(ctx context.Context, method, path string, query url.Values, etag string, body any) (a answered, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -207,7 +224,7 @@ func (c *client) ask(ctx context.Context, method, path string, query url.Values,
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := c.http.Do(req)
 	if err != nil {
 		return a, err
 	}
@@ -223,7 +240,7 @@ func (c *client) ask(ctx context.Context, method, path string, query url.Values,
 }
 
 func (c *client) refused(method, path string, resp *http.Response, body []byte) error {
-	return refused(method+" "+path, resp, body, "the admin listener: is --admin-url "+c.base+"?")
+	return refused(method+" "+path, resp, body, "the admin listener: is --admin-url "+c.given+"?")
 }
 
 // refused returns a problem response as an error, with each invalid field on its own line. A

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -79,6 +80,37 @@ func TestListenersMayHaveTLS(t *testing.T) {
 		if code != exitUsage || !strings.Contains(errs, "TLS_CERT") {
 			t.Errorf("%v: %d %s", args, code, errs)
 		}
+	}
+}
+
+func TestAdministratorsMayUseASocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin")
+	ctx, cancel := context.WithCancel(t.Context())
+	var out lockedBuffer
+	done := make(chan int, 1)
+	sh := shell{T: t}
+	go func() {
+		done <- run(ctx, []string{"dev", "--addr", "127.0.0.1:0", "--admin-addr", "unix:" + path}, sh.streams(&out, io.Discard))
+	}()
+	sh.env = map[string]string{"TIERLIMIT_ADMIN_URL": "unix:" + path}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		if m := banner.FindStringSubmatch(out.String()); m != nil {
+			sh.env["TIERLIMIT_TOKEN"] = m[3]
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(out.String())
+		}
+	}
+	if code, said, errs := sh.run("tiers", "list"); code != exitOK || !strings.Contains(said, "enterprise") {
+		t.Errorf("%d: %s%s", code, said, errs)
+	}
+	if code, _, errs := sh.run("tiers", "list", "--admin-url", "unix:"); code != exitUsage || !strings.Contains(errs, "--admin-url") {
+		t.Errorf("%d: %s", code, errs)
+	}
+	cancel()
+	if code := <-done; code != exitOK {
+		t.Error(code)
 	}
 }
 

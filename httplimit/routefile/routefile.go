@@ -7,6 +7,7 @@
 package routefile
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,6 +63,9 @@ func Parse(text []byte) (*httplimit.Routes, error) {
 		return nil, err
 	}
 	var f file
+	if bytes.HasPrefix(bytes.TrimSpace(converted), []byte("[")) {
+		return nil, &tierlimit.FieldError{Field: "routes", Want: "the name of the list: a file begins with routes:"}
+	}
 	if converted != nil {
 		if err := errors.Join(exact(converted, "routes"), strictjson.Strict(converted, &f)); err != nil {
 			return nil, err
@@ -93,6 +97,7 @@ func Parse(text []byte) (*httplimit.Routes, error) {
 			}
 		}
 		for _, one := range strictjson.Fields(err) {
+			one = asWritten(one, raw)
 			errs = append(errs, &tierlimit.FieldError{Field: where + ": " + one.Field, Value: one.Value, Want: one.Want})
 		}
 		if err != nil && len(strictjson.Fields(err)) == 0 {
@@ -107,6 +112,22 @@ func Parse(text []byte) (*httplimit.Routes, error) {
 		return nil, err
 	}
 	return routes, nil
+}
+
+// wanted describes the fields of a route.
+var wanted = map[string]string{
+	"pattern": "text, such as \"POST /v1/exports/{id}\"", "skip": "true or false", "scope": "text", "cost": tierlimit.CostRule,
+	"costs": "costs by limit, such as {tokens: 500}", "hold": "a duration from 1s to 1h, such as 60s",
+}
+
+// asWritten returns an error about a field of a route with the value as it was written, where a
+// decoder knows only its type.
+func asWritten(wrong *tierlimit.FieldError, route json.RawMessage) *tierlimit.FieldError {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(route, &fields) != nil || wanted[wrong.Field] == "" || fields[wrong.Field] == nil || wrong.Want == strictjson.NoSuchField {
+		return wrong
+	}
+	return &tierlimit.FieldError{Field: wrong.Field, Value: string(fields[wrong.Field]), Want: wanted[wrong.Field]}
 }
 
 func valuesOf(costs map[string]*int64) map[string]int64 {
