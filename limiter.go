@@ -102,7 +102,10 @@ func (l *Limiter) Take(ctx context.Context, req Request) (Decision, error) {
 	if err := req.normalize(); err != nil {
 		return Decision{}, err
 	}
-	return l.traced(ctx, req, req.Cost)
+	if l.trace != nil {
+		return l.traced(ctx, req, req.Cost)
+	}
+	return l.decide(ctx, req, req.Cost)
 }
 
 // Peek answers as Take would, and charges nothing.
@@ -110,14 +113,14 @@ func (l *Limiter) Peek(ctx context.Context, req Request) (Decision, error) {
 	if err := req.normalize(); err != nil {
 		return Decision{}, err
 	}
-	return l.traced(ctx, req, 0)
+	if l.trace != nil {
+		return l.traced(ctx, req, 0)
+	}
+	return l.decide(ctx, req, 0)
 }
 
-// traced is decide within a span, if there are spans.
+// traced is decide within a span.
 func (l *Limiter) traced(ctx context.Context, req Request, charge int64) (Decision, error) {
-	if l.trace == nil {
-		return l.decide(ctx, req, charge)
-	}
 	ctx, end := l.trace(ctx, SpanDecide)
 	d, err := l.decide(ctx, req, charge)
 	end(SpanEnd{d.Tier, d.Limit, d.Reason, d.Source, err})
@@ -125,13 +128,13 @@ func (l *Limiter) traced(ctx context.Context, req Request, charge int64) (Decisi
 }
 
 // decide answers req, and charges charge: the cost of req, or 0 to look only.
-func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decision, error) {
+func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (d Decision, err error) {
 	now := time.Now()
 	deadline := l.deadline(ctx, now)
 	plan, err := l.resolve(ctx, req.Subject, deadline)
 	if err != nil {
 		e := evaluation{Request: req, plan: noPlan, compiled: noPlan.compile("", 1), charge: charge}
-		d := e.unanswered(Closed)
+		d = e.unanswered(Closed)
 		if l.observer != nil {
 			l.observe(&e, &d, now, err)
 		}
@@ -144,24 +147,27 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (Decisi
 	if len(req.Costs) > 0 {
 		e.costs = e.compiled.costsOf(&req)
 	}
-	d, err := l.answer(ctx, &e, now, deadline)
+	err = l.answer(ctx, &e, now, deadline, &d)
 	if l.observer != nil {
 		l.observe(&e, &d, now, err)
 	}
 	return d, err
 }
 
-// answer answers e.
-func (l *Limiter) answer(ctx context.Context, e *evaluation, now, deadline time.Time) (Decision, error) {
+// answer answers e in d.
+func (l *Limiter) answer(ctx context.Context, e *evaluation, now, deadline time.Time, d *Decision) (err error) {
 	if e.plan.cfg.Refusal != "" {
-		return e.refused(now), nil
+		*d = e.refused(now)
+		return nil
 	}
 	if e.compiled.ceilings == nil {
-		return e.explain(&Outcome{Allowed: true, Source: SourcePolicy}), nil
+		*d = e.explain(&Outcome{Allowed: true, Source: SourcePolicy})
+		return nil
 	}
 	if e.cached() {
-		if d := l.denials.lookup(e, now); d != nil {
-			return *d, nil
+		if again := l.denials.lookup(e, now); again != nil {
+			*d = *again
+			return nil
 		}
 	}
 	if e.Hold > 0 && e.charge > 0 {
@@ -171,7 +177,8 @@ func (l *Limiter) answer(ctx context.Context, e *evaluation, now, deadline time.
 	asked := e.chargeBy(deadline)
 	outcome, err := l.take(ctx, asked)
 	if err != nil {
-		return l.withoutStore(ctx, e, fmt.Errorf("decide for subject %q: %w", e.Subject, err))
+		*d, err = l.withoutStore(ctx, e, fmt.Errorf("decide for subject %q: %w", e.Subject, err))
+		return err
 	}
 	if l.local != nil {
 		l.local.Saw(asked, outcome)
@@ -179,7 +186,8 @@ func (l *Limiter) answer(ctx context.Context, e *evaluation, now, deadline time.
 	if !outcome.Allowed && !outcome.TooManyHolds && e.cached() {
 		l.denials.remember(e, &outcome, ticket)
 	}
-	return e.explain(&outcome), nil
+	*d = e.explain(&outcome)
+	return nil
 }
 
 // deadline returns when a decision that begins now must have been made.
