@@ -88,11 +88,10 @@ func TestAdministratorsMayUseASocket(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var out lockedBuffer
 	done := make(chan int, 1)
-	sh := shell{T: t}
 	go func() {
-		done <- run(ctx, []string{"dev", "--addr", "127.0.0.1:0", "--admin-addr", "unix:" + path}, sh.streams(&out, io.Discard))
+		done <- run(ctx, []string{"dev", "--addr", "127.0.0.1:0", "--admin-addr", "unix:" + path}, shell{T: t}.streams(&out, io.Discard))
 	}()
-	sh.env = map[string]string{"TIERLIMIT_ADMIN_URL": "unix:" + path}
+	sh := shell{T: t, env: map[string]string{"TIERLIMIT_ADMIN_URL": "unix:" + path}}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if m := banner.FindStringSubmatch(out.String()); m != nil {
 			sh.env["TIERLIMIT_TOKEN"] = m[3]
