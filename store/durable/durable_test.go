@@ -70,6 +70,7 @@ type ledger struct {
 	order     []string         // guarded by mu: what was written, in order
 	forgotten []int64          // guarded by mu
 	looks     int              // guarded by mu
+	resetting func()           // guarded by mu: the next write of resets calls it once, without mu
 	during    func() error     // guarded by mu: the next look calls it once, without mu, and returns its error
 }
 
@@ -96,6 +97,12 @@ func (l *ledger) NoteWindows(_ context.Context, list []durable.Window) error {
 func (l *ledger) NoteResets(_ context.Context, list []durable.Reset) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if resetting := l.resetting; resetting != nil && l.down == nil {
+		l.resetting = nil
+		l.mu.Unlock()
+		resetting()
+		l.mu.Lock()
+	}
 	if err := l.note("resets"); err != nil {
 		return err
 	}
@@ -593,6 +600,34 @@ func TestALossDuringALookThatFailsForgetsNothing(t *testing.T) {
 			f.Errorf("restored %+v, want what was used before the loss", losses)
 		}
 		f.wantUsed("acct_42", "per_day", 30)
+	})
+}
+
+// What was seen of a calendar window during a look took the place of the usage before the loss, which
+// was noted and not written yet: both end at the same instant.
+func TestAReadDuringALookDoesNotHideWhatWasLost(t *testing.T) {
+	bubble(t, durable.Config{Every: time.Hour}, func(f *field) {
+		f.ledger.set(errors.New("the ledger is away"))
+		f.take("acct_42", 90, perMonth())
+		time.Sleep(time.Second)
+		f.inner.lose()
+		f.take("acct_42", 1, perMonth())
+		if err := f.store.Reset(context.Background(), "acct_9"); err != nil { // waits to be written
+			f.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		read := false
+		f.ledger.mu.Lock()
+		f.ledger.resetting = func() {
+			read = true
+			f.take("acct_42", 0, perMonth())
+		}
+		f.ledger.mu.Unlock()
+		f.ledger.set(nil)
+		f.flush()
+		if losses := f.inner.losses(); !read || len(losses) != 1 || losses[0].Used != 90 {
+			f.Errorf("restored %+v, want the 90 from before the loss", losses)
+		}
 	})
 }
 

@@ -37,9 +37,13 @@ type losses struct {
 	known func(subject string) bool
 	wake  chan struct{} // holds one element when somebody waits
 	count atomic.Int64  // of subjects that wait
+	out   atomic.Int64  // of subjects that are looked into
 
 	mu      sync.Mutex
 	waiting map[string]*suspect // guarded by mu: by subject
+	// looking are those who are looked into, with what is seen of them meanwhile: noted apart, it
+	// would hide the usage before the loss, which is noted and not written yet.
+	looking map[string]*suspect // guarded by mu: by subject
 	unknown int                 // guarded by mu: how many of them are
 	dropped int                 // guarded by mu
 
@@ -56,7 +60,7 @@ type suspect struct {
 
 func (l *losses) start(subjects int, known func(string) bool) {
 	l.most, l.known = subjects, known
-	l.wake, l.waiting, l.settled = make(chan struct{}, 1), make(map[string]*suspect), make(map[string]time.Time)
+	l.wake, l.waiting, l.looking, l.settled = make(chan struct{}, 1), make(map[string]*suspect), make(map[string]*suspect), make(map[string]time.Time)
 }
 
 const (
@@ -72,6 +76,11 @@ func settledKey(subject, limit string) string { return limit + " " + subject }
 func (l *losses) suspect(subject string, one loss) (seen Window) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.add(subject, one)
+}
+
+// add is suspect. l.mu is locked.
+func (l *losses) add(subject string, one loss) (seen Window) {
 	if one.begun == 0 && time.Now().Before(l.settled[settledKey(subject, one.Limit)]) {
 		return seen
 	}
@@ -100,7 +109,11 @@ func (l *losses) suspect(subject string, one loss) (seen Window) {
 	return seen
 }
 
+// of returns the loss of a limit, nil if there is none or s is nil.
 func (s *suspect) of(limit string) *loss {
+	if s == nil {
+		return nil
+	}
 	for i := range s.losses {
 		if s.losses[i].Limit == limit {
 			return &s.losses[i]
@@ -111,29 +124,28 @@ func (s *suspect) of(limit string) *loss {
 
 // waits reports whether w is of a window that is looked into, and remembers it there.
 func (l *losses) waits(subject string, w *Window) bool {
-	if l.count.Load() == 0 {
+	if l.count.Load() == 0 && l.out.Load() == 0 {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	who := l.waiting[subject]
-	if who == nil {
-		return false
+	for _, who := range []*suspect{l.waiting[subject], l.looking[subject]} {
+		if one := who.of(w.Limit); one != nil {
+			one.Window = one.then(*w)
+			return true
+		}
 	}
-	one := who.of(w.Limit)
-	if one == nil {
-		return false
-	}
-	one.Window = one.then(*w)
-	return true
+	return false
 }
 
 // forget drops suspicions of usage that was forgiven.
 func (l *losses) forget(r *Reset) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if who := l.waiting[r.Subject]; who != nil {
-		who.losses = slices.DeleteFunc(who.losses, func(one loss) bool { return one.At <= r.At && r.forgives(one.Limit) })
+	for _, who := range []*suspect{l.waiting[r.Subject], l.looking[r.Subject]} {
+		if who != nil {
+			who.losses = slices.DeleteFunc(who.losses, func(one loss) bool { return one.At <= r.At && r.forgives(one.Limit) })
+		}
 	}
 }
 
@@ -154,6 +166,8 @@ func (l *losses) take(most, unknown int) (some map[string]*suspect, dropped int)
 			l.unknown--
 		}
 		some[subject] = who
+		l.looking[subject] = &suspect{known: who.known, losses: slices.Clone(who.losses)}
+		l.out.Add(1)
 		delete(l.waiting, subject)
 		l.count.Add(-1)
 	}
@@ -161,11 +175,34 @@ func (l *losses) take(most, unknown int) (some map[string]*suspect, dropped int)
 	return some, dropped
 }
 
+// looked ends the look into a subject, and adds to who what was seen meanwhile. If again is true the
+// subject waits for another look; seen are windows that must be noted then.
+func (l *losses) looked(subject string, who *suspect, again bool) (seen []Window) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	meanwhile := l.looking[subject]
+	delete(l.looking, subject)
+	l.out.Add(-1)
+	for i := range who.losses {
+		one := &who.losses[i]
+		if later := meanwhile.of(one.Limit); later != nil {
+			one.Window = one.then(later.Window)
+		}
+		if !again {
+			continue
+		}
+		if w := l.add(subject, *one); w.End > 0 {
+			seen = append(seen, w)
+		}
+	}
+	return seen
+}
+
 // putBack has those wait on who could not be looked into.
 func (s *Store) putBack(some map[string]*suspect) {
 	for subject, who := range some {
-		for _, one := range who.losses {
-			s.suspect(subject, one)
+		for _, w := range s.losses.looked(subject, who, true) {
+			s.notes.add(subject, w)
 		}
 	}
 }
@@ -329,6 +366,7 @@ func (s *Store) restoreOne(ctx context.Context, subject string, who *suspect, le
 			return 0, err
 		}
 	}
+	s.losses.looked(subject, who, false)
 	if restored > 0 {
 		return restored, nil // the next charge says how much it is now
 	}
