@@ -53,8 +53,8 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 	return g.Wrap, nil
 }
 
-// A Gate decides about requests. New wraps one in a middleware; programs that answer a gateway
-// call Check. A Gate is safe for concurrent use.
+// A Gate decides about requests. New returns a middleware that uses a Gate; programs that answer
+// gateways call Check. A Gate is safe for concurrent use.
 type Gate struct {
 	lim Limiter
 	cfg Config

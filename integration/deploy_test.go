@@ -43,7 +43,7 @@ const releaseOf = "v9.8.7"
 // Where there is no Docker engine (TEST_SERVERS=local), the binary runs in an empty root instead.
 func TestTheImageServes(t *testing.T) {
 	if !servers.Docker() && runtime.GOOS != "linux" {
-		t.Skip("the binary of the image needs Linux or a Docker engine")
+		t.Fatal("the binary of the image needs Linux or a Docker engine: start one")
 	}
 	platform := "linux/" + runtime.GOARCH
 	folders, names := []string{t.TempDir(), t.TempDir()}, []string{"tierlimit-test/image:one", "tierlimit-test/image:two"}

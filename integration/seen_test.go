@@ -356,7 +356,7 @@ func (m *monitor) has(what string, exprs ...string) {
 	}
 }
 
-// A rule is one of deploy/prometheus/rules.yaml, as Prometheus has read it.
+// A rule is a rule of deploy/prometheus/rules.yaml as Prometheus returns it.
 type rule struct {
 	Type, Name, Query, Health, LastError string
 	Labels, Annotations                  map[string]string

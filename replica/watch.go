@@ -48,8 +48,8 @@ func (w *watchedStore) Take(ctx context.Context, c tierlimit.Charge) (tierlimit.
 	return o, err
 }
 
-// probe asks the store once a second while it is failing, so that its return is told without a
-// request. Call stop to end it.
+// probe pings the store once a second while the store is failing, and logs its return even if there
+// are no requests. stop ends the probing.
 func (w *watchedStore) probe(ctx context.Context, ping func(context.Context) error) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup

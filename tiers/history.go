@@ -23,7 +23,8 @@ type NearQuery struct {
 
 // A UsageHistory knows what was used of windows of a day or longer, a few seconds late.
 type UsageHistory interface {
-	// NearLimits returns running windows of which a part is used, the fullest first.
+	// NearLimits returns the running windows whose usage is at least q.Over of the max, the fullest
+	// first.
 	NearLimits(ctx context.Context, q NearQuery) ([]WindowUsage, error)
 	// History returns the windows of a subject, of all limits if limit is "", the latest first.
 	// The first may still run. Only customers have windows that have ended.

@@ -2,8 +2,8 @@
 // ShouldRateLimit) and external authorization (envoy.service.auth.v3, Check), with the standard
 // health service and reflection. docs/gateways/envoy.md shows Envoy's side.
 //
-// The services trust whoever can connect: a caller may charge any subject. Listen on an address
-// that only Envoy reaches, or require client certificates.
+// The services trust every caller: a caller may charge any subject. Listen on an address that only
+// Envoy can reach, or require client certificates.
 package envoy
 
 import (

@@ -94,6 +94,13 @@ func serve(t *testing.T, store tierlimit.Store, cfg envoy.Config) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conn := connect(t, server)
+	return &client{t, ratelimitv3.NewRateLimitServiceClient(conn), authv3.NewAuthorizationClient(conn), conn}
+}
+
+// connect serves server and returns a connection to it. Both end with the test.
+func connect(t *testing.T, server *envoy.Server) *grpc.ClientConn {
+	t.Helper()
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -106,7 +113,7 @@ func serve(t *testing.T, store tierlimit.Store, cfg envoy.Config) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &client{t, ratelimitv3.NewRateLimitServiceClient(conn), authv3.NewAuthorizationClient(conn), conn}
+	return conn
 }
 
 // descriptor returns a descriptor of pairs of key and value.
@@ -342,17 +349,7 @@ func TestAnOpenStreamDoesNotHoldUpTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = server.Serve(l) }()
-	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
+	conn := connect(t, server)
 	watch, err := healthv1.NewHealthClient(conn).Watch(t.Context(), &healthv1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -454,17 +451,7 @@ func TestHealthAndReflection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = server.Serve(l) }()
-	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
+	conn := connect(t, server)
 	serving := func() healthv1.HealthCheckResponse_ServingStatus {
 		answer, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
 		if err != nil {

@@ -30,8 +30,8 @@ type Entries struct {
 	Cost    string // the cost, where Envoy sends no hits_addend; default cost
 }
 
-// UnknownKey is the subject of descriptors with an API key that nobody has and no address. All
-// such requests share its limits, or made-up keys would never be limited.
+// UnknownKey is the subject of descriptors that have an unknown API key and no address. All these
+// descriptors share one subject; otherwise made-up keys would not be limited.
 const UnknownKey = "key:unknown"
 
 // Validate returns a *tierlimit.FieldError if two entries have the same name.
@@ -219,7 +219,8 @@ func (s *rateLimits) request(ctx context.Context, d *ratelimitcommonv3.RateLimit
 	return req, err
 }
 
-// subject returns who is asking: the subject, else the owner of the API key, else the address.
+// subject returns the subject of a descriptor: the given subject, else the owner of the API key, else
+// the subject of the address.
 func (s *rateLimits) subject(ctx context.Context, subject, key, address string) (string, error) {
 	if subject != "" {
 		return subject, nil

@@ -64,8 +64,8 @@ func processName() string {
 	return host + "-" + strings.ToLower(rand.Text()[:6])
 }
 
-// handler serves the metrics in the text format, or in OpenMetrics or protobuf (with native
-// histograms) to a Prometheus that asks for it.
+// handler serves the metrics in the format that the client asks for: text, OpenMetrics, or protobuf
+// with native histograms.
 func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry, EnableOpenMetrics: true, MaxRequestsInFlight: 4})
 }

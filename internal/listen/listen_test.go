@@ -212,16 +212,24 @@ func TestABusyPoolMakesNewConnectionsWait(t *testing.T) {
 	}
 }
 
-// Regression test: a server without ConnState, such as that of gRPC, lost its busiest connections,
-// as they were taken for silent ones.
-func TestABusyConnectionOfAServerWithoutStatesIsKept(t *testing.T) {
+// listenBounded returns a listener for two connections, and its pool. The listener is closed with the
+// test.
+func listenBounded(t *testing.T) (net.Listener, *listen.Pool) {
+	t.Helper()
 	pool := listen.NewPool(2, 0, nil, slog.New(slog.DiscardHandler))
 	l, err := listen.Open(t.Context(), "127.0.0.1:0", 0o660)
 	if err != nil {
 		t.Fatal(err)
 	}
 	bounded := pool.Listener(l)
-	defer func() { _ = bounded.Close() }()
+	t.Cleanup(func() { _ = bounded.Close() })
+	return bounded, pool
+}
+
+// Regression test: a server without ConnState, such as that of gRPC, lost its busiest connections,
+// as they were taken for silent ones.
+func TestABusyConnectionOfAServerWithoutStatesIsKept(t *testing.T) {
+	bounded, _ := listenBounded(t)
 	go func() { // echoes
 		for {
 			c, err := bounded.Accept()
@@ -238,27 +246,21 @@ func TestABusyConnectionOfAServerWithoutStatesIsKept(t *testing.T) {
 		}
 		return err == nil
 	}
-	busy := dial(t, l.Addr().String())
+	busy := dial(t, bounded.Addr().String())
 	if !echoes(busy) {
 		t.Fatal("no echo")
 	}
-	dial(t, l.Addr().String())         // silent
+	dial(t, bounded.Addr().String())   // silent
 	time.Sleep(600 * time.Millisecond) // beyond minSilence
-	if !echoes(dial(t, l.Addr().String())) || !echoes(busy) {
+	if !echoes(dial(t, bounded.Addr().String())) || !echoes(busy) {
 		t.Error("the busy connection was closed, and not the silent one")
 	}
 }
 
 // Regression test: half of a tunnel could not be closed.
 func TestHalfOfAConnectionCanBeClosed(t *testing.T) {
-	pool := listen.NewPool(2, 0, nil, slog.New(slog.DiscardHandler))
-	l, err := listen.Open(t.Context(), "127.0.0.1:0", 0o660)
-	if err != nil {
-		t.Fatal(err)
-	}
-	bounded := pool.Listener(l)
-	defer func() { _ = bounded.Close() }()
-	client := dial(t, l.Addr().String())
+	bounded, pool := listenBounded(t)
+	client := dial(t, bounded.Addr().String())
 	c, err := bounded.Accept()
 	if err != nil {
 		t.Fatal(err)
