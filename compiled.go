@@ -18,6 +18,7 @@ type compiled struct {
 	adaptive   bool      // whether load changes any limit
 	concurrent bool      // whether any limit counts open holds
 	policy     string    // the RateLimit-Policy field's value
+	alerts     [][]int64 // for each limit the usage at which its thresholds are reached; nil if no limit has one
 
 	observed atomic.Pointer[observed] // of the limiter that asked last
 }
@@ -81,6 +82,7 @@ func newCompiled(limits []Limit, scope string, multiplier float64) *compiled {
 		c.adaptive = c.adaptive || l.Adaptive
 		c.concurrent = c.concurrent || l.Algorithm == Concurrent
 		c.effective[i] = l.scaled(multiplier)
+		c.addAlerts(i)
 		list[i] = Ceiling{Name: l.Name, Max: c.effective[i], Window: l.Window, Sliding: l.Algorithm == Sliding, Concurrent: l.Algorithm == Concurrent, Release: l.OnExpiry == ReleaseOnExpiry}
 		if l.Shadow {
 			list[i].Max = Unlimited // counted, and never denies

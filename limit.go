@@ -33,6 +33,7 @@ type Limit struct {
 	Algorithm Algorithm
 	OnExpiry  OnExpiry // whether an expiring hold keeps its charge
 	From      string   // what set it: FromTier and so on
+	Alerts    []int    // thresholds in percent of Max, ascending: see Config.Crossed; of a limit with a window only
 }
 
 // An OnExpiry says whether the charge stays when its hold expires unsettled. The zero
@@ -87,6 +88,9 @@ func (l Limit) Validate() error {
 	if l.OnExpiry != "" && l.OnExpiry != ChargeOnExpiry && l.OnExpiry != ReleaseOnExpiry {
 		return &FieldError{Field: "on_expiry", Value: string(l.OnExpiry), Want: "charge or release"}
 	}
+	if err := CheckAlerts(l.Alerts); err != nil {
+		return err
+	}
 	if l.Algorithm == Concurrent {
 		return l.validateConcurrent()
 	}
@@ -111,6 +115,8 @@ func (l *Limit) validateConcurrent() error {
 		return &FieldError{Field: "window", Value: l.Window.String(), Want: "none: a concurrent limit counts the holds that are open now"}
 	case l.OnExpiry != "":
 		return &FieldError{Field: "on_expiry", Value: string(l.OnExpiry), Want: "none: a place under a concurrent limit is free when its hold expires"}
+	case len(l.Alerts) > 0:
+		return &FieldError{Field: "alerts", Value: alertsText(l.Alerts), Want: "none: a concurrent limit has no window"}
 	}
 	return nil
 }

@@ -20,6 +20,13 @@ type Config struct {
 	Observer Observer      // told of every decision; default: nobody
 	Trace    TraceFunc     // makes spans of decisions; default: none
 	Denials  int           // most denials remembered, where the Store lets one stand; default 65,536, -1 none
+
+	// Crossed is told when a window of a customer has reached a threshold of Limit.Alerts: once for
+	// each window and threshold, more than once only if many thresholds are crossed at a time, and
+	// again by other processes that decide for the subject. It returns false if it cannot take the
+	// Crossing: then the next decision tells it again. It is called from many goroutines and must
+	// not block. Default: nobody is told.
+	Crossed func(Crossing) (taken bool)
 }
 
 // DefaultBudget is the decision budget of a Config that names none.
@@ -42,6 +49,7 @@ type Limiter struct {
 	observer Observer
 	trace    TraceFunc
 	denials  *denials
+	alerts   *alerts // nil: nobody is told of crossings
 }
 
 // New returns a Limiter, or a *FieldError that names what is wrong in cfg.
@@ -69,6 +77,7 @@ func New(cfg Config) (*Limiter, error) {
 	return &Limiter{
 		store: cfg.Store, tiers: cfg.Tiers, load: cfg.Load, budget: cfg.Budget,
 		local: cfg.Local, replicas: cfg.Replicas, observer: cfg.Observer, trace: cfg.Trace, denials: newDenials(cfg.Denials),
+		alerts: newAlerts(cfg.Crossed),
 	}, nil
 }
 
@@ -182,6 +191,9 @@ func (l *Limiter) answer(ctx context.Context, e *evaluation, now, deadline time.
 	}
 	if l.local != nil {
 		l.local.Saw(asked, outcome)
+	}
+	if l.alerts != nil && e.compiled.alerts != nil {
+		l.alerts.see(e, &outcome)
 	}
 	if !outcome.Allowed && !outcome.TooManyHolds && e.cached() {
 		l.denials.remember(e, &outcome, ticket)

@@ -119,6 +119,7 @@ func (a *admin) operations() []operation {
 		a.credential(access.Key, "API key", "Key", access.Change).operations(root+"/keys"),
 		[]operation{list(root+"/tokens", "list-tokens", "List tokens, by id", "Access", "TokenPage", pages, a.listCredentials(access.Token))},
 		a.credential(access.Token, "token", "Token", access.Govern).operations(root+"/tokens"),
+		a.webhookOperations(root+"/webhooks"),
 		a.loadControl().operations(root+"/load"),
 		[]operation{list(root+"/audit", "list-events", "List what administrators did, the newest first", "Audit", "EventPage", append([]parameter{
 			{name: "kind", description: "only changes of this kind of thing", schema: oneOf(eventKinds...)},
@@ -142,7 +143,7 @@ var pages = []parameter{
 	{name: "cursor", description: "the next_cursor of the page before", schema: ofText},
 }
 
-var eventKinds = []string{tiers.KindTier, tiers.KindSubject, tiers.KindOverride, tiers.KindUsage, string(access.Key), string(access.Token), tiers.KindLoad, tiers.KindAudit}
+var eventKinds = []string{tiers.KindTier, tiers.KindSubject, tiers.KindOverride, tiers.KindUsage, string(access.Key), string(access.Token), tiers.KindLoad, tiers.KindWebhook, tiers.KindAudit}
 
 var conflict = []int{http.StatusConflict}
 

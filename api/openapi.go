@@ -152,7 +152,7 @@ func documentSchemas() object {
 		}
 		out[name] = schema
 	}
-	for _, name := range []string{"Tier", "Subject", "Override", "Key", "Token", "Event", "NearLimit", "WindowUsage"} {
+	for _, name := range []string{"Tier", "Subject", "Override", "Key", "Token", "Event", "NearLimit", "WindowUsage", "Webhook", "Delivery"} {
 		out[name+"Page"] = pageSchema(name)
 	}
 	return out

@@ -464,6 +464,14 @@ func (s *site) goodAs(id string) call {
 		return change("PUT", v1+"/load", s.loadVersion(), `{"mode":"observe","pins":{"free":{"multiplier":0.5,"expires_at":"2926-12-01T00:00:00Z"}}}`)
 	case "patch-load-control":
 		return change("PATCH", v1+"/load", s.loadVersion(), `{"pins":{"free":null}}`)
+	case "list-webhooks":
+		s.webhook()
+		return call{method: "GET", path: v1 + "/webhooks"}
+	case "create-webhook":
+		s.webhook() // makes room
+		return call{method: "POST", path: v1 + "/webhooks", body: webhookBody}
+	case "read-webhook", "replace-webhook", "patch-webhook", "delete-webhook", "change-webhook-secret", "test-webhook", "list-deliveries", "resend-dead", "resend-message":
+		return s.onWebhook(id, v1+"/webhooks/")
 	case "list-events":
 		return call{method: "GET", path: v1 + "/audit?kind=subject&actor=unknown&limit=3"}
 	case "list-denials":
@@ -485,6 +493,52 @@ func (s *site) goodAs(id string) call {
 	}
 	s.Fatalf("the document has %q, of which the tests know nothing", id)
 	return call{}
+}
+
+const webhookBody = `{"name":"billing","url":"https://example.com/hooks","events":["limit.threshold"]}`
+
+// webhook creates a webhook, and deletes the others before there are too many.
+func (s *site) webhook() tiers.Webhook {
+	s.Helper()
+	e := tiers.NewEditor(s.catalogue, tiers.Actor{ID: "test", Name: "test"})
+	list, err := e.Webhooks(s.Context())
+	must(s.T, err)
+	for _, w := range list {
+		if len(list) > tiers.MaxWebhooks/2 {
+			must(s.T, e.DeleteWebhook(s.Context(), w.ID, w.Version))
+		}
+	}
+	w, err := e.CreateWebhook(s.Context(), tiers.Webhook{Name: "billing", URL: "https://example.com/hooks", Events: []string{tiers.LimitThreshold}}.WithID(time.Now()))
+	must(s.T, err)
+	return w
+}
+
+func (s *site) onWebhook(id, path string) call {
+	s.Helper()
+	w := s.webhook()
+	path += w.ID
+	switch id {
+	case "read-webhook":
+		return call{method: "GET", path: path}
+	case "replace-webhook":
+		return change("PUT", path, tag(w.Version), webhookBody)
+	case "patch-webhook":
+		return change("PATCH", path, tag(w.Version), `{"paused":true}`)
+	case "delete-webhook":
+		return change("DELETE", path, tag(w.Version), "")
+	case "change-webhook-secret":
+		return call{method: "POST", path: path + "/secret"}
+	case "test-webhook":
+		return call{method: "POST", path: path + "/test"}
+	case "resend-dead":
+		return call{method: "POST", path: path + "/deliveries:resend"}
+	}
+	message, err := s.catalogue.SendTest(s.Context(), w.ID)
+	must(s.T, err)
+	if id == "list-deliveries" {
+		return call{method: "GET", path: path + "/deliveries?state=pending&limit=2"}
+	}
+	return call{method: "POST", path: path + "/deliveries/" + message + "/resend"}
 }
 
 func (s *site) onCredential(verb, path string, c access.Credential, body string) call {

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/events"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/observe/denials"
@@ -39,7 +40,10 @@ type Config struct {
 	// Denials is shared with the other replicas; default nil: it is not. Its Denied must be told
 	// of denials, as observe.Config.Denied is.
 	Denials *denials.Log
-	Logger  *slog.Logger // default slog.Default
+	// Webhooks makes this replica send messages to webhooks. Default nil: it only writes them, and a
+	// replica of `tierlimit serve` sends them.
+	Webhooks *events.Delivery
+	Logger   *slog.Logger // default slog.Default
 }
 
 // Validate returns an error for what Open would refuse without connecting to anything: a
@@ -68,6 +72,7 @@ type Replica struct {
 
 	// Denials are those of all replicas; nil without Config.Denials.
 	Denials *denials.Fleet
+	Events  *events.Service // writes messages to webhooks
 
 	redis    *redisstore.Store
 	alive    *census
@@ -133,12 +138,20 @@ func (r *Replica) open(ctx context.Context, cfg Config, log *slog.Logger) error 
 	}
 	r.alive = newCensus(ctx, r.Catalogue, log)
 	r.closeWith(r.alive.close)
+	if r.Events, err = events.New(events.Config{Outbox: r.Catalogue, Delivery: cfg.Webhooks, Logger: log}); err != nil {
+		return err
+	}
 	r.Limiter, err = tierlimit.New(tierlimit.Config{
 		Store: watched, Tiers: r.Cache, Load: r.Load, Budget: cfg.Budget,
 		Local: memstore.New(memstore.Config{}), Replicas: r.alive.count,
-		Observer: cfg.Observer, Trace: cfg.Trace,
+		Observer: cfg.Observer, Trace: cfg.Trace, Crossed: r.Events.Crossed,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	r.Events.Start(r.Limiter.Usage)
+	r.closeWith(r.Events.Close)
+	return nil
 }
 
 func (r *Replica) closeWith(f func()) { r.closers = append(r.closers, f) }

@@ -34,6 +34,7 @@ var (
 type Catalogue interface {
 	Writer
 	Eraser
+	Outbox
 
 	Tiers(ctx context.Context) ([]Tier, error) // by priority, then key
 	Tier(ctx context.Context, key string) (Tier, error)

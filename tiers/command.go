@@ -47,14 +47,15 @@ type Operation struct {
 
 // A Ref identifies an object in a catalogue.
 type Ref struct {
-	Kind string // KindTier, KindSubject, KindOverride, KindLoad, or one of access.Key and access.Token
+	Kind string // KindTier, KindSubject, KindOverride, KindLoad, KindWebhook, access.Key or access.Token
 	// Object is a tier's key, or the id of a subject, a key or a token. For an override it is
 	// the subject's id.
 	Object string
 	Limit  string // of an override
 }
 
-// An Object is a Tier, a Subject, an Override, an access.Credential or a LoadControl.
+// An Object is a Tier, a Subject, an Override, an access.Credential, a LoadControl
+// or a Webhook.
 type Object any
 
 // Constructors of Refs.
@@ -158,6 +159,9 @@ func (e *Edit) Stamp(version int64) {
 		after.Version = version
 		e.After = after
 	case LoadControl:
+		after.Version = version
+		e.After = after
+	case Webhook:
 		after.Version = version
 		e.After = after
 	}

@@ -108,6 +108,22 @@ func (e Editor) SetLoadControl(ctx context.Context, l LoadControl, version int64
 	return put(ctx, e, LoadRef(), Version(version), l)
 }
 
+// CreateWebhook creates a webhook. w must have an id and a secret: see Webhook.WithID.
+func (e Editor) CreateWebhook(ctx context.Context, w Webhook) (Webhook, error) {
+	return put(ctx, e, WebhookRef(w.ID), Absent, w)
+}
+
+// ReplaceWebhook replaces a webhook whose current version is version. It keeps its secret unless w
+// has another one.
+func (e Editor) ReplaceWebhook(ctx context.Context, w Webhook, version int64) (Webhook, error) {
+	return put(ctx, e, WebhookRef(w.ID), Version(version), w)
+}
+
+// DeleteWebhook deletes a webhook with its deliveries.
+func (e Editor) DeleteWebhook(ctx context.Context, id string, version int64) error {
+	return e.remove(ctx, WebhookRef(id), version)
+}
+
 func put[T Object](ctx context.Context, e Editor, ref Ref, expect Expect, t T) (made T, err error) {
 	r, err := e.Do(ctx, Command{Actor: e.Actor, Operations: []Operation{{Ref: ref, Expect: expect, Put: t}}})
 	if err == nil {

@@ -34,6 +34,8 @@ func merge(ref Ref, before Object, patch json.RawMessage, now time.Time) (Object
 		return merged(before, fields, func(c *access.Credential) { c.ID, c.Kind = ref.Object, access.Kind(ref.Kind) })
 	case LoadControl:
 		return merged(before, fields, func(*LoadControl) {})
+	case Webhook:
+		return merged(before, fields, func(w *Webhook) { w.ID = ref.Object })
 	}
 	return nil, refError(ref, ErrNotFound)
 }

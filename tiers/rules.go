@@ -28,6 +28,7 @@ type View interface {
 	// that has ended, or as the tier before a change that has taken effect.
 	Naming(tier string) []Subject
 	LoadControl() LoadControl
+	Webhooks() []Webhook // all of them
 }
 
 // Decide returns the edits of a command, or an error if the command is refused. It implements
@@ -70,6 +71,7 @@ type draft struct {
 	subjects    map[string]*Subject
 	credentials map[string]*access.Credential
 	load        *LoadControl
+	webhooks    map[string]*Webhook
 }
 
 // decide returns the edit of one operation and applies it to the draft. An invalid object is
@@ -136,6 +138,10 @@ func (d *draft) find(ref Ref) (Object, int64, error) {
 	case KindLoad:
 		l := d.LoadControl()
 		return l, l.Version, nil
+	case KindWebhook:
+		if w, ok := d.Webhook(ref.Object); ok {
+			return w, w.Version, nil
+		}
 	}
 	return nil, 0, nil
 }
@@ -151,6 +157,8 @@ func refError(ref Ref, err error) error {
 		return OverrideError(ref.Object, ref.Limit, err)
 	case KindLoad:
 		return LoadControlError(err)
+	case KindWebhook:
+		return WebhookError(ref.Object, err)
 	}
 	return CredentialError(access.Kind(ref.Kind), ref.Object, err)
 }
@@ -197,6 +205,8 @@ func (d *draft) valid(ref Ref, before, after Object) (_ Object, err error) {
 		after = after.Clone()
 		after.Version = was.Version
 		return after, after.Validate()
+	case Webhook:
+		return d.validWebhook(ref, before, after)
 	}
 	return nil, errors.New("what no catalogue holds")
 }
@@ -242,6 +252,8 @@ func (d *draft) put(o *Operation, before, after Object) error {
 		return d.putCredential(was, there, after)
 	case LoadControl:
 		return d.putLoad(after)
+	case Webhook:
+		return d.putWebhook(after)
 	}
 	return errors.New("what no catalogue holds")
 }
@@ -350,6 +362,8 @@ func (d *draft) remove(ref Ref, before Object) error {
 		d.setSubject(s.ID, &s)
 	case access.Credential:
 		d.setCredential(before.ID, nil)
+	case Webhook:
+		d.setWebhook(before.ID, nil)
 	default:
 		return errors.New("load control cannot be deleted")
 	}

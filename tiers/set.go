@@ -78,7 +78,9 @@ func newPlan(t *Tier, from string) (*tierlimit.Plan, error) {
 		Fallback: from == tierlimit.FromFallback, Unknown: from != tierlimit.FromTier,
 	}
 	for name, limit := range t.Limits {
-		cfg.Limits = append(cfg.Limits, limit.named(name, from))
+		named := limit.named(name, from)
+		named.Alerts = t.alertsOf(&limit)
+		cfg.Limits = append(cfg.Limits, named)
 	}
 	return tierlimit.NewPlan(cfg)
 }

@@ -22,9 +22,12 @@ type Tier struct {
 	OnStoreError tierlimit.Policy `json:"on_store_error"` // default local
 	// Denials says what customers of the tier see of a denial; default tierlimit.DenialsFull.
 	Denials tierlimit.Denials `json:"denials"`
-	Load    *Curve            `json:"load"` // how load scales the adaptive limits; null: only as a higher priority is
-	Limits  Limits            `json:"limits"`
-	Version int64             `json:"version,omitzero"` // set by the catalogue; greater with each change
+	// Alerts are the thresholds of the tier's limits with a window, in percent of their max. A
+	// customer who reaches one causes the event limit.threshold: see Webhook.
+	Alerts  []int  `json:"alerts,omitempty"`
+	Load    *Curve `json:"load"` // how load scales the adaptive limits; null: only as a higher priority is
+	Limits  Limits `json:"limits"`
+	Version int64  `json:"version,omitzero"` // set by the catalogue; greater with each change
 }
 
 // A Curve says how far load scales a tier's adaptive limits: not at all up to a
@@ -49,6 +52,8 @@ type Limit struct {
 
 	Algorithm tierlimit.Algorithm // default fixed
 	OnExpiry  tierlimit.OnExpiry  // default charge
+
+	Alerts []int // thresholds in place of those of the tier; nil: those of the tier, empty: none
 }
 
 // Multiplier returns m = 1 - (1-Floor) * clamp((u-Start) / (Full-Start)) for a
@@ -72,6 +77,9 @@ func (t *Tier) Normalize() {
 	if t.Denials == "" {
 		t.Denials = tierlimit.DenialsFull
 	}
+	if len(t.Alerts) == 0 {
+		t.Alerts = nil
+	}
 }
 
 // Validate reports everything that is wrong with t, each as a
@@ -88,6 +96,9 @@ func (t *Tier) Validate() error {
 	check(t.Priority >= 0 && t.Priority <= 1000, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
 	check(t.OnStoreError.Valid(), "on_store_error", string(t.OnStoreError), "open, closed or local")
 	check(t.Denials.Valid(), "denials", string(t.Denials), "full or plain")
+	if err := tierlimit.CheckAlerts(t.Alerts); err != nil {
+		errs = append(errs, err)
+	}
 	check(len(t.Limits) >= 1 && len(t.Limits) <= tierlimit.MaxLimits, "limits", strconv.Itoa(len(t.Limits))+" limits", "1 to 16 limits")
 	if t.Load != nil {
 		errs = append(errs, t.Load.validate()...)
@@ -116,15 +127,27 @@ func (c *Curve) validate() (errs []error) {
 	return errs
 }
 
+// alertsOf returns the thresholds of a limit of t.
+func (t *Tier) alertsOf(l *Limit) []int {
+	switch {
+	case l.Alerts != nil:
+		return l.Alerts
+	case l.Algorithm == tierlimit.Concurrent:
+		return nil
+	}
+	return t.Alerts
+}
+
 func (l Limit) named(name, from string) tierlimit.Limit {
 	return tierlimit.Limit{
-		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Shadow: l.Shadow, Algorithm: l.Algorithm, OnExpiry: l.OnExpiry, From: from,
+		Name: name, Scope: l.Scope, Max: l.Max, Window: l.Window, Adaptive: l.Adaptive, Shadow: l.Shadow, Algorithm: l.Algorithm, OnExpiry: l.OnExpiry, From: from, Alerts: l.Alerts,
 	}
 }
 
 // Clone returns a copy that shares nothing with t.
 func (t Tier) Clone() Tier {
 	t.Limits = maps.Clone(t.Limits)
+	t.Alerts = slices.Clone(t.Alerts)
 	if t.Load != nil {
 		curve := *t.Load
 		t.Load = &curve
@@ -151,6 +174,7 @@ type limitJSON struct {
 	Algorithm  tierlimit.Algorithm `json:"algorithm,omitempty"`
 	Concurrent bool                `json:"concurrent,omitempty"`
 	OnExpiry   tierlimit.OnExpiry  `json:"on_expiry,omitempty"`
+	Alerts     *[]int              `json:"alerts,omitempty"`
 }
 
 // MarshalJSON writes a fixed window as "window", a calendar period as "period" with its
@@ -162,6 +186,9 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 	}
 	if l.OnExpiry != tierlimit.ChargeOnExpiry {
 		j.OnExpiry = l.OnExpiry
+	}
+	if l.Alerts != nil {
+		j.Alerts = &l.Alerts
 	}
 	switch {
 	case l.Algorithm == tierlimit.Concurrent:
@@ -189,6 +216,9 @@ func (l *Limit) UnmarshalJSON(data []byte) error {
 	}
 	if j.Concurrent {
 		l.Algorithm = tierlimit.Concurrent
+	}
+	if j.Alerts != nil {
+		l.Alerts = *j.Alerts
 	}
 	l.Max, wrongMax = parseMax(j.Max)
 	l.Window, wrongWindow = parseWindow(j)

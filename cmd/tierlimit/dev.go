@@ -13,6 +13,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/api"
+	"github.com/tierlimit/tierlimit/events"
 	"github.com/tierlimit/tierlimit/internal/listen"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/store/memstore"
@@ -51,10 +52,19 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		return err
 	}
 	defer spans.close()
-	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: catalogue, Load: cpu, Observer: m.decisions, Trace: spans.decisions()})
+	messages, err := events.New(events.Config{Outbox: catalogue, Delivery: &set.webhooks, Logger: log})
 	if err != nil {
 		return err
 	}
+	lim, err := tierlimit.New(tierlimit.Config{
+		Store: memstore.New(memstore.Config{}), Tiers: catalogue, Load: cpu, Observer: m.decisions, Trace: spans.decisions(), Crossed: messages.Crossed,
+	})
+	if err != nil {
+		return err
+	}
+	messages.Start(lim.Usage)
+	defer messages.Close()
+	m.addMessages(messages)
 	shown := "$TIERLIMIT_ADMIN_TOKEN" // a token that was given is not printed
 	if len(set.adminTokens) == 0 {
 		set.adminTokens = []string{"tl_dev_" + rand.Text()}

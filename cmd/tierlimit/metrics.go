@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/events"
 	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/observe/denials"
 	"github.com/tierlimit/tierlimit/observe/prom"
@@ -134,8 +135,24 @@ func (m *metrics) addListeners(l *listeners) {
 	})
 }
 
+// addMessages adds what is sent to webhooks.
+func (m *metrics) addMessages(s *events.Service) {
+	one := func(kind prometheus.ValueType, name, help string, of func(*events.Stats) int64) {
+		m.add(kind, name, help, nil, func(report func(float64, ...string)) {
+			stats := s.Stats()
+			report(float64(of(&stats)))
+		})
+	}
+	one(prometheus.CounterValue, "webhook_delivered_total", "Messages that this process sent and a webhook received.", func(s *events.Stats) int64 { return s.Delivered })
+	one(prometheus.CounterValue, "webhook_failed_total", "Attempts of this process to send a message that failed.", func(s *events.Stats) int64 { return s.Failed })
+	one(prometheus.CounterValue, "alerts_refused_total", "Crossed thresholds that could not be kept at once; the next decision brings them again.", func(s *events.Stats) int64 { return s.Refused })
+	one(prometheus.GaugeValue, "webhook_pending", "Messages of the fleet that a webhook has not received yet.", func(s *events.Stats) int64 { return s.Pending })
+	one(prometheus.GaugeValue, "webhook_dead", "Messages of the fleet that are not sent any more.", func(s *events.Stats) int64 { return s.Dead })
+}
+
 // addReplica adds the state of a replica.
 func (m *metrics) addReplica(r *replica.Replica) {
+	m.addMessages(r.Events)
 	m.add(prometheus.GaugeValue, "breaker_open", "1 if decisions do not call the Redis server; server is its address in a Cluster.", []string{"server"}, func(report func(float64, ...string)) {
 		all := r.BreakersOpen()
 		if len(all) == 0 {

@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, s streams) int {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(
 		devCommand(s), serveCommand(s), migrateCommand(s), takeCommand(s), settleCommand(s), renewCommand(s),
-		tiersCommand(s), subjectsCommand(s), overridesCommand(s), usageCommand(s), holdsCommand(s), keysCommand(s), tokensCommand(s),
+		tiersCommand(s), subjectsCommand(s), overridesCommand(s), usageCommand(s), holdsCommand(s), keysCommand(s), tokensCommand(s), webhooksCommand(s),
 		loadCommand(s), denialsCommand(s), explainCommand(s), auditCommand(s), routesCommand(s),
 		benchCommand(s), configCommand(s), versionCommand(s),
 	)

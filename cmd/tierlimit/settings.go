@@ -16,6 +16,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/api/envoy"
+	"github.com/tierlimit/tierlimit/events"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/httplimit/routefile"
 	"github.com/tierlimit/tierlimit/internal/listen"
@@ -61,6 +62,7 @@ type settings struct {
 	logJSON, accessLog         bool
 	traceEndpoint              *url.URL // nil: no spans
 	traceRatio                 float64
+	webhooks                   events.Delivery
 }
 
 // common are the options that dev and serve share.
@@ -198,6 +200,20 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 	}
 }
 
+// messages are the options of sending messages to webhooks.
+func (s *settings) messages(allow string) options {
+	return options{
+		{
+			name: "webhook-allow", usage: "addresses that are not public and that webhooks may have, also without TLS", fallback: allow,
+			want: "addresses or prefixes between commas, such as 10.1.0.0/16,192.0.2.1, without bits behind the prefix", parse: s.parseWebhookAllow,
+		},
+		{
+			name: "webhook-retry", usage: "the wait after the first failed attempt to send a message; each later wait is four times as long, and at most 12h", fallback: events.DefaultRetry.String(),
+			want: "a duration from 1ms to 1h", parse: duration(&s.webhooks.Retry, time.Millisecond, time.Hour),
+		},
+	}
+}
+
 // escapes names the characters of a password that a URL must escape (RFC 3986, 3.2.1).
 const escapes = "in a user or password, % is written %25, @ %40, / %2F, # %23 and ? %3F"
 
@@ -250,7 +266,7 @@ func (s *settings) serve() options {
 			name: "audit-retention", usage: "delete events of the audit log that are older; for ever if it is left out",
 			want: "a duration of 24h or more, such as 8760h", parse: duration(&s.auditRetention, 24*time.Hour, 100*365*24*time.Hour),
 		},
-	}, s.common(":8080", "127.0.0.1:8081", ":8000", "json", load.Enforce)...)
+	}, append(s.messages(""), s.common(":8080", "127.0.0.1:8081", ":8000", "json", load.Enforce)...)...)
 }
 
 func (s *settings) database() *option {
@@ -271,7 +287,7 @@ func (s *settings) dev() options {
 			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
 			want: tokensWanted, parse: tokens(&s.adminTokens),
 		},
-	}, s.common("127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8000", "text", "")...)
+	}, append(s.messages("127.0.0.0/8,::1"), s.common("127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8000", "text", "")...)...)
 }
 
 // devLoadMode is dev's when none is given: whoever tries a limit on a machine
@@ -400,20 +416,41 @@ func (s *settings) parseProxies(v string) error {
 			s.who.Address.TrustUnix = true
 			continue
 		}
-		prefix, err := netip.ParsePrefix(part)
+		prefix, err := parsePrefix(part)
 		if err != nil {
-			addr, err := netip.ParseAddr(part)
-			if err != nil {
-				return err
-			}
-			prefix = netip.PrefixFrom(addr, addr.BitLen())
-		}
-		if prefix != prefix.Masked() {
-			return errInvalid // which of the two is meant is not known
+			return err
 		}
 		s.who.Address.Trusted = append(s.who.Address.Trusted, prefix)
 	}
 	return s.who.Address.Validate()
+}
+
+// parsePrefix reads an address or a prefix.
+func parsePrefix(text string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return prefix, err
+		}
+		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	if prefix != prefix.Masked() {
+		return prefix, errInvalid // which of the two is meant is not known
+	}
+	return prefix, nil
+}
+
+func (s *settings) parseWebhookAllow(v string) error {
+	s.webhooks.Allow = nil
+	for part := range strings.SplitSeq(v, ",") {
+		prefix, err := parsePrefix(strings.TrimSpace(part))
+		if err != nil {
+			return err
+		}
+		s.webhooks.Allow = append(s.webhooks.Allow, prefix)
+	}
+	return nil
 }
 
 func (s *settings) parseAddressHeader(v string) error {

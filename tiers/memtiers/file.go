@@ -21,7 +21,14 @@ type state struct {
 	Overrides   map[string]tiers.Overrides `json:"overrides,omitempty"` // by subject
 	Credentials map[string]credentialState `json:"credentials,omitempty"`
 	Load        tiers.LoadControl          `json:"load,omitzero"`
+	Webhooks    map[string]webhookState    `json:"webhooks,omitempty"`
 	Events      []tiers.Event              `json:"audit,omitempty"`
+}
+
+// A webhookState is a webhook with what administrators do not see.
+type webhookState struct {
+	Of      tiers.Webhook `json:"of"`
+	Secrets tiers.Secrets `json:"secrets"`
 }
 
 // A credentialState is a key or token with what administrators do not see.
@@ -75,6 +82,15 @@ func Open(file string, list []tiers.Tier) (*Catalogue, error) {
 		}
 		m.credentials[id] = c
 	}
+	for id, kept := range s.Webhooks {
+		w := &kept.Of
+		w.Secrets = kept.Secrets
+		w.Normalize()
+		if w.ID != id || !tiers.ValidWebhookID(id) || len(w.Secrets.Current) == 0 || w.Validate() != nil {
+			return nil, fmt.Errorf("read %s: webhook %q is not valid", file, id)
+		}
+		m.webhooks[id] = w
+	}
 	return m, nil
 }
 
@@ -97,6 +113,10 @@ func (m *Catalogue) save() error {
 	s := state{
 		Version: m.version, Events: m.events, Tiers: m.set.List(), Load: m.control,
 		Subjects: make(map[string]tiers.Subject), Overrides: make(map[string]tiers.Overrides), Credentials: make(map[string]credentialState),
+		Webhooks: make(map[string]webhookState),
+	}
+	for id, w := range m.webhooks {
+		s.Webhooks[id] = webhookState{Of: *w, Secrets: w.Secrets}
 	}
 	for id, c := range m.credentials {
 		s.Credentials[id] = credentialState{Kind: c.Kind, Hash: c.Hash[:], Of: *c}

@@ -26,6 +26,8 @@ type Catalogue struct {
 	subjects    map[string]*tiers.Resident    // guarded by mu
 	credentials map[string]*access.Credential // guarded by mu
 	control     tiers.LoadControl             // guarded by mu
+	webhooks    map[string]*tiers.Webhook     // guarded by mu
+	outbox      outbox                        // guarded by mu
 	version     int64                         // guarded by mu: the last one given out
 	events      []tiers.Event                 // guarded by mu: the last of them
 	file        string                        // where all that is kept; "" nowhere
@@ -53,7 +55,10 @@ func New(list []tiers.Tier) (*Catalogue, error) {
 }
 
 func empty() *Catalogue {
-	return &Catalogue{subjects: make(map[string]*tiers.Resident), credentials: make(map[string]*access.Credential)}
+	return &Catalogue{
+		subjects: make(map[string]*tiers.Resident), credentials: make(map[string]*access.Credential),
+		webhooks: make(map[string]*tiers.Webhook), outbox: outbox{alerts: make(map[window]*alert), began: time.Now()},
+	}
 }
 
 // Resolve implements tierlimit.Resolver.
@@ -94,12 +99,16 @@ type delta struct {
 	control     *tiers.LoadControl            // nil: as it is
 	subjects    map[string]*tiers.Resident    // nil under an id: gone
 	credentials map[string]*access.Credential // nil under an id: gone
+	webhooks    map[string]*tiers.Webhook     // nil under an id: gone
 	version     int64
 }
 
 // deltaOf returns the changes of r.Edits and stamps the edits with versions. mu must be held.
 func (m *Catalogue) deltaOf(r *tiers.Result) (delta, error) {
-	d := delta{version: m.version, subjects: make(map[string]*tiers.Resident), credentials: make(map[string]*access.Credential)}
+	d := delta{
+		version: m.version, subjects: make(map[string]*tiers.Resident), credentials: make(map[string]*access.Credential),
+		webhooks: make(map[string]*tiers.Webhook),
+	}
 	list, changed := make(map[string]tiers.Tier), false
 	for _, t := range m.set.List() {
 		list[t.Key] = t
@@ -127,6 +136,8 @@ func (m *Catalogue) deltaOf(r *tiers.Result) (delta, error) {
 		case tiers.LoadControl:
 			control := after.Clone()
 			d.control = &control
+		case tiers.Webhook:
+			d.webhooks[e.Object] = &after
 		default:
 			switch e.Kind {
 			case tiers.KindTier:
@@ -135,6 +146,8 @@ func (m *Catalogue) deltaOf(r *tiers.Result) (delta, error) {
 				d.subjects[e.Object] = nil
 			case tiers.KindOverride:
 				m.override(&d, e.Ref, nil)
+			case tiers.KindWebhook:
+				d.webhooks[e.Object] = nil
 			default:
 				d.credentials[e.Object] = nil
 			}
@@ -176,6 +189,7 @@ func (m *Catalogue) commit(d delta, events []tiers.Event) error {
 		m.events = before
 		return err
 	}
+	m.tellChanges(events)
 	return nil
 }
 
@@ -190,6 +204,7 @@ func (m *Catalogue) put(d delta) (was delta) {
 	}
 	was.subjects = swap(m.subjects, d.subjects)
 	was.credentials = swap(m.credentials, d.credentials)
+	was.webhooks = swap(m.webhooks, d.webhooks)
 	return was
 }
 
@@ -247,6 +262,9 @@ func (m *Catalogue) Erase(_ context.Context, a tiers.Actor, e tiers.Erasure, dry
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if e.Subject != "" && !dryRun {
+		m.forget(e.Subject)
+	}
 	var kept []tiers.Event
 	n := 0
 	for _, one := range m.events {
@@ -337,6 +355,14 @@ func (v view) Naming(tier string) (list []tiers.Subject) {
 
 // LoadControl implements View.
 func (v view) LoadControl() tiers.LoadControl { return v.control.Clone() }
+
+// Webhooks implements View.
+func (v view) Webhooks() (list []tiers.Webhook) {
+	for _, id := range slices.Sorted(maps.Keys(v.webhooks)) {
+		list = append(list, *v.webhooks[id])
+	}
+	return list
+}
 
 // choose returns the subjects that match f, by id. It ignores After and Most. mu must be held.
 func (m *Catalogue) choose(f tiers.SubjectFilter) []*tiers.Resident {

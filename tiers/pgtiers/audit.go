@@ -69,6 +69,11 @@ func (c *Catalogue) Erase(ctx context.Context, a tiers.Actor, e tiers.Erasure, d
 	for {
 		var part int
 		err := c.in(ctx, c.admin, latest, erasePatience, func(ctx context.Context, tx pgx.Tx) error {
+			if e.Subject != "" {
+				if err := eraseMessages(ctx, tx, e.Subject); err != nil {
+					return err
+				}
+			}
 			return tx.QueryRow(ctx, `SELECT tierlimit.erase_events($1, $2, $3, $4, $5)`,
 				what, value, eraseMost, cmp.Or(a.Name, "unknown"), a.ID).Scan(&part)
 		})

@@ -59,6 +59,7 @@ type tierRow struct {
 	Priority     int
 	OnStoreError string
 	Denials      string
+	Alerts       []int
 	LoadStart    *float64
 	LoadFull     *float64
 	LoadFloor    *float64
@@ -78,6 +79,7 @@ type limitRow struct {
 
 	Algorithm string
 	OnExpiry  string
+	Alerts    []int
 }
 
 // selectTiers reads the tier key, or all when key is empty.
@@ -96,13 +98,13 @@ func queueTiers(batch *pgx.Batch, key string) (list func() []tiers.Tier) {
 	var tierRows []tierRow
 	var limitRows []limitRow
 	batch.Queue(`
-		SELECT key, name, is_default, priority, on_store_error, denials, load_start, load_full, load_floor, version
+		SELECT key, name, is_default, priority, on_store_error, denials, alerts, load_start, load_full, load_floor, version
 		FROM tierlimit.tiers WHERE $1 IN ('', key) ORDER BY priority, key`, key).Query(func(rows pgx.Rows) (err error) {
 		tierRows, err = pgx.CollectRows(rows, pgx.RowToStructByName[tierRow])
 		return err
 	})
 	batch.Queue(`
-		SELECT tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry
+		SELECT tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry, alerts
 		FROM tierlimit.limits WHERE $1 IN ('', tier)`, key).Query(func(rows pgx.Rows) (err error) {
 		limitRows, err = pgx.CollectRows(rows, pgx.RowToStructByName[limitRow])
 		return err
@@ -128,8 +130,9 @@ func tiersOf(tierRows []tierRow, limitRows []limitRow) []tiers.Tier {
 func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 	t := tiers.Tier{
 		Key: r.Key, Name: r.Name, Default: r.IsDefault, Priority: r.Priority,
-		OnStoreError: tierlimit.Policy(r.OnStoreError), Denials: tierlimit.Denials(r.Denials), Limits: limits, Version: r.Version,
+		OnStoreError: tierlimit.Policy(r.OnStoreError), Denials: tierlimit.Denials(r.Denials), Limits: limits, Version: r.Version, Alerts: r.Alerts,
 	}
+	t.Normalize()
 	if r.LoadStart != nil {
 		t.Load = &tiers.Curve{Start: *r.LoadStart, Full: *r.LoadFull, Floor: *r.LoadFloor}
 	}
@@ -137,7 +140,7 @@ func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 }
 
 func (r limitRow) limit() tiers.Limit {
-	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Shadow: r.Shadow, Anchored: r.Anchor == billing}
+	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Shadow: r.Shadow, Anchored: r.Anchor == billing, Alerts: r.Alerts}
 	if r.Algorithm != string(tierlimit.Fixed) {
 		l.Algorithm = tierlimit.Algorithm(r.Algorithm)
 	}

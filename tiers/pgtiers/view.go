@@ -24,6 +24,7 @@ type view struct {
 	subjects    map[string]tiers.Subject
 	credentials map[string]access.Credential
 	load        tiers.LoadControl
+	webhooks    []tiers.Webhook
 	on          map[string]tierUse // by key, for the tiers that the command deletes
 }
 
@@ -79,6 +80,9 @@ func (v *view) Naming(tier string) []tiers.Subject { return v.on[tier].naming }
 
 // LoadControl implements tiers.View.
 func (v *view) LoadControl() tiers.LoadControl { return v.load }
+
+// Webhooks implements tiers.View.
+func (v *view) Webhooks() []tiers.Webhook { return v.webhooks }
 
 // needs lists the objects that the operations of a command name.
 type needs struct {
@@ -155,6 +159,7 @@ func loadView(ctx context.Context, tx pgx.Tx, c *tiers.Command) (*view, error) {
 			return err
 		})
 	queueLoadControl(batch, &v.load)
+	queueWebhooks(batch, &v.webhooks)
 	for _, key := range n.deleted {
 		queueUse(batch, key, v.on)
 	}

@@ -82,6 +82,8 @@ func writeEdits(ctx context.Context, tx pgx.Tx, edits []tiers.Edit) error {
 			batch.Queue(`
 				INSERT INTO tierlimit.load_control (mode, pins) VALUES ($1, $2)
 				ON CONFLICT (only_row) DO UPDATE SET mode = $1, pins = $2 RETURNING version`, after.Mode, after.Pins).QueryRow(stamp(&edits[0]))
+		case tiers.Webhook:
+			putWebhook(batch, &edits[0], after)
 		default:
 			remove(batch, edits[0].Ref)
 		}
@@ -121,23 +123,23 @@ func putTier(batch *pgx.Batch, e *tiers.Edit, t tiers.Tier) {
 		start, full, floor = &t.Load.Start, &t.Load.Full, &t.Load.Floor
 	}
 	batch.Queue(`
-		INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor, denials)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		INSERT INTO tierlimit.tiers (key, name, is_default, priority, on_store_error, load_start, load_full, load_floor, denials, alerts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 		ON CONFLICT (key) DO UPDATE SET name = $2, is_default = $3, priority = $4, on_store_error = $5,
-			load_start = $6, load_full = $7, load_floor = $8, denials = $9`,
-		t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor, string(t.Denials))
+			load_start = $6, load_full = $7, load_floor = $8, denials = $9, alerts = $10`,
+		t.Key, t.Name, t.Default, t.Priority, string(t.OnStoreError), start, full, floor, string(t.Denials), append([]int{}, t.Alerts...))
 	names := slices.Sorted(maps.Keys(t.Limits))
 	batch.Queue(`DELETE FROM tierlimit.limits WHERE tier = $1 AND name <> ALL ($2)`, t.Key, names)
 	for _, name := range names {
 		l := t.Limits[name]
 		batch.Queue(`
-			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry)
-			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11)
+			INSERT INTO tierlimit.limits (tier, name, scope, max, window_ms, period, adaptive, shadow, anchor, algorithm, on_expiry, alerts)
+			VALUES ($1, $2, $3, nullif($4::bigint, -1), nullif($5::bigint, 0), nullif($6, ''), $7, $8, $9, $10, $11, $12)
 			ON CONFLICT (tier, name) DO UPDATE SET scope = excluded.scope, max = excluded.max, window_ms = excluded.window_ms,
 				period = excluded.period, adaptive = excluded.adaptive, shadow = excluded.shadow, anchor = excluded.anchor,
-				algorithm = excluded.algorithm, on_expiry = excluded.on_expiry`,
+				algorithm = excluded.algorithm, on_expiry = excluded.on_expiry, alerts = excluded.alerts`,
 			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Shadow,
-			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)))
+			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)), l.Alerts)
 	}
 	batch.Queue(`SELECT version FROM tierlimit.tiers WHERE key = $1`, t.Key).QueryRow(stamp(e))
 }
@@ -224,6 +226,8 @@ func remove(batch *pgx.Batch, ref tiers.Ref) {
 		batch.Queue(`DELETE FROM tierlimit.subjects WHERE id = $1`, ref.Object)
 	case tiers.KindOverride:
 		batch.Queue(`DELETE FROM tierlimit.overrides WHERE subject = $1 AND limit_name = $2`, ref.Object, ref.Limit)
+	case tiers.KindWebhook:
+		batch.Queue(`DELETE FROM tierlimit.webhooks WHERE id = $1`, ref.Object)
 	default:
 		batch.Queue(`DELETE FROM tierlimit.credentials WHERE id = $1`, ref.Object)
 	}

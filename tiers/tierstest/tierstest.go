@@ -51,6 +51,14 @@ func Run(t *testing.T, start func(t *testing.T) tiers.Catalogue) {
 		"a writer says what it expects":               expectations,
 		"an override is of a limit there is":          overrideOfNothing,
 		"what is so already is no change":             whatIsSoAlreadyIsNoChange,
+		"a webhook's life":                            webhookLife,
+		"a wrong webhook names every wrong field":     invalidWebhook,
+		"a crossing is written once":                  aCrossingIsWrittenOnce,
+		"deliveries are claimed and finished":         deliveriesAreClaimed,
+		"a test message goes to one webhook":          aTestMessageGoesToOneWebhook,
+		"alerts end":                                  alertsEnd,
+		"changes of subjects are told":                changesOfSubjectsAreTold,
+		"alerts of a tier come back":                  alertsOfATierComeBack,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, tiers.Editor{Catalogue: start(t)}) })
 	}
