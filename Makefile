@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build image chart test unit integration peers faults start soak fuzz canaries mutants lint format bench microbench clean
+.PHONY: help run build image chart test unit integration alerts peers faults start soak fuzz canaries mutants lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ unit: ## pass the tests that need no server
 
 integration: ## pass the tests on real servers: Docker where it answers, else local processes
 	env="$$(integration/prepare pgbouncer nginx caddy haproxy prometheus)" && eval "$$env" && $(GO) test $(RACE) -count=1 -timeout=30m ./integration/...
+
+alerts: ## test the alert rules, with days of burn rates
+	env="$$(TEST_SERVERS=local integration/prepare prometheus)" && eval "$$env" && $(GO) test -count=1 -run='^TestAlertsFire$$' ./integration -args -burn-rates
 
 peers: ## compare answers with Envoy's own rate limit service, which is built at the first run
 	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && $(GO) test -tags peers -count=1 -run='^TestPeers' ./integration

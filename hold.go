@@ -246,6 +246,11 @@ func (l *Limiter) Settle(ctx context.Context, id string, cost int64, costs map[s
 	if err != nil {
 		return Settlement{}, fmt.Errorf("settle a hold of subject %q: %w", h.subject, serverError(err))
 	}
+	event := HoldSettled
+	if c.GivesBack() {
+		event = HoldGivenBack
+	}
+	l.toldOfHold(event, s.Found)
 	return s, nil
 }
 
@@ -268,6 +273,7 @@ func (l *Limiter) Renew(ctx context.Context, id string, d time.Duration) (found 
 	if found, err = store.Renew(ctx, r); err != nil {
 		return false, fmt.Errorf("renew a hold of subject %q: %w", h.subject, serverError(err))
 	}
+	l.toldOfHold(HoldRenewed, found)
 	return found, nil
 }
 

@@ -47,6 +47,7 @@ type Limiter struct {
 	local    LocalStore
 	replicas func() int
 	observer Observer
+	holds    HoldObserver // the observer, if it is one
 	trace    TraceFunc
 	denials  *denials
 	alerts   *alerts // nil: nobody is told of crossings
@@ -74,9 +75,10 @@ func New(cfg Config) (*Limiter, error) {
 	if cfg.Replicas == nil {
 		cfg.Replicas = func() int { return 1 }
 	}
+	holds, _ := cfg.Observer.(HoldObserver)
 	return &Limiter{
 		store: cfg.Store, tiers: cfg.Tiers, load: cfg.Load, budget: cfg.Budget,
-		local: cfg.Local, replicas: cfg.Replicas, observer: cfg.Observer, trace: cfg.Trace, denials: newDenials(cfg.Denials),
+		local: cfg.Local, replicas: cfg.Replicas, observer: cfg.Observer, holds: holds, trace: cfg.Trace, denials: newDenials(cfg.Denials),
 		alerts: newAlerts(cfg.Crossed),
 	}, nil
 }
@@ -157,6 +159,9 @@ func (l *Limiter) decide(ctx context.Context, req Request, charge int64) (d Deci
 		e.costs = e.compiled.costsOf(&req)
 	}
 	err = l.answer(ctx, &e, now, deadline, &d)
+	if d.ID != "" {
+		l.toldOfHold(HoldOpened, true)
+	}
 	if l.observer != nil {
 		l.observe(&e, &d, now, err)
 	}

@@ -48,6 +48,36 @@ type Observation struct {
 	Policy Policy // that answered in the place of the store; "" if the store did
 }
 
+// A HoldObserver is an Observer that is told of holds too. It is called from many goroutines and
+// must not block.
+type HoldObserver interface {
+	Observer
+	Hold(event HoldEvent)
+}
+
+// A HoldEvent is what happened to a hold.
+type HoldEvent string
+
+// The events. That a hold expires is seen by the store alone.
+const (
+	HoldOpened    HoldEvent = "opened"     // with a decision
+	HoldSettled   HoldEvent = "settled"    // at what the request really cost
+	HoldGivenBack HoldEvent = "given_back" // settled at a cost of 0
+	HoldRenewed   HoldEvent = "renewed"
+	HoldMissing   HoldEvent = "missing" // a hold to settle or renew was not open
+)
+
+// toldOfHold tells the observer what happened to a hold.
+func (l *Limiter) toldOfHold(event HoldEvent, found bool) {
+	if l.holds == nil {
+		return
+	}
+	if !found {
+		event = HoldMissing
+	}
+	l.holds.Hold(event)
+}
+
 // observe tells the observer of a decision.
 func (l *Limiter) observe(e *evaluation, d *Decision, began time.Time, err error) {
 	s := l.seriesOf(e)

@@ -42,6 +42,7 @@ type Metrics struct {
 	mu       sync.Mutex
 	series   map[[2]string]*series
 	degraded [len(policies)][len(causes)]atomic.Uint64
+	holds    [len(holdEvents)]atomic.Uint64
 }
 
 // New returns a Metrics that has counted nothing.
@@ -67,6 +68,15 @@ func (m *Metrics) Series(tier, scope string, limits []string) tierlimit.Series {
 	}
 	s.know(limits)
 	return s
+}
+
+var holdEvents = [...]tierlimit.HoldEvent{tierlimit.HoldOpened, tierlimit.HoldSettled, tierlimit.HoldGivenBack, tierlimit.HoldRenewed, tierlimit.HoldMissing}
+
+// Hold implements tierlimit.HoldObserver.
+func (m *Metrics) Hold(event tierlimit.HoldEvent) {
+	if i := slices.Index(holdEvents[:], event); i >= 0 {
+		m.holds[i].Add(1)
+	}
 }
 
 // A series counts the decisions of one tier in one scope.
@@ -300,6 +310,7 @@ var (
 	DecisionLabels = []string{"tier", "outcome", "reason", "source"}
 	LimitLabels    = []string{"tier", "limit", "result"}
 	DegradedLabels = []string{"policy", "cause"}
+	HoldLabels     = []string{"event"}
 )
 
 // Decisions returns the number of decisions, by DecisionLabels.
@@ -344,6 +355,14 @@ func (m *Metrics) Degraded() (list []Count) {
 			}
 			list = append(list, Count{[]string{name, causes[cause]}, m.degraded[policy][cause].Load()})
 		}
+	}
+	return list
+}
+
+// Holds returns what happened to holds, by HoldLabels. Counts of 0 are included.
+func (m *Metrics) Holds() (list []Count) {
+	for i := range m.holds {
+		list = append(list, Count{[]string{string(holdEvents[i])}, m.holds[i].Load()})
 	}
 	return list
 }

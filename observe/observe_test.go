@@ -181,6 +181,35 @@ func (a always) Resolve(context.Context, string, time.Time) (*tierlimit.Plan, er
 }
 
 // Regression test: fifteen denials of a customer were shown as one.
+func TestHoldsAreCounted(t *testing.T) {
+	m := observe.New(observe.Config{})
+	lim := newLimiter(t, memstore.New(memstore.Config{}), m)
+	var ids []string
+	for range 3 {
+		d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_1", Cost: 1, Hold: time.Minute})
+		if err != nil || d.ID == "" {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		ids = append(ids, d.ID)
+	}
+	if _, err := lim.Renew(t.Context(), ids[0], time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for _, cost := range []int64{2, 0} { // the second finds no hold
+		if _, err := lim.Settle(t.Context(), ids[0], cost, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := lim.Settle(t.Context(), ids[1], 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	for event, want := range map[string]uint64{"opened": 3, "settled": 1, "given_back": 1, "renewed": 1, "missing": 1} {
+		if got, _ := countOf(m.Holds(), event); got != want {
+			t.Errorf("%s: %d, want %d", event, got, want)
+		}
+	}
+}
+
 func TestFewDenialsAreObservedOneByOne(t *testing.T) {
 	s := observe.New(observe.Config{}).Series("t", "", []string{"l"})
 	var few, all int64

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,7 @@ import (
 	"github.com/tierlimit/tierlimit/observe/prom"
 	"github.com/tierlimit/tierlimit/proxy"
 	"github.com/tierlimit/tierlimit/replica"
+	"github.com/tierlimit/tierlimit/tiers/cache"
 )
 
 // metrics are those of one process. They are in a registry of their own.
@@ -27,6 +29,7 @@ type metrics struct {
 	registry  *prometheus.Registry
 	decisions *prom.Collector
 	proxied   *prometheus.CounterVec
+	requests  *prometheus.HistogramVec
 	denials   *denials.Log
 }
 
@@ -45,10 +48,14 @@ func newMetrics(log *slog.Logger) *metrics {
 	for _, event := range []proxy.Event{proxy.Aborted, proxy.Unreachable, proxy.TooLate, proxy.Incomplete} {
 		m.proxied.WithLabelValues(string(event)) // a counter that begins at 1 hides its first increase
 	}
+	m.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "http_server_request_duration_seconds", Help: "How long HTTP requests took, until the end of the response.",
+		Buckets: append(slices.Clone(prom.Buckets), 5, 30), NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
+	}, []string{"listener", "method", "code"})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tierlimit_build_info", Help: "1, labelled by the version."}, []string{"version", "goversion"})
 	build.WithLabelValues(version(), runtime.Version()).Set(1)
 	m.registry.MustRegister(
-		m.decisions, m.proxied, build,
+		m.decisions, m.proxied, m.requests, build,
 		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsScheduler)),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -171,6 +178,16 @@ func (m *metrics) addReplica(r *replica.Replica) {
 	m.add(prometheus.GaugeValue, "lookups_waiting", "Unknown subjects and credentials that are being looked up.", nil, func(report func(float64, ...string)) {
 		report(float64(r.Cache.Lookups()))
 	})
+	lookups := func(name, help string, of func(*cache.LookupStats) float64) {
+		m.add(prometheus.CounterValue, name, help, []string{"of"}, func(report func(float64, ...string)) {
+			subjects, credentials := r.Cache.LookupStats()
+			report(of(&subjects), "subjects")
+			report(of(&credentials), "credentials")
+		})
+	}
+	lookups("lookup_queries_total", "Queries for unknown subjects or credentials; each is for all that wait.", func(s *cache.LookupStats) float64 { return float64(s.Queries) })
+	lookups("lookup_failures_total", "Queries for unknown subjects or credentials that failed.", func(s *cache.LookupStats) float64 { return float64(s.Failed) })
+	lookups("lookup_seconds_total", "How long the queries for unknown subjects or credentials took.", func(s *cache.LookupStats) float64 { return s.Took.Seconds() })
 	m.add(prometheus.GaugeValue, "replicas", "Replicas that are alive, this one included.", nil, func(report func(float64, ...string)) {
 		report(float64(r.Alive()))
 	})

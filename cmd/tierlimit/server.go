@@ -203,7 +203,7 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, sp
 		public, admin = onlyLocal(public), onlyLocal(admin)
 	}
 	seen := func(listener string, h http.Handler) http.Handler {
-		return withRequestID(listener, set.accessLog, cfg.Logger, spans.wrap(listener, h))
+		return requestWatch{listener: listener, metrics: m, spans: spans, access: set.accessLog, log: cfg.Logger}.wrap(h)
 	}
 	servers := map[server]net.Listener{
 		newServer(seen(publicListener, public), l.pools[publicListener], cfg.Logger): withTLS(l.public, l.secure),
@@ -220,7 +220,7 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, sp
 	}
 	var forEnvoy *envoy.Server
 	if l.grpc != nil {
-		if forEnvoy, err = newEnvoy(set, l, &cfg); err != nil {
+		if forEnvoy, err = newEnvoy(set, l, spans, &cfg); err != nil {
 			return err
 		}
 		servers[forEnvoy] = l.grpc
@@ -317,12 +317,15 @@ func (s *settings) limits(cfg *api.Config) httplimit.Config {
 }
 
 // newEnvoy returns the gRPC server.
-func newEnvoy(s *settings, l *listeners, cfg *api.Config) (*envoy.Server, error) {
+func newEnvoy(s *settings, l *listeners, spans *tracing, cfg *api.Config) (*envoy.Server, error) {
 	lim, err := cfg.Limiter.WithBudget(s.grpcBudget)
 	if err != nil {
 		return nil, err
 	}
 	var options []grpc.ServerOption
+	if spans != nil {
+		options = append(options, grpc.ChainUnaryInterceptor(spans.unary))
+	}
 	if l.secure != nil {
 		secure := l.secure.Clone()
 		secure.NextProtos = []string{"h2"}

@@ -3,11 +3,12 @@ package main
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
-	"github.com/felixge/httpsnoop"
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -16,6 +17,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	rpcstatus "google.golang.org/grpc/status"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/observe/otel"
@@ -66,26 +70,56 @@ func (t *tracing) decisions() tierlimit.TraceFunc {
 	return otel.Trace(t.tracer)
 }
 
-// wrap makes a span of each request, a child of the client's if it sends traceparent. What is
-// called further, such as the upstream of the proxy, gets the span as its parent. Spans have no
-// path and no address: both may name a subject.
-func (t *tracing) wrap(listener string, next http.Handler) http.Handler {
+// begin begins a span of a request, a child of the client's if it sends traceparent. What is called
+// further, such as the upstream of the proxy, gets the span as its parent. Spans have no path and
+// no address: both may name a subject.
+func (t *tracing) begin(listener string, r *http.Request) (_ *http.Request, end func(status int)) {
 	if t == nil {
-		return next
+		return r, func(int) {}
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := traceContext.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-		ctx, span := t.tracer.Start(ctx, "HTTP "+listener, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
-			attribute.String("http.request.method", r.Method), attribute.String("tierlimit.listener", listener)))
-		defer span.End()
-		traceContext.Inject(ctx, propagation.HeaderCarrier(r.Header))
-		m := httpsnoop.CaptureMetrics(next, w, r.WithContext(ctx))
-		span.SetAttributes(attribute.Int("http.response.status_code", m.Code))
-		if m.Code >= http.StatusInternalServerError {
-			span.SetStatus(codes.Error, http.StatusText(m.Code))
+	ctx := traceContext.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx, span := t.tracer.Start(ctx, "HTTP "+listener, trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(
+		attribute.String("http.request.method", r.Method), attribute.String("tierlimit.listener", listener)))
+	traceContext.Inject(ctx, propagation.HeaderCarrier(r.Header))
+	return r.WithContext(ctx), func(status int) {
+		span.SetAttributes(attribute.Int("http.response.status_code", status))
+		if status >= http.StatusInternalServerError {
+			span.SetStatus(codes.Error, http.StatusText(status))
 		}
-	})
+		span.End()
+	}
 }
+
+// unary makes a span of each call over gRPC, a child of the client's if it sends traceparent.
+func (t *tracing) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	incoming, _ := metadata.FromIncomingContext(ctx)
+	ctx, span := t.tracer.Start(traceContext.Extract(ctx, incomingHeaders(incoming)), "gRPC", trace.WithSpanKind(trace.SpanKindServer),
+		trace.WithAttributes(attribute.String("rpc.method", info.FullMethod)))
+	defer span.End()
+	answer, err := handler(ctx, req)
+	span.SetAttributes(attribute.String("rpc.response.status_code", rpcstatus.Code(err).String()))
+	if err != nil {
+		span.SetStatus(codes.Error, rpcstatus.Code(err).String())
+	}
+	return answer, err
+}
+
+// incomingHeaders is metadata as a propagator reads it.
+type incomingHeaders metadata.MD
+
+// Get implements propagation.TextMapCarrier.
+func (h incomingHeaders) Get(key string) string {
+	if values := metadata.MD(h).Get(key); len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}
+
+// Set implements propagation.TextMapCarrier.
+func (incomingHeaders) Set(string, string) {}
+
+// Keys implements propagation.TextMapCarrier.
+func (h incomingHeaders) Keys() []string { return slices.Collect(maps.Keys(h)) }
 
 // queries returns what makes spans of statements, nil for none.
 func (t *tracing) queries() pgx.QueryTracer {

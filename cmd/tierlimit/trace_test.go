@@ -9,11 +9,17 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -67,8 +73,8 @@ func TestSpansFollowARequestAndNameNoSubject(t *testing.T) {
 		upstream.Store("id", r.Header.Get("X-Request-Id"))
 	}))
 	t.Cleanup(api.Close)
-	proxy := freeAddress(t)
-	public, admin, token, stop := shell{T: t}.dev("--trace-endpoint", server.URL, "--trace-ratio", "0", "--upstream", api.URL, "--proxy-addr", proxy)
+	proxy, envoy := freeAddress(t), freeAddress(t)
+	public, admin, token, stop := shell{T: t}.dev("--trace-endpoint", server.URL, "--trace-ratio", "0", "--upstream", api.URL, "--proxy-addr", proxy, "--grpc-addr", envoy)
 	const traceID, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	ask := func(method, url, body string) *http.Response {
 		t.Helper()
@@ -90,6 +96,17 @@ func TestSpansFollowARequestAndNameNoSubject(t *testing.T) {
 	}
 	ask("GET", admin+"/admin/v1/subjects/acct_secret", "")
 	ask("GET", "http://"+proxy+"/acct_secret", "")
+	conn, err := grpc.NewClient(envoy, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+traceID+"-"+parent+"-01")
+	if _, err := ratelimitv3.NewRateLimitServiceClient(conn).ShouldRateLimit(ctx, &ratelimitv3.RateLimitRequest{
+		Domain: "api", Descriptors: []*commonv3.RateLimitDescriptor{{Entries: []*commonv3.RateLimitDescriptor_Entry{{Key: "subject", Value: "acct_secret"}}}},
+	}); err != nil {
+		t.Error(err)
+	}
 	status(t, public+"/livez") // not chosen: no span
 	stop()                     // sends the spans
 	rc.mu.Lock()
@@ -106,14 +123,14 @@ func TestSpansFollowARequestAndNameNoSubject(t *testing.T) {
 		return ""
 	}
 	for name, of := range map[string]string{
-		"HTTP public": parent, "HTTP admin": parent, "HTTP proxy": parent, "tierlimit.store": "",
+		"HTTP public": parent, "HTTP admin": parent, "HTTP proxy": parent, "gRPC": parent, "tierlimit.store": "",
 	} {
 		got := rc.of[name]
 		if !strings.HasPrefix(got, traceID+" ") || of != "" && got != traceID+" "+of {
 			t.Errorf("%s is %q", name, got)
 		}
 	}
-	if got := rc.of["tierlimit.decide"]; got != traceID+" "+id("HTTP public") && got != traceID+" "+id("HTTP proxy") {
+	if got := rc.of["tierlimit.decide"]; !slices.Contains([]string{traceID + " " + id("HTTP public"), traceID + " " + id("HTTP proxy"), traceID + " " + id("gRPC")}, got) {
 		t.Errorf("the decision is %q of %v", got, rc.spans)
 	}
 	if sent, _ := upstream.Load("traceparent"); sent != "00-"+traceID+"-"+id("HTTP proxy")+"-01" {

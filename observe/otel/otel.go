@@ -23,7 +23,8 @@ func New(meter metric.Meter, series int) (*observe.Metrics, error) {
 	decisions, err3 := meter.Int64ObservableCounter("tierlimit.decisions", metric.WithDescription("Decisions, whatever answered them."))
 	limits, err4 := meter.Int64ObservableCounter("tierlimit.limit.evaluations", metric.WithDescription("Evaluations of limits."))
 	degraded, err5 := meter.Int64ObservableCounter("tierlimit.degraded", metric.WithDescription("Decisions that the store did not answer, or whose tier was not known for sure."))
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	holds, err6 := meter.Int64ObservableCounter("tierlimit.holds", metric.WithDescription("What happened to holds; missing: a hold to settle or renew was not open."))
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	m := observe.New(observe.Config{
@@ -39,8 +40,9 @@ func New(meter metric.Meter, series int) (*observe.Metrics, error) {
 		report(o, decisions, observe.DecisionLabels, m.Decisions())
 		report(o, limits, observe.LimitLabels, m.Limits())
 		report(o, degraded, observe.DegradedLabels, m.Degraded())
+		report(o, holds, observe.HoldLabels, m.Holds())
 		return nil
-	}, decisions, limits, degraded)
+	}, decisions, limits, degraded, holds)
 	return m, err
 }
 

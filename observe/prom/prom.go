@@ -21,7 +21,7 @@ type Collector struct {
 	duration    *prometheus.HistogramVec
 	utilization *prometheus.HistogramVec
 
-	decisions, limits, degraded *prometheus.Desc
+	decisions, limits, degraded, holds *prometheus.Desc
 }
 
 // Config tunes a Collector. The zero Config counts.
@@ -36,6 +36,7 @@ type Config struct {
 //	tierlimit_decisions_total{tier,outcome,reason,source}    exactly one for each decision
 //	tierlimit_limit_evaluations_total{tier,limit,result}     within, exceeded or shadow
 //	tierlimit_degraded_total{policy,cause}
+//	tierlimit_holds_total{event}                             opened, settled, given_back, renewed or missing
 //	tierlimit_decision_duration_seconds{source}              see package observe for which decisions
 //	tierlimit_utilization_ratio{tier,limit}                  the same
 //
@@ -54,6 +55,7 @@ func New(cfg Config) *Collector {
 		decisions: prometheus.NewDesc("tierlimit_decisions_total", "Decisions, whatever answered them.", observe.DecisionLabels, nil),
 		limits:    prometheus.NewDesc("tierlimit_limit_evaluations_total", "Evaluations of limits.", observe.LimitLabels, nil),
 		degraded:  prometheus.NewDesc("tierlimit_degraded_total", "Decisions that the store did not answer, or whose tier was not known for sure.", observe.DegradedLabels, nil),
+		holds:     prometheus.NewDesc("tierlimit_holds_total", "What happened to holds; missing: a hold to settle or renew was not open.", observe.HoldLabels, nil),
 	}
 	var durations, uses sync.Map // histograms by label: WithLabelValues hashes under a lock
 	c.Metrics = observe.New(observe.Config{
@@ -82,6 +84,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.decisions
 	ch <- c.limits
 	ch <- c.degraded
+	ch <- c.holds
 	c.duration.Describe(ch)
 	c.utilization.Describe(ch)
 }
@@ -96,6 +99,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	send(c.decisions, c.Decisions())
 	send(c.limits, c.Limits())
 	send(c.degraded, c.Degraded())
+	send(c.holds, c.Holds())
 	c.duration.Collect(ch)
 	c.utilization.Collect(ch)
 }

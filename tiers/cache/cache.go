@@ -133,6 +133,18 @@ func (c *Cache) IsFollowing() bool { return !c.lost.Load() && c.Age() <= 2*c.cfg
 // Lookups returns the number of subjects and credentials that are being looked up.
 func (c *Cache) Lookups() int { return c.subjects.underWay() + c.credentials.underWay() }
 
+// LookupStats are counts of the queries for unknown subjects or credentials.
+type LookupStats struct {
+	Queries int64 // each looks up to 512 ids up
+	Failed  int64 // of them
+	Took    time.Duration
+}
+
+// LookupStats returns the counts of queries for subjects and for credentials since the start.
+func (c *Cache) LookupStats() (subjects, credentials LookupStats) {
+	return c.subjects.counted(), c.credentials.counted()
+}
+
 // Following describes to a user whether c follows its source, and the age of its data.
 func (c *Cache) Following() string {
 	age := c.Age().Round(100 * time.Millisecond)

@@ -25,6 +25,7 @@ type lookups[T any] struct {
 	busy       bool                  // guarded by mu: a goroutine is at it
 	closed     bool                  // guarded by mu: nothing is sent any more
 	pauseUntil time.Time             // guarded by mu
+	stats      LookupStats           // guarded by mu
 	running    sync.WaitGroup
 }
 
@@ -44,6 +45,13 @@ func (l *lookups[T]) underWay() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.waiting)
+}
+
+// counted returns the counts of queries.
+func (l *lookups[T]) counted() LookupStats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stats
 }
 
 // wait returns when no query is under way and none will be.
@@ -108,9 +116,10 @@ func (l *lookups[T]) work() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, lookupTimeout)
+		began := time.Now()
 		found, err := l.query(ctx, batch)
 		cancel()
-		l.settle(batch, found, err)
+		l.settle(batch, found, err, time.Since(began))
 		if err != nil {
 			l.rest()
 		}
@@ -141,10 +150,13 @@ func (l *lookups[T]) next() []string {
 	return batch
 }
 
-func (l *lookups[T]) settle(batch []string, found map[string]T, err error) {
+func (l *lookups[T]) settle(batch []string, found map[string]T, err error, took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.stats.Queries++
+	l.stats.Took += took
 	if err != nil {
+		l.stats.Failed++
 		l.pauseUntil = time.Now().Add(lookupPause)
 	}
 	for _, id := range batch {
