@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build image chart test unit integration alerts peers faults start soak fuzz canaries mutants lint format bench microbench clean
+.PHONY: help run build image chart test unit integration alerts peers faults start usage soak fuzz canaries mutants lint format bench microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ faults: ## let everything fail that may, and print what was promised and measure
 start: ## measure a replica's start with a million subjects in Postgres
 	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && \
 	$(GO) test -count=1 -timeout=20m -run=NONE -bench='^BenchmarkStart$$' -benchtime=3x ./integration
+
+usage: ## measure what the usage of long windows costs Postgres
+	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && \
+	$(GO) test -count=1 -timeout=20m -run=NONE -bench='^BenchmarkUsageInPostgres$$' -benchtime=1x ./integration
 
 soak: ## put a steady load on three replicas for ten minutes, a fault every minute: docs/soak.md (ARGS="-h")
 	env="$$(TEST_SERVERS=local integration/prepare)" && eval "$$env" && $(GO) run ./integration/soak -o docs/soak.md $(ARGS)
