@@ -403,7 +403,7 @@ func TestAServerThatForgetsTheScriptsIsTaughtAgain(t *testing.T) {
 	}
 }
 
-// The README names the least rights; this is a user who has no others.
+// docs/configuration.md names the least rights; this is a user who has no others.
 func TestTheLeastRightsAreEnough(t *testing.T) {
 	admin := newClient(t, redisServer.URL, testBudget)
 	user := fmt.Sprintf("tl%d", time.Now().UnixNano())

@@ -89,7 +89,7 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// leastRights is what README.md gives the Redis user of the service.
+// leastRights is what docs/configuration.md gives the Redis user of the service.
 var leastRights = []any{
 	"reset", "on", ">hunter2", "~tl:*", "-@all", "+eval", "+evalsha", "+get", "+mget", "+set", "+setrange", "+del", "+hget", "+hgetall", "+hset", "+hdel",
 	"+time", "+pttl", "+pexpireat", "+ping", "+hello", "+info", "+cluster|slots", "+asking", "+config|get",
