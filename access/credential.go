@@ -55,7 +55,7 @@ const (
 
 // WithSecret returns c with an id and a secret of its own.
 func (c Credential) WithSecret() Credential {
-	c.ID = strings.ToLower(rand.Text()[:idLength])
+	c.ID = NewID()
 	c.Secret = brand + string(c.Kind) + "_" + c.ID + "_" + strings.ToLower(rand.Text())
 	c.Hash = sha256.Sum256([]byte(c.Secret))
 	return c
@@ -72,7 +72,10 @@ func Parse(secret string) (kind Kind, id string, ok bool) {
 	return kind, id, ok
 }
 
-// ValidID reports whether s can be the id of a credential.
+// NewID returns a random id: that of a credential, or of something else with a secret.
+func NewID() string { return strings.ToLower(rand.Text()[:idLength]) }
+
+// ValidID reports whether s can be an id that NewID returns.
 func ValidID(s string) bool {
 	return len(s) == idLength && !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < '2' || r > '7')

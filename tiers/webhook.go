@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/internal/strictjson"
 	"github.com/tierlimit/tierlimit/internal/timestamp"
 )
@@ -46,7 +47,7 @@ const SecretOverlap = 24 * time.Hour
 
 // A Webhook receives messages at a URL.
 type Webhook struct {
-	ID        string // made by NewWebhook
+	ID        string // made by WithID
 	Name      string // for people
 	URL       string
 	Events    []string // types of messages, in ascending order
@@ -74,7 +75,7 @@ const secretPrefix = "whsec_"
 
 // WithID returns w with an id and a secret of its own, which Secret shows.
 func (w Webhook) WithID(now time.Time) Webhook {
-	w.ID = strings.ToLower(rand.Text()[:webhookIDLength])
+	w.ID = access.NewID()
 	return w.WithNewSecret(now)
 }
 
@@ -97,15 +98,6 @@ func (s *Secrets) InForce(now time.Time) [][]byte {
 		return [][]byte{s.Current, s.Previous}
 	}
 	return [][]byte{s.Current}
-}
-
-const webhookIDLength = 16
-
-// ValidWebhookID reports whether s can be the id of a webhook.
-func ValidWebhookID(s string) bool {
-	return len(s) == webhookIDLength && !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < '2' || r > '7')
-	})
 }
 
 // Normalize sorts the events and rounds the instants.

@@ -95,6 +95,10 @@ var sections = []section{
 				queries: []query{{`histogram_quantile(0.9, sum by (le, tier, limit) (rate(tierlimit_utilization_ratio_bucket{}[$__rate_interval])))`, "{{tier}}: {{limit}}"}},
 			},
 			{
+				title: "Holds", unit: "reqps", stack: true, description: "given_back: settled at a cost of 0. missing: a hold to settle or renew was not open. What is opened and neither settled nor given back expires.",
+				queries: []query{{`sum by (event) (rate(tierlimit_holds_total{}[$__rate_interval]))`, "{{event}}"}},
+			},
+			{
 				title: "Multipliers of adaptive limits", unit: "percentunit", max: 1, description: "The lowest of all replicas. Below 1, load has lowered the adaptive limits of the tier.",
 				queries: []query{{`min by (tier) (tierlimit_multiplier{})`, "{{tier}}"}},
 			},
@@ -134,6 +138,27 @@ var sections = []section{
 			{
 				title: "Waits for a connection to Postgres", unit: "s", description: "Seconds waited in each second, by pool.",
 				queries: []query{{`sum by (pool) (rate(tierlimit_postgres_wait_seconds_total{}[$__rate_interval]))`, "{{pool}}"}},
+			},
+		},
+	},
+	{
+		title: "HTTP and webhooks",
+		graphs: []graph{
+			{
+				title: "Requests by listener and status", unit: "reqps", stack: true,
+				queries: []query{{`sum by (listener, code) (rate(http_server_request_duration_seconds_count{}[$__rate_interval]))`, "{{listener}} {{code}}"}},
+			},
+			{
+				title: "Duration of requests by listener, p99", unit: "s", description: "Until the end of the response: a WebSocket until it is closed.",
+				queries: []query{{`histogram_quantile(0.99, sum by (le, listener) (rate(http_server_request_duration_seconds_bucket{}[$__rate_interval])))`, "{{listener}}"}},
+			},
+			{
+				title: "Messages to webhooks", unit: "none", description: "pending: not received yet. dead: not sent again by themselves.",
+				queries: []query{{`max(tierlimit_webhook_pending{})`, "pending"}, {`max(tierlimit_webhook_dead{})`, "dead"}},
+			},
+			{
+				title: "Attempts to send a message", unit: "reqps", stack: true,
+				queries: []query{{`sum(rate(tierlimit_webhook_delivered_total{}[$__rate_interval]))`, "received"}, {`sum(rate(tierlimit_webhook_failed_total{}[$__rate_interval]))`, "failed"}},
 			},
 		},
 	},

@@ -86,7 +86,7 @@ func Open(file string, list []tiers.Tier) (*Catalogue, error) {
 		w := &kept.Of
 		w.Secrets = kept.Secrets
 		w.Normalize()
-		if w.ID != id || !tiers.ValidWebhookID(id) || len(w.Secrets.Current) == 0 || w.Validate() != nil {
+		if w.ID != id || !access.ValidID(id) || len(w.Secrets.Current) == 0 || w.Validate() != nil {
 			return nil, fmt.Errorf("read %s: webhook %q is not valid", file, id)
 		}
 		m.webhooks[id] = w
