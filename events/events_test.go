@@ -286,14 +286,19 @@ func TestMessagesGoToPublicAddressesOnly(t *testing.T) {
 // An outbox that fails for a while.
 type failing struct {
 	*memtiers.Catalogue
-	mu   sync.Mutex
-	down bool
+	mu     sync.Mutex
+	down   bool
+	failed chan struct{} // closed once Alert has failed for all
+	left   int           // alerts that are to fail
 }
 
 func (f *failing) Alert(ctx context.Context, list []tierlimit.Crossing) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.down {
+		if f.left -= len(list); f.left <= 0 && f.left+len(list) > 0 {
+			close(f.failed)
+		}
 		return errors.New("down")
 	}
 	return f.Catalogue.Alert(ctx, list)
@@ -309,11 +314,12 @@ func TestAlertsOutliveAnOutageOfTheDatabase(t *testing.T) {
 	}
 	r := receive(t, always(http.StatusOK))
 	register(t, e, r.URL, tiers.LimitThreshold)
-	outbox := &failing{Catalogue: m, down: true}
+	outbox := &failing{Catalogue: m, down: true, failed: make(chan struct{}), left: 300}
 	s, lim := start(t, events.Config{Outbox: outbox, Delivery: &events.Delivery{Allow: loopback}})
 	for i := range 300 {
 		take(t, lim, "acct_"+strconv.Itoa(1000+i), 2)
 	}
+	<-outbox.failed
 	outbox.mu.Lock()
 	outbox.down = false
 	outbox.mu.Unlock()

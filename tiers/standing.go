@@ -58,7 +58,7 @@ func (r *Resident) Plan(current *Set) (*tierlimit.Plan, error) {
 	at := r.at.Load()
 	if at == nil || at.set != current || !at.until.IsZero() && !time.Now().Before(at.until) {
 		if r.more == nil {
-			at = current.standingOn(r.tier)
+			at = current.standingOn(r.tier, r.id)
 		} else {
 			at = current.stand(r.more, time.Now())
 		}
@@ -67,12 +67,14 @@ func (r *Resident) Plan(current *Set) (*tierlimit.Plan, error) {
 	return at.plan, at.err
 }
 
-// standingOn returns the standing shared by all subjects that have tier and no other fields.
-func (s *Set) standingOn(tier string) *standing {
+// standingOn returns the standing of a subject that has tier and no other fields. Many subjects
+// share it.
+func (s *Set) standingOn(tier, subject string) *standing {
+	list := s.fallback
 	if p := s.byKey[tier]; p != nil {
-		return p.standing
+		list = p.standings
 	}
-	return s.fallback
+	return list[groupOf(subject, len(list))]
 }
 
 // stand works out what holds for a subject at now. The order is that of the
@@ -87,7 +89,7 @@ func (s *Set) stand(subject *Subject, now time.Time) *standing {
 		key, from = subject.Trial.Tier, tierlimit.FromTrial
 	}
 	refusal, until := subject.refusal(at, now)
-	at.plan = s.Plan(key)
+	at.plan = s.Plan(key, subject.ID)
 	var limits []tierlimit.Limit
 	if !at.plan.Fallback() { // else it is on a tier that is not known yet: it comes, and changes the set
 		limits = s.limitsOf(subject, key, from, at, now)
@@ -113,7 +115,7 @@ func PlanOf(list []Tier, subject *Subject, now time.Time) (*tierlimit.Plan, erro
 		return nil, fmt.Errorf("no plan can be made of the tiers: %v", err) //nolint:errorlint // whoever asks has done nothing wrong
 	}
 	if subject == nil {
-		return s.Plan(""), nil
+		return s.Plan("", ""), nil
 	}
 	at := s.stand(subject, now)
 	return at.plan, at.err
@@ -134,12 +136,12 @@ func (at *standing) passed(t, now time.Time) bool {
 // limitsOf returns the subject's own limits, nil if they are those of its tier.
 func (s *Set) limitsOf(subject *Subject, key, from string, at *standing, now time.Time) []tierlimit.Limit {
 	tier := s.byKey[key]
-	own := tier.tier.Config().Limits
+	own := at.plan.Config().Limits
 	changed := from != tierlimit.FromTier
 	for i := range own {
 		limit := &own[i]
 		limit.From = from
-		if subject.BillingAnchor != nil && tier.anchored[limit.Name] {
+		if subject.BillingAnchor != nil && tier.billed[limit.Name] {
 			limit.Window.Anchor = subject.BillingAnchor.UnixMilli()
 			changed = true
 		}

@@ -3,6 +3,9 @@ package tiers_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -49,7 +52,7 @@ func withSubject(t *testing.T, s tiers.Subject, overrides ...tiers.Override) *me
 	t.Helper()
 	list := tiers.Builtin()
 	monthly := list[1].Limits["per_month"]
-	monthly.Anchored = true
+	monthly.Anchor = tiers.AnchorBilling
 	list[1].Limits["per_month"] = monthly
 	m, err := memtiers.New(list)
 	if err != nil {
@@ -229,5 +232,62 @@ func TestWrongInstantsInJSONAreNamedAllAtOnce(t *testing.T) {
 	var wrong *tierlimit.FieldError
 	if err := json.Unmarshal([]byte(`{"id":"x","tier":"free","trail":null}`), &s); !errors.As(err, &wrong) || wrong.Field != "trail" {
 		t.Errorf("an unknown field: %v", err)
+	}
+}
+
+// The periods of a spread limit begin at many instants, and those of one subject always at the
+// same, whatever the process and whatever is known of the subject.
+func TestSpreadPeriodsBeginAtManyInstants(t *testing.T) {
+	list := []tiers.Tier{{Key: "free", Default: true, Limits: tiers.Limits{
+		"per_day":    {Max: 5, Window: tierlimit.Window{Period: tierlimit.Day}, Anchor: tiers.AnchorSpread},
+		"per_month":  {Max: 5, Window: tierlimit.Window{Period: tierlimit.Month}, Anchor: tiers.AnchorSpread},
+		"per_week":   {Max: 5, Window: tierlimit.Window{Period: tierlimit.Week}},
+		"per_minute": {Max: 5, Window: tierlimit.Window{Length: time.Minute}},
+	}}}
+	list[0].Normalize()
+	resolver, err := tiers.Static(list, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
+	ends := make(map[string]map[time.Time]int) // how many subjects' windows end at an instant, by limit
+	for i := range 6400 {
+		id := fmt.Sprint("acct_", i)
+		p, err := resolver.Resolve(t.Context(), id, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocked := now.Add(time.Hour)
+		for _, subject := range []*tiers.Subject{{ID: id, Tier: "free"}, {ID: id, Tier: "free", BlockedUntil: &blocked}} {
+			other, err := tiers.PlanOf(list, subject, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j, l := range other.Config().Limits {
+				if l.Window != p.Config().Limits[j].Window {
+					t.Fatalf("%s of %s: %+v, and for a stranger %+v", l.Name, id, l.Window, p.Config().Limits[j].Window)
+				}
+			}
+		}
+		for _, l := range p.Config().Limits {
+			if ends[l.Name] == nil {
+				ends[l.Name] = make(map[time.Time]int)
+			}
+			ends[l.Name][l.Window.End(now)]++
+		}
+	}
+	if len(ends["per_week"]) != 1 || len(ends["per_day"]) != 64 || len(ends["per_month"]) != 64 {
+		t.Fatalf("%d, %d and %d instants", len(ends["per_week"]), len(ends["per_day"]), len(ends["per_month"]))
+	}
+	for _, name := range []string{"per_day", "per_month"} {
+		instants := slices.SortedFunc(maps.Keys(ends[name]), time.Time.Compare)
+		if apart := instants[63].Sub(instants[0]); apart < 23*time.Hour {
+			t.Errorf("%s: all windows end within %v", name, apart)
+		}
+		for at, n := range ends[name] {
+			if n < 50 || n > 150 || at.After(now.AddDate(0, 1, 0)) { // 100 on average
+				t.Errorf("%s: %d windows end at %v", name, n, at)
+			}
+		}
 	}
 }

@@ -31,7 +31,7 @@ func Static(list []Tier, tierOf func(subject string) string) (*StaticResolver, e
 
 // Resolve implements tierlimit.Resolver.
 func (r *StaticResolver) Resolve(_ context.Context, subject string, _ time.Time) (*tierlimit.Plan, error) {
-	return r.set.Plan(r.tierOf(subject)), nil
+	return r.set.Plan(r.tierOf(subject), subject), nil
 }
 
 // Tiers returns the tiers, the lowest priority first.

@@ -1,6 +1,7 @@
 package tiers
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -38,6 +39,16 @@ type Curve struct {
 	Floor float64 `json:"floor"` // 0.05 to 1: the multiplier at full load
 }
 
+// An Anchor says when the calendar periods of a limit begin. The zero Anchor is the calendar: at
+// midnight UTC, on Monday, on the first of the month.
+type Anchor string
+
+// The other anchors.
+const (
+	AnchorBilling Anchor = "billing" // with the subject's billing, where that is known; else as the calendar
+	AnchorSpread  Anchor = "spread"  // at one of 64 instants that follows from the subject's id: not all begin at once
+)
+
 // Limits are a tier's limits by name.
 type Limits map[string]Limit
 
@@ -47,8 +58,8 @@ type Limit struct {
 	Max      int64 // or tierlimit.Unlimited
 	Window   tierlimit.Window
 	Adaptive bool
-	Shadow   bool // counted and reported, and never denies
-	Anchored bool // its period begins with the subject's billing, where that is known
+	Shadow   bool   // counted and reported, and never denies
+	Anchor   Anchor // when its period begins
 
 	Algorithm tierlimit.Algorithm // default fixed
 	OnExpiry  tierlimit.OnExpiry  // default charge
@@ -108,7 +119,8 @@ func (t *Tier) Validate() error {
 		if err := limit.Validate(); err != nil {
 			errs = append(errs, strictjson.In("limits."+name, err)...)
 		}
-		check(!t.Limits[name].Anchored || limit.Window.Period != "", "limits."+name+".anchor", "billing", "left out for a window of fixed length")
+		check(t.Limits[name].Anchor == "" || limit.Window.Period != "", "limits."+name+".anchor", string(t.Limits[name].Anchor), "left out for a window of fixed length")
+		check(slices.Contains([]Anchor{"", AnchorBilling, AnchorSpread}, t.Limits[name].Anchor), "limits."+name+".anchor", string(t.Limits[name].Anchor), anchorRule)
 	}
 	return errors.Join(errs...)
 }
@@ -196,10 +208,7 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 	case l.Window.Period == "":
 		j.Window = l.Window.String()
 	default:
-		j.Period, j.Anchor = string(l.Window.Period), "calendar"
-		if l.Anchored {
-			j.Anchor = "billing"
-		}
+		j.Period, j.Anchor = string(l.Window.Period), cmp.Or(string(l.Anchor), calendar)
 	}
 	return json.Marshal(j)
 }
@@ -209,13 +218,16 @@ func (l Limit) MarshalJSON() ([]byte, error) {
 func (l *Limit) UnmarshalJSON(data []byte) error {
 	var j limitJSON
 	wrong := strictjson.Strict(data, &j)
-	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Shadow: j.Shadow, Anchored: j.Anchor == "billing", Algorithm: j.Algorithm, OnExpiry: j.OnExpiry}
+	*l = Limit{Scope: j.Scope, Adaptive: j.Adaptive, Shadow: j.Shadow, Algorithm: j.Algorithm, OnExpiry: j.OnExpiry}
 	var wrongMax, wrongWindow, wrongAlgorithm error
 	if j.Algorithm != "" && (j.Concurrent || j.Algorithm != tierlimit.Fixed && j.Algorithm != tierlimit.Sliding) {
 		wrongAlgorithm = &tierlimit.FieldError{Field: "algorithm", Value: string(j.Algorithm), Want: "fixed or sliding, and not beside concurrent"}
 	}
 	if j.Concurrent {
 		l.Algorithm = tierlimit.Concurrent
+	}
+	if j.Anchor != calendar {
+		l.Anchor = Anchor(j.Anchor)
 	}
 	if j.Alerts != nil {
 		l.Alerts = *j.Alerts
@@ -224,6 +236,12 @@ func (l *Limit) UnmarshalJSON(data []byte) error {
 	l.Window, wrongWindow = parseWindow(j)
 	return errors.Join(wrong, wrongMax, wrongWindow, wrongAlgorithm)
 }
+
+// calendar is how the zero Anchor is written.
+const calendar = "calendar"
+
+// anchorRule is what an anchor may be, as an error says it.
+const anchorRule = `"calendar", "billing" or "spread", and only beside a period`
 
 // maxRule is what a max may be, as an error says it.
 const maxRule = "a whole number from 0 to 1000000000000000, or null for unlimited"
@@ -256,10 +274,8 @@ func parseWindow(j limitJSON) (tierlimit.Window, error) {
 		return tierlimit.Window{}, &tierlimit.FieldError{
 			Field: "window", Value: j.Window, Want: "given, or period or concurrent, and no two of them",
 		}
-	case j.Anchor != "" && (j.Anchor != "calendar" && j.Anchor != "billing" || j.Period == ""):
-		return tierlimit.Window{}, &tierlimit.FieldError{
-			Field: "anchor", Value: j.Anchor, Want: `"calendar" or "billing", and only beside a period`,
-		}
+	case j.Anchor != "" && (!slices.Contains([]Anchor{calendar, AnchorBilling, AnchorSpread}, Anchor(j.Anchor)) || j.Period == ""):
+		return tierlimit.Window{}, &tierlimit.FieldError{Field: "anchor", Value: j.Anchor, Want: anchorRule}
 	case j.Period != "":
 		w := tierlimit.Window{Period: tierlimit.Period(j.Period)}
 		if w.Validate() != nil {

@@ -61,7 +61,7 @@ func over(a tierlimit.Algorithm, w tierlimit.Window) string {
 func notes(l tiers.Limit) string {
 	var list []string
 	for note, is := range map[string]bool{
-		"adaptive": l.Adaptive, "shadow": l.Shadow, "billing period": l.Anchored, "sliding": l.Algorithm == tierlimit.Sliding,
+		"adaptive": l.Adaptive, "shadow": l.Shadow, "billing period": l.Anchor == tiers.AnchorBilling, "spread period": l.Anchor == tiers.AnchorSpread, "sliding": l.Algorithm == tierlimit.Sliding,
 		"given back when a hold expires": l.OnExpiry == tierlimit.ReleaseOnExpiry,
 	} {
 		if is {

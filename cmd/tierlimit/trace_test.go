@@ -74,6 +74,9 @@ func TestSpansFollowARequestAndNameNoSubject(t *testing.T) {
 	}))
 	t.Cleanup(api.Close)
 	proxy, envoy := freeAddress(t), freeAddress(t)
+	for envoy == proxy { // it is free until somebody listens there
+		envoy = freeAddress(t)
+	}
 	public, admin, token, stop := shell{T: t}.dev("--trace-endpoint", server.URL, "--trace-ratio", "0", "--upstream", api.URL, "--proxy-addr", proxy, "--grpc-addr", envoy)
 	const traceID, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	ask := func(method, url, body string) *http.Response {

@@ -159,20 +159,20 @@ func (c *Cache) Following() string {
 // decision keeps its share.
 func (c *Cache) Resolve(ctx context.Context, subject string, deadline time.Time) (*tierlimit.Plan, error) {
 	if r, ok := c.subjects.get(subject); ok {
-		return c.plan(r)
+		return c.plan(r, subject)
 	}
 	answer := c.subjects.ask(subject)
 	if !answer.await(ctx, deadline) {
-		return c.set.Load().Fallback(), nil
+		return c.set.Load().Fallback(subject), nil
 	}
-	return c.plan(answer.found)
+	return c.plan(answer.found, subject)
 }
 
-// plan returns that of a subject, nil for one that nobody knows.
-func (c *Cache) plan(r *tiers.Resident) (*tierlimit.Plan, error) {
+// plan returns that of a subject; r is nil for one that nobody knows.
+func (c *Cache) plan(r *tiers.Resident, subject string) (*tierlimit.Plan, error) {
 	current := c.set.Load()
 	if r == nil {
-		return current.Plan(""), nil
+		return current.Plan("", subject), nil
 	}
 	plan, err := r.Plan(current)
 	if err == nil && plan.Fallback() && c.puzzled.Swap(current) != current {

@@ -68,7 +68,7 @@ func (m *Catalogue) Resolve(_ context.Context, subject string, _ time.Time) (*ti
 	if r := m.subjects[subject]; r != nil {
 		return r.Plan(m.set)
 	}
-	return m.set.Plan(""), nil
+	return m.set.Plan("", subject), nil
 }
 
 // Do implements Writer.

@@ -29,14 +29,7 @@ func (c *Catalogue) Tier(ctx context.Context, key string) (t tiers.Tier, err err
 	return t, err
 }
 
-func anchorText(anchored bool) string {
-	if anchored {
-		return billing
-	}
-	return "calendar"
-}
-
-const billing = "billing" // of limits.anchor
+const calendar = "calendar" // the zero tiers.Anchor in limits.anchor
 
 func selectTier(ctx context.Context, tx pgx.Tx, key string) (tiers.Tier, error) {
 	if !tierlimit.ValidName(key) {
@@ -140,7 +133,10 @@ func (r tierRow) tier(limits map[string]tiers.Limit) tiers.Tier {
 }
 
 func (r limitRow) limit() tiers.Limit {
-	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Shadow: r.Shadow, Anchored: r.Anchor == billing, Alerts: r.Alerts}
+	l := tiers.Limit{Scope: r.Scope, Max: tierlimit.Unlimited, Adaptive: r.Adaptive, Shadow: r.Shadow, Alerts: r.Alerts}
+	if r.Anchor != calendar {
+		l.Anchor = tiers.Anchor(r.Anchor)
+	}
 	if r.Algorithm != string(tierlimit.Fixed) {
 		l.Algorithm = tierlimit.Algorithm(r.Algorithm)
 	}

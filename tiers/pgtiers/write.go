@@ -139,7 +139,7 @@ func putTier(batch *pgx.Batch, e *tiers.Edit, t tiers.Tier) {
 				period = excluded.period, adaptive = excluded.adaptive, shadow = excluded.shadow, anchor = excluded.anchor,
 				algorithm = excluded.algorithm, on_expiry = excluded.on_expiry, alerts = excluded.alerts`,
 			t.Key, name, l.Scope, l.Max, l.Window.Length.Milliseconds(), string(l.Window.Period), l.Adaptive, l.Shadow,
-			anchorText(l.Anchored), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)), l.Alerts)
+			cmp.Or(string(l.Anchor), calendar), cmp.Or(string(l.Algorithm), string(tierlimit.Fixed)), cmp.Or(string(l.OnExpiry), string(tierlimit.ChargeOnExpiry)), l.Alerts)
 	}
 	batch.Queue(`SELECT version FROM tierlimit.tiers WHERE key = $1`, t.Key).QueryRow(stamp(e))
 }

@@ -17,9 +17,9 @@ func gold() tiers.Tier {
 		Load: &tiers.Curve{Start: 0.5, Full: 0.75, Floor: 0.25},
 		Limits: map[string]tiers.Limit{
 			"burst":     {Max: 3, Window: tierlimit.Window{Length: 250 * time.Millisecond}, Adaptive: true},
-			"exports":   {Scope: "exports", Max: 0, Window: tierlimit.Window{Period: tierlimit.Week}},
+			"exports":   {Scope: "exports", Max: 0, Window: tierlimit.Window{Period: tierlimit.Week}, Anchor: tiers.AnchorSpread},
 			"per_day":   {Max: tierlimit.MaxCount, Window: tierlimit.Window{Period: tierlimit.Day}},
-			"per_month": {Max: tierlimit.Unlimited, Window: tierlimit.Window{Period: tierlimit.Month}, Anchored: true, Shadow: true},
+			"per_month": {Max: tierlimit.Unlimited, Window: tierlimit.Window{Period: tierlimit.Month}, Anchor: tiers.AnchorBilling, Shadow: true},
 			"smooth":    {Max: 7, Window: tierlimit.Window{Length: time.Minute}, Algorithm: tierlimit.Sliding},
 			"at_once":   {Max: 10, Algorithm: tierlimit.Concurrent},
 			"tokens":    {Max: 1000, Window: tierlimit.Window{Length: time.Minute}, OnExpiry: tierlimit.ReleaseOnExpiry},
