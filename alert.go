@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,9 +59,19 @@ func (c *compiled) addAlerts(i int) {
 	if c.alerts == nil {
 		c.alerts = make([][]int64, len(c.limits))
 	}
-	for _, threshold := range l.Alerts {
-		c.alerts[i] = append(c.alerts[i], usageAt(l.Max, threshold))
+	c.alerts[i] = l.alertLevels()
+}
+
+// alertLevels returns at which usage each threshold is reached; nil if l has no max.
+func (l *Limit) alertLevels() []int64 {
+	if l.Max <= 0 {
+		return nil
 	}
+	levels := make([]int64, len(l.Alerts))
+	for i, threshold := range l.Alerts {
+		levels[i] = usageAt(l.Max, threshold)
+	}
+	return levels
 }
 
 // usageAt returns the smallest usage that is at least threshold percent of most.
@@ -99,33 +110,49 @@ func newAlerts(tell func(Crossing) bool) *alerts {
 // see tells of the thresholds that the store's answer to e has reached. Only customers are looked
 // at: anybody can make up another name.
 func (a *alerts) see(e *evaluation, o *Outcome) {
+	if !e.plan.isCustomers() {
+		return
+	}
 	for i, levels := range e.compiled.alerts {
-		count := &o.Counts[i]
-		if len(levels) == 0 || count.Used < levels[0] || count.Reset == 0 || e.plan.cfg.Unknown || e.plan.cfg.Fallback {
-			continue
-		}
-		for j := 0; j < len(levels) && count.Used >= levels[j]; j++ {
-			a.reached(e, o, i, j)
+		if count := &o.Counts[i]; len(levels) > 0 && count.Used >= levels[0] && count.Reset > 0 {
+			a.reached(e.plan, e.Subject, &e.compiled.limits[i], levels, count.Used, o.At+count.Reset, o.At)
 		}
 	}
 }
 
-// reached tells that threshold j of limit i is reached, unless that was told before.
-func (a *alerts) reached(e *evaluation, o *Outcome, i, j int) {
-	limit, count := &e.compiled.limits[i], &o.Counts[i]
-	ends := o.At + count.Reset
-	mark := a.mark(e.Subject, limit.Name, ends, limit.Alerts[j])
-	set := a.set(mark)
-	for k := range set {
-		if set[k].Load() == mark {
-			return
+// settled tells of the thresholds that a settlement has reached. Windows of sliding limits are left
+// to the next decision: a settlement does not say when they end.
+func (a *alerts) settled(plan *Plan, subject string, s *Settlement) {
+	if !plan.isCustomers() {
+		return
+	}
+	for i := range s.Limits {
+		one := &s.Limits[i]
+		j := slices.IndexFunc(plan.cfg.Limits, func(l Limit) bool { return l.Name == one.Limit && len(l.Alerts) > 0 && l.Algorithm != Sliding })
+		if j >= 0 && !one.Ended {
+			limit := &plan.cfg.Limits[j]
+			a.reached(plan, subject, limit, limit.alertLevels(), one.Used, one.End, s.At)
 		}
 	}
-	if a.tell(Crossing{
-		Subject: e.Subject, Tier: e.plan.cfg.Tier, Limit: limit.Name, Threshold: limit.Alerts[j],
-		Used: count.Used, Max: limit.Max, EndsAt: time.UnixMilli(ends).UTC(), At: time.UnixMilli(o.At).UTC(),
-	}) {
-		remember(set, mark)
+}
+
+// isCustomers reports whether p is surely the plan of a customer.
+func (p *Plan) isCustomers() bool { return !p.cfg.Unknown && !p.cfg.Fallback }
+
+// reached tells of the thresholds of a limit that used has reached, unless that was told before.
+func (a *alerts) reached(plan *Plan, subject string, limit *Limit, levels []int64, used, ends, at int64) {
+	for i := 0; i < len(levels) && used >= levels[i]; i++ {
+		mark := a.mark(subject, limit.Name, ends, limit.Alerts[i])
+		set := a.set(mark)
+		if wasTold(set, mark) {
+			continue
+		}
+		if a.tell(Crossing{
+			Subject: subject, Tier: plan.cfg.Tier, Limit: limit.Name, Threshold: limit.Alerts[i],
+			Used: used, Max: limit.Max, EndsAt: time.UnixMilli(ends).UTC(), At: time.UnixMilli(at).UTC(),
+		}) {
+			remember(set, mark)
+		}
 	}
 }
 
@@ -150,6 +177,15 @@ func (a *alerts) set(mark uint64) []atomic.Uint64 {
 	})
 	first := mark >> 1 % (toldSlots / toldWays) * toldWays
 	return (*a.table.Load())[first : first+toldWays]
+}
+
+func wasTold(set []atomic.Uint64, mark uint64) bool {
+	for i := range set {
+		if set[i].Load() == mark {
+			return true
+		}
+	}
+	return false
 }
 
 // remember puts mark into a free slot of set, or in the place of any other mark.

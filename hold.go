@@ -251,6 +251,11 @@ func (l *Limiter) Settle(ctx context.Context, id string, cost int64, costs map[s
 		event = HoldGivenBack
 	}
 	l.toldOfHold(event, s.Found)
+	if l.alerts != nil && s.Found && !h.local {
+		if plan, err := l.tiers.Resolve(ctx, h.subject, time.Now()); err == nil { // from memory
+			l.alerts.settled(plan, h.subject, &s)
+		}
+	}
 	return s, nil
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -29,7 +30,8 @@ func (a *admin) webhook() *resource[tiers.Webhook] {
 			made.Secret = put.Secret
 			return made
 		},
-		made: true,
+		prepare: func(w *tiers.Webhook) { w.CreatedAt, w.SecretAt = time.Time{}, time.Time{} }, // as they were, whatever is sent
+		made:    true,
 	}
 }
 
@@ -90,25 +92,29 @@ func (a *admin) changeSecret(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	id := pathValue(r, "id")
-	was, err := a.catalogue.Webhook(r.Context(), id)
-	if err != nil {
-		return err
+	for {
+		was, err := a.catalogue.Webhook(r.Context(), pathValue(r, "id"))
+		if err != nil {
+			return err
+		}
+		next := was.WithNewSecret(time.Now())
+		c := tiers.Command{Actor: actorOf(r), Operations: []tiers.Operation{{Ref: tiers.WebhookRef(was.ID), Expect: tiers.Version(was.Version), Put: next}}}
+		result, err := a.do(r.Context(), c)
+		if errors.Is(err, tiers.ErrStale) {
+			continue // somebody else's secret stays in force beside the new one
+		}
+		if err != nil {
+			return err
+		}
+		edit, _ := result.Made(0)
+		made, ok := edit.After.(tiers.Webhook)
+		if !ok {
+			return fmt.Errorf("webhook %q has no new secret", was.ID)
+		}
+		made.Secret = next.Secret
+		respondVersion(w, http.StatusOK, made.Version, made)
+		return nil
 	}
-	next := was.WithNewSecret(time.Now())
-	c := tiers.Command{Actor: actorOf(r), Operations: []tiers.Operation{{Ref: tiers.WebhookRef(id), Expect: tiers.Version(was.Version), Put: next}}}
-	result, err := a.do(r.Context(), c)
-	if err != nil {
-		return err
-	}
-	edit, _ := result.Made(0)
-	made, ok := edit.After.(tiers.Webhook)
-	if !ok {
-		return fmt.Errorf("webhook %q has no new secret", id)
-	}
-	made.Secret = next.Secret
-	respondVersion(w, http.StatusOK, made.Version, made)
-	return nil
 }
 
 func (a *admin) testWebhook(w http.ResponseWriter, r *http.Request) error {

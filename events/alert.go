@@ -2,6 +2,8 @@ package events
 
 import (
 	"context"
+	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -18,24 +20,20 @@ const (
 // writeCrossings writes the crossings that were taken, until ctx ends, and then what is left.
 func (s *Service) writeCrossings(ctx context.Context) {
 	var held []tierlimit.Crossing // could not be written
-	wait, failing := writeEvery, false
+	wait := writeEvery
 	for ended := false; !ended; {
 		ended = !sleep(ctx, wait)
 		var err error
-		if held, err = s.writeTaken(ctx, held, ended); err == nil {
-			if failing {
-				s.log.Info("events: alerts are written again")
-			}
-			wait, failing = writeEvery, false
-			continue
+		held, err = s.writeTaken(ctx, held, ended)
+		s.health.note(ctx, "alerts cannot be written and wait", err)
+		if err == nil {
+			wait = writeEvery
+		} else {
+			wait = min(max(2*wait, time.Second), maxWriteWait)
 		}
-		if !failing {
-			s.log.Warn("events: alerts cannot be written; they wait", "error", err)
-		}
-		wait, failing = min(max(2*wait, time.Second), maxWriteWait), true
 	}
 	if n := len(held) + len(s.crossings); n > 0 {
-		s.log.Warn("events: alerts were not written; another process writes them with the next request of the subjects", "alerts", n)
+		s.health.log.Warn("events: alerts were not written; another process writes them with the next request of the subjects", "alerts", n)
 	}
 }
 
@@ -64,7 +62,7 @@ func (s *Service) writeTaken(ctx context.Context, held []tierlimit.Crossing, las
 const (
 	endEvery     = 2 * time.Second
 	checkAtOnce  = 50
-	pruneEvery   = time.Hour
+	pruneEvery   = 10 * time.Minute
 	keepMessages = 7 * 24 * time.Hour
 )
 
@@ -73,49 +71,61 @@ const (
 func (s *Service) endAlerts(ctx context.Context, usage UsageFunc) {
 	var pruned time.Time
 	for sleep(ctx, endEvery) {
-		if err := s.endAll(ctx); err != nil {
-			s.log.Debug("events: the end of alerts is not written", "error", err)
-			continue
-		}
-		if err := s.checkAlerts(ctx, usage); err != nil {
-			s.log.Debug("events: alerts are not checked", "error", err)
-		}
+		s.health.note(ctx, "the end of alerts is not written", s.endAll(ctx))
+		s.health.note(ctx, "alerts are not checked", s.checkAll(ctx, usage))
 		if now := time.Now(); now.Sub(pruned) > pruneEvery {
 			pruned = now
-			if err := s.cfg.Outbox.Prune(ctx, now.Add(-keepMessages)); err != nil {
-				s.log.Warn("events: old messages are not deleted", "error", err)
-			}
+			s.health.note(ctx, "old messages are not deleted", s.prune(ctx, now.Add(-keepMessages)))
 		}
 	}
 }
 
 func (s *Service) endAll(ctx context.Context) error {
 	for {
-		n, err := s.cfg.Outbox.EndAlerts(ctx, time.Now())
+		n, err := s.cfg.Outbox.EndAlerts(ctx)
 		if n == 0 || err != nil {
 			return err
 		}
 	}
 }
 
-// checkAlerts looks whether changes have brought windows below their thresholds.
-func (s *Service) checkAlerts(ctx context.Context, usage UsageFunc) error {
-	list, err := s.cfg.Outbox.AlertsToCheck(ctx, time.Now(), checkAtOnce)
-	if err != nil {
-		return err
-	}
-	for _, a := range list {
-		u, err := usage(ctx, a.Subject)
-		if err != nil {
-			return err // the end of the window is told in any case
+func (s *Service) prune(ctx context.Context, before time.Time) error {
+	for {
+		more, err := s.cfg.Outbox.Prune(ctx, before)
+		if !more || err != nil {
+			return err
 		}
-		if isBelow(&a, u.Windows) {
-			if err := s.cfg.Outbox.RecoverAlert(ctx, a); err != nil {
-				return err
+	}
+}
+
+// checkAll looks whether changes have brought windows below their thresholds.
+func (s *Service) checkAll(ctx context.Context, usage UsageFunc) error {
+	for {
+		list, err := s.cfg.Outbox.AlertsToCheck(ctx, checkAtOnce)
+		if len(list) == 0 || err != nil {
+			return err
+		}
+		var failed error
+		for _, a := range list {
+			if err := s.check(ctx, a, usage); err != nil {
+				failed = err // the alert comes again
 			}
 		}
+		if failed != nil {
+			return failed
+		}
 	}
-	return nil
+}
+
+func (s *Service) check(ctx context.Context, a tiers.Alert, usage UsageFunc) error {
+	u, err := usage(ctx, a.Subject)
+	switch {
+	case err != nil:
+		return err
+	case isBelow(&a, u.Windows):
+		return s.cfg.Outbox.RecoverAlert(ctx, a)
+	}
+	return s.cfg.Outbox.AlertChecked(ctx, a)
 }
 
 // isBelow reports whether the window of a is below its lowest threshold, or no longer limited, and
@@ -126,8 +136,32 @@ func isBelow(a *tiers.Alert, windows []tierlimit.WindowState) bool {
 		if w.Limit != a.Limit {
 			continue
 		}
-		a.Used, a.Max = w.Used, max(w.Max, 0)
-		return w.Max == tierlimit.Unlimited || w.Used*100 < w.Max*int64(a.Threshold)
+		if a.Used = &w.Used; w.Max == tierlimit.Unlimited {
+			return true
+		}
+		a.Max = &w.Max
+		return w.Used*100 < w.Max*int64(a.Threshold)
 	}
 	return true
+}
+
+// health logs what fails: once when it begins and once when it ends.
+type health struct {
+	log     *slog.Logger
+	mu      sync.Mutex
+	failing map[string]bool // guarded by mu
+}
+
+func (h *health) note(ctx context.Context, what string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+	case err != nil && !h.failing[what]:
+		h.failing[what] = true
+		h.log.Warn("events: "+what, "error", err)
+	case err == nil && h.failing[what]:
+		delete(h.failing, what)
+		h.log.Info("events: no longer so: " + what)
+	}
 }

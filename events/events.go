@@ -42,8 +42,9 @@ type UsageFunc func(ctx context.Context, subject string) (tierlimit.Usage, error
 // A Service writes messages and sends them. It is safe for concurrent use.
 type Service struct {
 	cfg   Config
-	log   *slog.Logger
 	stats counters
+
+	health health
 
 	crossings chan tierlimit.Crossing
 	sender    *sender // nil: others send
@@ -74,7 +75,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Service{cfg: cfg, log: cfg.Logger, crossings: make(chan tierlimit.Crossing, maxCrossings), cancel: func() {}}
+	s := &Service{cfg: cfg, health: health{log: cfg.Logger, failing: make(map[string]bool)}, crossings: make(chan tierlimit.Crossing, maxCrossings), cancel: func() {}}
 	if d := cfg.Delivery; d != nil {
 		retry := d.Retry
 		if retry == 0 {
@@ -83,7 +84,7 @@ func New(cfg Config) (*Service, error) {
 		if retry < minRetry || retry > maxRetry {
 			return nil, &tierlimit.FieldError{Field: "Delivery.Retry", Value: retry.String(), Want: "a duration from 1ms to 1h"}
 		}
-		s.sender = newSender(cfg.Outbox, d.Allow, retry, &s.stats, s.log)
+		s.sender = newSender(cfg.Outbox, d.Allow, retry, &s.stats, &s.health)
 	}
 	return s, nil
 }
@@ -111,8 +112,8 @@ func (s *Service) Start(usage UsageFunc) {
 	}
 }
 
-// Close writes the crossings that were taken and ends the Service. It waits for attempts that are
-// under way, which takes a few seconds at most.
+// Close writes the crossings that were taken and ends the Service. Attempts under way have two
+// seconds to end; what they sent is sent again, with the same id, by another process.
 func (s *Service) Close() {
 	s.cancel()
 	s.running.Wait()

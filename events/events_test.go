@@ -283,6 +283,69 @@ func TestMessagesGoToPublicAddressesOnly(t *testing.T) {
 	}
 }
 
+// The usage of a window that a settlement raises is looked at too.
+func TestASettlementReachesAThreshold(t *testing.T) {
+	t.Parallel()
+	m, _ := editor(t)
+	var told []tierlimit.Crossing
+	lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: m, Crossed: func(c tierlimit.Crossing) bool {
+		told = append(told, c)
+		return true
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := lim.Take(t.Context(), tierlimit.Request{Subject: "acct_1", Cost: 1, Hold: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lim.Settle(t.Context(), d.ID, 40, nil); err != nil {
+		t.Fatal(err)
+	}
+	take(t, lim, "acct_1", 1) // denied, and of the same window
+	if len(told) != 2 || told[0].Threshold != 50 || told[1].Threshold != 100 || told[1].Used != 40 {
+		t.Errorf("told %+v", told)
+	}
+}
+
+// One failure to read usage must not lose a recovery.
+func TestARecoveryIsLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	m, e := editor(t)
+	r := receive(t, always(http.StatusOK))
+	register(t, e, r.URL, tiers.LimitRecovered)
+	asked := make(chan struct{}, 100)
+	s, err := events.New(events.Config{Outbox: quick{m}, Delivery: &events.Delivery{Allow: loopback}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	s.Start(func(context.Context, string) (tierlimit.Usage, error) {
+		asked <- struct{}{}
+		if n++; n == 1 {
+			return tierlimit.Usage{}, errors.New("down")
+		}
+		return tierlimit.Usage{}, nil
+	})
+	t.Cleanup(s.Close)
+	s.Crossed(tierlimit.Crossing{Subject: "acct_1", Tier: "free", Limit: "per_hour", Threshold: 50, Used: 3, Max: 4, EndsAt: time.Now().Add(time.Hour), At: time.Now()})
+	r.next(t)
+	if len(asked) != 2 {
+		t.Errorf("usage was asked for %d times", len(asked))
+	}
+}
+
+// quick is an outbox all of whose alerts are always due.
+type quick struct{ *memtiers.Catalogue }
+
+func (q quick) AlertsToCheck(ctx context.Context, n int) ([]tiers.Alert, error) {
+	err := q.Record(ctx, tiers.Event{Kind: tiers.KindUsage, Object: "acct_1", Action: "usage.reset"}, func(context.Context) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	return q.Catalogue.AlertsToCheck(ctx, n)
+}
+
 // An outbox that fails for a while.
 type failing struct {
 	*memtiers.Catalogue
@@ -362,21 +425,10 @@ func TestAChangedPlanEndsAnAlert(t *testing.T) {
 	t.Parallel()
 	m, e := editor(t)
 	r := receive(t, always(http.StatusOK))
-	register(t, e, r.URL, tiers.LimitRecovered)
+	register(t, e, r.URL, tiers.LimitThreshold, tiers.LimitRecovered)
 	_, lim := start(t, events.Config{Outbox: m, Delivery: &events.Delivery{Allow: loopback}})
 	take(t, lim, "acct_1", 3)
-	for range 1000 { // the alert is written
-		if err := m.Alert(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
-		if err := e.Record(t.Context(), tiers.Event{Kind: tiers.KindUsage, Object: "acct_1", Action: "usage.read"}, func(context.Context) error { return nil }); err != nil {
-			t.Fatal(err)
-		}
-		if list, _ := m.AlertsToCheck(t.Context(), time.Now(), 1); len(list) == 1 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	r.next(t) // the alert is written
 	if _, err := e.CreateOverride(t.Context(), "acct_1", tiers.Override{Limit: "per_hour", Max: 1000, Reason: "promised", ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}

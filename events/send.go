@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -16,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/tierlimit/tierlimit/tiers"
 )
@@ -28,6 +28,7 @@ const (
 	maxAttempts  = 9 // with DefaultRetry a message is dead after about 20 hours
 	maxWait      = 12 * time.Hour
 	maxErrorText = 300
+	lastAttempt  = 2 * time.Second
 )
 
 // A sender sends what is due.
@@ -36,7 +37,7 @@ type sender struct {
 	plain, secure *http.Client
 	retry         time.Duration
 	stats         *counters
-	log           *slog.Logger
+	health        *health
 
 	mu     sync.Mutex
 	busy   map[string]int // guarded by mu: attempts under way, by webhook
@@ -44,17 +45,24 @@ type sender struct {
 	wake   chan struct{}  // an attempt has finished
 }
 
-func newSender(outbox tiers.Outbox, allow []netip.Prefix, retry time.Duration, stats *counters, log *slog.Logger) *sender {
+func newSender(outbox tiers.Outbox, allow []netip.Prefix, retry time.Duration, stats *counters, h *health) *sender {
 	return &sender{
-		outbox: outbox, plain: newClient(allow, false), secure: newClient(allow, true), retry: retry, stats: stats, log: log,
+		outbox: outbox, plain: newClient(allow, false), secure: newClient(allow, true), retry: retry, stats: stats, health: h,
 		busy: make(map[string]int), failed: make(map[string]int), wake: make(chan struct{}, 1),
 	}
 }
 
-// run sends what is due until ctx ends, and then waits for the attempts under way.
+// run sends what is due until ctx ends. Attempts under way have lastAttempt to end then.
 func (s *sender) run(ctx context.Context) {
 	var attempts sync.WaitGroup
-	defer attempts.Wait()
+	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		defer time.AfterFunc(lastAttempt, stop).Stop()
+		attempts.Wait()
+		stop()
+		s.plain.CloseIdleConnections()
+		s.secure.CloseIdleConnections()
+	}()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var counted time.Time
@@ -65,7 +73,7 @@ func (s *sender) run(ctx context.Context) {
 		}
 		for _, d := range s.claim(ctx) {
 			attempts.Go(func() {
-				s.attempt(context.WithoutCancel(ctx), d)
+				s.attempt(sending, d)
 				s.add(d.Webhook.ID, -1)
 			})
 		}
@@ -83,10 +91,8 @@ func (s *sender) claim(ctx context.Context) []tiers.Delivery {
 	s.mu.Lock()
 	busy := maps.Clone(s.busy)
 	s.mu.Unlock()
-	list, err := s.outbox.Claim(ctx, time.Now(), claimFor, perWebhook, busy)
-	if err != nil {
-		s.log.Debug("events: deliveries cannot be claimed", "error", err)
-	}
+	list, err := s.outbox.Claim(ctx, claimFor, perWebhook, busy)
+	s.health.note(ctx, "messages cannot be sent", err)
 	for i := range list {
 		s.add(list[i].Webhook.ID, 1)
 	}
@@ -130,11 +136,12 @@ func (s *sender) attempt(ctx context.Context, d tiers.Delivery) {
 			o.State = tiers.Dead
 		}
 	}
+	if ctx.Err() != nil {
+		return // the process ends, and the attempt says nothing about the receiver
+	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	if err := s.outbox.Finish(ctx, d, o); err != nil {
-		s.log.Debug("events: the outcome of a delivery is not written; the message is sent again", "message", d.Message.ID, "error", err)
-	}
+	s.health.note(ctx, "the outcome of attempts cannot be written, and messages are sent again", s.outbox.Finish(ctx, d, o))
 }
 
 // failures is how many attempts fail in a row before a webhook is said not to receive.
@@ -146,13 +153,13 @@ func (s *sender) note(w *tiers.Webhook, err error) {
 	defer s.mu.Unlock()
 	if err == nil {
 		if s.failed[w.ID] >= failures {
-			s.log.Info("events: a webhook receives again", "webhook", w.ID, "name", w.Name)
+			s.health.log.Info("events: a webhook receives again", "webhook", w.ID, "name", w.Name)
 		}
 		delete(s.failed, w.ID)
 		return
 	}
 	if s.failed[w.ID]++; s.failed[w.ID] == failures {
-		s.log.Warn("events: a webhook does not receive", "webhook", w.ID, "name", w.Name, "attempts", failures, "error", errorText(err))
+		s.health.log.Warn("events: a webhook does not receive", "webhook", w.ID, "name", w.Name, "attempts", failures, "error", errorText(err))
 	}
 }
 
@@ -199,8 +206,7 @@ func (s *sender) post(ctx context.Context, d *tiers.Delivery) (status int, after
 	if err != nil {
 		return 0, 0, err
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again; the body says nothing
-	_ = resp.Body.Close()
+	_ = resp.Body.Close() // the status says it all, and a body may never end
 	if resp.StatusCode/100 == 2 {
 		return resp.StatusCode, 0, nil
 	}
@@ -216,6 +222,15 @@ func errorText(err error) string {
 	if errors.As(err, &in) {
 		err = in.Err
 	}
-	text := err.Error()
-	return strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
+	text := strings.Map(func(r rune) rune { // a certificate may have any text in it
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, err.Error())
+	for len(text) > maxErrorText {
+		_, size := utf8.DecodeLastRuneInString(text)
+		text = text[:len(text)-size]
+	}
+	return text
 }

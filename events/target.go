@@ -31,7 +31,10 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("2001::/23"), // Teredo and others
 	netip.MustParsePrefix("2001:db8::/32"),
 	netip.MustParsePrefix("2002::/16"), // 6to4
+	netip.MustParsePrefix("3fff::/20"), // documentation
+	netip.MustParsePrefix("5f00::/16"), // segment routing
 	netip.MustParsePrefix("fec0::/10"),
+	netip.MustParsePrefix("168.63.129.16/32"), // the metadata of Azure
 }
 
 func isPublic(addr netip.Addr) bool {
@@ -83,11 +86,8 @@ func newClient(allow []netip.Prefix, secure bool) *http.Client {
 		Timeout:       attemptTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialContext: dialer.DialContext, TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: time.Minute, MaxConnsPerHost: maxConnections,
+			DialContext: dialer.DialContext, TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: time.Minute,
 			ForceAttemptHTTP2: true, MaxResponseHeaderBytes: 16 << 10,
 		},
 	}
 }
-
-// maxConnections bounds the connections to one receiver.
-const maxConnections = 2 * perWebhook

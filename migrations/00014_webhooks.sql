@@ -17,8 +17,7 @@ CREATE TABLE tierlimit.webhooks (
     created_at   timestamptz NOT NULL CHECK (tierlimit.dated(created_at)),
     secret       bytea NOT NULL,       -- signs messages, so it cannot be kept as a hash
     secret_at    timestamptz NOT NULL, -- when the secret was made
-    old_secret   bytea,                -- signs messages too until old_until
-    old_until    timestamptz,
+    old_secrets  jsonb NOT NULL DEFAULT '[]' CHECK (jsonb_typeof(old_secrets) = 'array'), -- sign messages too, each until its instant
     version      bigint NOT NULL DEFAULT 0
 );
 -- +goose StatementBegin
@@ -39,12 +38,23 @@ CREATE TABLE tierlimit.alerts (
     threshold    integer NOT NULL,
     tier         text COLLATE "C" NOT NULL,
     recovered_at timestamptz,     -- null: not yet
-    check_at     timestamptz,     -- when to look whether the window is below its thresholds again; null: nothing has changed
+    check_at     timestamptz NOT NULL DEFAULT now() + interval '1 hour', -- when to look next whether the window is below its thresholds again
     PRIMARY KEY (subject, limit_name, ends_at, threshold)
 );
-CREATE INDEX alerts_by_end ON tierlimit.alerts (ends_at);
 CREATE INDEX alerts_open ON tierlimit.alerts (ends_at) WHERE recovered_at IS NULL;
-CREATE INDEX alerts_to_check ON tierlimit.alerts (check_at) WHERE recovered_at IS NULL AND check_at IS NOT NULL;
+CREATE INDEX alerts_over ON tierlimit.alerts (ends_at) WHERE recovered_at IS NOT NULL;
+CREATE INDEX alerts_to_check ON tierlimit.alerts (check_at) WHERE recovered_at IS NULL;
+
+-- Changes after which open alerts are to be checked. A background worker does that: an administrator
+-- must not wait for it.
+CREATE TABLE tierlimit.alert_checks (
+    id      uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    subject text COLLATE "C",                        -- one of both
+    tier    text COLLATE "C",
+    after   text COLLATE "C" NOT NULL DEFAULT '',    -- subjects up to this one are done
+    due_at  timestamptz NOT NULL
+);
+CREATE INDEX alert_checks_due ON tierlimit.alert_checks (due_at);
 
 -- An id begins with the milliseconds of its creation: ids are in the order of time, and need no
 -- sequence, which logical replication would not copy.
@@ -81,7 +91,8 @@ CREATE INDEX deliveries_by_message ON tierlimit.deliveries (message);
 CREATE FUNCTION tierlimit.hand_out() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     INSERT INTO tierlimit.deliveries (webhook, message)
-        SELECT w.id, m.id FROM written m JOIN tierlimit.webhooks w ON m.type = ANY (w.events);
+        SELECT w.id, m.id FROM written m JOIN tierlimit.webhooks w ON m.type = ANY (w.events)
+        FOR KEY SHARE OF w; -- one that is being deleted is waited for, and left out
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
@@ -99,19 +110,29 @@ BEGIN
                 'before', e.before, 'after', e.after)
             FROM written e WHERE e.kind IN ('subject', 'override', 'usage') ORDER BY e.id;
     END IF;
-    UPDATE tierlimit.alerts a SET check_at = clock_timestamp() + interval '2 seconds'
-        FROM (SELECT DISTINCT object FROM written WHERE kind IN ('subject', 'override', 'usage')) e
-        WHERE a.subject = e.object AND a.recovered_at IS NULL;
-    IF EXISTS (SELECT FROM written WHERE kind = 'tier') THEN
-        UPDATE tierlimit.alerts a SET check_at = clock_timestamp() + interval '2 seconds'
-            FROM (SELECT DISTINCT object FROM written WHERE kind = 'tier') e
-            WHERE a.tier = e.object AND a.recovered_at IS NULL;
-    END IF;
+    INSERT INTO tierlimit.alert_checks (subject, due_at)
+        SELECT DISTINCT e.object, clock_timestamp() + interval '2 seconds' FROM written e
+        WHERE e.kind IN ('subject', 'override', 'usage') AND EXISTS (SELECT FROM tierlimit.alerts a WHERE a.subject = e.object AND a.recovered_at IS NULL);
+    INSERT INTO tierlimit.alert_checks (tier, due_at)
+        SELECT DISTINCT e.object, clock_timestamp() + interval '2 seconds' FROM written e
+        WHERE e.kind = 'tier' AND (e.before -> 'limits', e.before -> 'alerts') IS DISTINCT FROM (e.after -> 'limits', e.after -> 'alerts');
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
 CREATE TRIGGER tell_changes AFTER INSERT ON tierlimit.audit REFERENCING NEW TABLE AS written
     FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tell_changes();
+
+-- A trigger fires whatever its writer may execute. Who may execute its function could have it fire
+-- on a table of his own, with the rights of the owner.
+-- +goose StatementBegin
+DO $$
+DECLARE f regprocedure;
+BEGIN
+    FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'tierlimit'::regnamespace AND prosecdef AND prorettype = 'trigger'::regtype LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END $$;
+-- +goose StatementEnd
 
 -- +goose Down
 DROP TRIGGER tell_changes ON tierlimit.audit;
@@ -120,6 +141,7 @@ DROP TABLE tierlimit.deliveries;
 DROP TABLE tierlimit.messages;
 DROP FUNCTION tierlimit.message_id;
 DROP FUNCTION tierlimit.hand_out;
+DROP TABLE tierlimit.alert_checks;
 DROP TABLE tierlimit.alerts;
 DROP TABLE tierlimit.webhooks;
 DROP FUNCTION tierlimit.webhook_changes;

@@ -126,6 +126,9 @@ func Grant(ctx context.Context, url, role string) error {
 		return err
 	}
 	defer db.Close()
+	if _, err := db.ExecContext(ctx, revokeTriggers); err != nil { // a dump without rights has restored PUBLIC's
+		return fmt.Errorf("revoke from public: %w%s", err, hint(err))
+	}
 	name := pgx.Identifier{role}.Sanitize()
 	for _, sql := range []string{
 		"GRANT USAGE ON SCHEMA tierlimit TO ",
@@ -149,6 +152,16 @@ func Grant(ctx context.Context, url, role string) error {
 	}
 	return nil
 }
+
+// revokeTriggers revokes functions of triggers that run with the rights of their owner: who may
+// execute one could have it fire on a table of his own.
+const revokeTriggers = `DO $$
+DECLARE f regprocedure;
+BEGIN
+	FOR f IN SELECT oid FROM pg_catalog.pg_proc WHERE pronamespace = 'tierlimit'::regnamespace AND prosecdef AND prorettype = 'trigger'::regtype LOOP
+		EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+	END LOOP;
+END $$`
 
 // hint returns advice for an error of Postgres, or "".
 func hint(err error) string {

@@ -14,23 +14,27 @@ import (
 type Outbox interface {
 	// Alert writes LimitThreshold for each crossing that was not written before.
 	Alert(ctx context.Context, list []tierlimit.Crossing) error
-	// EndAlerts writes LimitRecovered for windows that had reached a threshold and ended by now. It
-	// returns how many windows those were: 0 if there are no more.
-	EndAlerts(ctx context.Context, now time.Time) (int, error)
-	// AlertsToCheck returns at most n windows that had reached a threshold, and whose subject or tier
-	// has changed since, once each, for RecoverAlert.
-	AlertsToCheck(ctx context.Context, now time.Time, n int) ([]Alert, error)
+	// EndAlerts writes LimitRecovered for windows that had reached a threshold and ended some seconds
+	// ago, unless the next window of the limit has reached one too. It returns how many windows those
+	// were: 0 if there are no more.
+	EndAlerts(ctx context.Context) (int, error)
+	// AlertsToCheck returns at most n windows that had reached a threshold, and that must be looked
+	// at: their subject or tier has changed, or nobody has looked for an hour. They come again after a
+	// minute unless they are checked.
+	AlertsToCheck(ctx context.Context, n int) ([]Alert, error)
+	// AlertChecked notes that a window is still above a threshold.
+	AlertChecked(ctx context.Context, a Alert) error
 	// RecoverAlert writes LimitRecovered for a window that is below all its thresholds again.
 	RecoverAlert(ctx context.Context, a Alert) error
 
 	// Claim returns deliveries that are due and, for the duration lease, no longer due for anybody
 	// else. For each webhook they and those in busy are together at most most.
-	Claim(ctx context.Context, now time.Time, lease time.Duration, most int, busy map[string]int) ([]Delivery, error)
+	Claim(ctx context.Context, lease time.Duration, most int, busy map[string]int) ([]Delivery, error)
 	// Finish writes the outcome of a delivery that was claimed.
 	Finish(ctx context.Context, d Delivery, o DeliveryOutcome) error
-	// Prune deletes messages from before an instant, whether they were received or not, and the
-	// alerts of windows that ended before it.
-	Prune(ctx context.Context, before time.Time) error
+	// Prune deletes messages from before an instant, whether they were received or not, and alerts
+	// of windows that have ended. It returns whether there may be more.
+	Prune(ctx context.Context, before time.Time) (more bool, err error)
 	// Backlog returns how many deliveries are pending and how many are dead.
 	Backlog(ctx context.Context) (pending, dead int, err error)
 
@@ -53,7 +57,7 @@ type Alert struct {
 	Limit     string
 	Threshold int // the lowest that was reached
 	EndsAt    time.Time
-	Used, Max int64 // for RecoverAlert: as they are now
+	Used, Max *int64 // for RecoverAlert: as they are now; nil: no such limit, or no max
 }
 
 // A Message is what is sent.

@@ -1,6 +1,7 @@
 package tiers
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -63,9 +64,17 @@ type Webhook struct {
 // Secrets are the keys that sign messages.
 type Secrets struct {
 	Current  []byte
-	Previous []byte    // nil: none
-	Until    time.Time // when Previous ends
+	Previous []OldSecret // the newest first, at most MaxOldSecrets
 }
+
+// An OldSecret signs messages too until an instant.
+type OldSecret struct {
+	Key   []byte    `json:"key"`
+	Until time.Time `json:"until"`
+}
+
+// MaxOldSecrets is how often a secret may be changed within SecretOverlap.
+const MaxOldSecrets = 4
 
 // secretSize is the length of a secret in bytes. Standard Webhooks allow 24 to 64.
 const secretSize = 32
@@ -80,12 +89,17 @@ func (w Webhook) WithID(now time.Time) Webhook {
 }
 
 // WithNewSecret returns w with a new secret, which Secret shows. Messages are signed with the
-// previous one too, for SecretOverlap.
+// previous ones too, for SecretOverlap.
 func (w Webhook) WithNewSecret(now time.Time) Webhook {
 	next := Secrets{Current: make([]byte, secretSize)}
 	_, _ = rand.Read(next.Current) // it does not fail
 	if w.Secrets.Current != nil {
-		next.Previous, next.Until = w.Secrets.Current, timestamp.Round(now.Add(SecretOverlap))
+		next.Previous = []OldSecret{{w.Secrets.Current, timestamp.Round(now.Add(SecretOverlap))}}
+	}
+	for _, old := range w.Secrets.Previous {
+		if now.Before(old.Until) {
+			next.Previous = append(next.Previous, old)
+		}
 	}
 	w.Secrets, w.SecretAt = next, timestamp.Round(now)
 	w.Secret = secretPrefix + base64.StdEncoding.EncodeToString(next.Current)
@@ -94,17 +108,27 @@ func (w Webhook) WithNewSecret(now time.Time) Webhook {
 
 // InForce returns the keys that sign a message at now, the current one first.
 func (s *Secrets) InForce(now time.Time) [][]byte {
-	if s.Previous != nil && now.Before(s.Until) {
-		return [][]byte{s.Current, s.Previous}
+	keys := [][]byte{s.Current}
+	for _, old := range s.Previous {
+		if now.Before(old.Until) {
+			keys = append(keys, old.Key)
+		}
 	}
-	return [][]byte{s.Current}
+	return keys
 }
 
 // Normalize sorts the events and rounds the instants.
 func (w *Webhook) Normalize() {
 	w.Events = slices.Clone(w.Events)
 	slices.Sort(w.Events)
-	w.CreatedAt, w.SecretAt, w.Secrets.Until = timestamp.Round(w.CreatedAt), timestamp.Round(w.SecretAt), timestamp.Round(w.Secrets.Until)
+	w.CreatedAt, w.SecretAt = timestamp.Round(w.CreatedAt), timestamp.Round(w.SecretAt)
+	w.Secrets.Previous = slices.Clone(w.Secrets.Previous)
+	for i := range w.Secrets.Previous {
+		w.Secrets.Previous[i].Until = timestamp.Round(w.Secrets.Previous[i].Until)
+	}
+	if len(w.Secrets.Previous) == 0 {
+		w.Secrets.Previous = nil
+	}
 }
 
 // Validate reports everything that is wrong with w, each as a *tierlimit.FieldError, joined.
@@ -122,13 +146,17 @@ func (w *Webhook) Validate() error {
 		known = known && slices.Contains(MessageTypes, e) && !slices.Contains(w.Events[:i], e)
 	}
 	check(known, "events", strings.Join(w.Events, ", "), "one or more of "+strings.Join(MessageTypes, ", ")+", each once")
+	check(len(w.Secrets.Previous) <= MaxOldSecrets, "secret", "", "changed at most 4 times a day: each of the previous ones signs for a day")
 	return errors.Join(errs...)
 }
 
 func validTarget(text string) bool {
 	u, err := url.Parse(text)
-	return err == nil && len(text) <= 2000 && strictjson.Printable(text) && (u.Scheme == "https" || u.Scheme == "http") &&
-		u.Hostname() != "" && u.User == nil && u.Fragment == ""
+	if err != nil || len(text) > 2000 || !strictjson.Printable(text) || strings.Contains(text, "#") {
+		return false
+	}
+	port, err := strconv.Atoi(cmp.Or(u.Port(), "443"))
+	return err == nil && port >= 1 && port <= 65535 && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil
 }
 
 type webhookJSON struct {

@@ -435,7 +435,7 @@ func parsePrefix(text string) (netip.Prefix, error) {
 		}
 		prefix = netip.PrefixFrom(addr, addr.BitLen())
 	}
-	if prefix != prefix.Masked() {
+	if prefix != prefix.Masked() || prefix.Addr().Is4In6() {
 		return prefix, errInvalid // which of the two is meant is not known
 	}
 	return prefix, nil

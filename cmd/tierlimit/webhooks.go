@@ -171,6 +171,6 @@ func resendCommand(s streams) *cobra.Command {
 		if err := json.Unmarshal(a.body, &sent); err != nil {
 			return err
 		}
-		return c.show(a.body, func(w io.Writer) { fmt.Fprintf(w, "%d messages are sent again\n", sent.Messages) })
+		return c.show(a.body, func(w io.Writer) { fmt.Fprintf(w, "sent again: %d\n", sent.Messages) })
 	})
 }

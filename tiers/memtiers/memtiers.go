@@ -189,6 +189,11 @@ func (m *Catalogue) commit(d delta, events []tiers.Event) error {
 		m.events = before
 		return err
 	}
+	for id, w := range d.webhooks {
+		if w == nil {
+			m.outbox.deliveries = slices.DeleteFunc(m.outbox.deliveries, func(d *delivery) bool { return d.webhook == id })
+		}
+	}
 	m.tellChanges(events)
 	return nil
 }

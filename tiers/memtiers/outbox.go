@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -32,7 +33,7 @@ type alert struct {
 	tier       string
 	thresholds []int
 	recovered  bool
-	check      bool
+	check      time.Time // when it is checked next
 }
 
 type delivery struct {
@@ -40,6 +41,9 @@ type delivery struct {
 	state   tiers.DeliveryState
 	due     time.Time
 }
+
+// errFull is returned until windows with an alert have ended.
+var errFull = errors.New("too many windows have reached a threshold; memory holds 10000")
 
 // maxMessages is how many deliveries a Catalogue keeps, and how many windows with an alert.
 const maxMessages = 10_000
@@ -54,15 +58,18 @@ func (m *Catalogue) Alert(_ context.Context, list []tierlimit.Crossing) error {
 		a := m.outbox.alerts[at]
 		if a == nil {
 			if len(m.outbox.alerts) >= maxMessages {
-				continue
+				maps.DeleteFunc(m.outbox.alerts, func(_ window, a *alert) bool { return a.recovered })
 			}
-			a = &alert{tier: c.Tier}
+			if len(m.outbox.alerts) >= maxMessages {
+				return errFull
+			}
+			a = &alert{tier: c.Tier, check: time.Now().Add(checkEvery)}
 			m.outbox.alerts[at] = a
 		}
 		if slices.Contains(a.thresholds, c.Threshold) {
 			continue
 		}
-		a.thresholds = append(a.thresholds, c.Threshold)
+		a.thresholds, a.recovered = append(a.thresholds, c.Threshold), false
 		m.tell(tiers.LimitThreshold, c.Subject, c.At, tiers.ThresholdData{
 			Subject: c.Subject, Tier: c.Tier, Limit: c.Limit, Threshold: c.Threshold, Used: c.Used, Max: c.Max, EndsAt: c.EndsAt,
 		})
@@ -71,37 +78,65 @@ func (m *Catalogue) Alert(_ context.Context, list []tierlimit.Crossing) error {
 }
 
 // EndAlerts implements tiers.Outbox.
-func (m *Catalogue) EndAlerts(_ context.Context, now time.Time) (n int, err error) {
+func (m *Catalogue) EndAlerts(context.Context) (n int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for at, a := range m.outbox.alerts {
-		if !a.recovered && at.ends <= now.UnixMilli() {
-			n++
+		if a.recovered || at.ends > time.Now().UnixMilli() {
+			continue
+		}
+		n++
+		if m.isCrossedLater(at) {
+			a.recovered = true
+		} else {
 			m.recover(at, a, tiers.RecoveredData{Reason: tiers.RecoveredEnded})
 		}
 	}
 	return n, nil
 }
 
+// isCrossedLater reports whether a later window of the limit has an open alert. mu must be held.
+func (m *Catalogue) isCrossedLater(than window) bool {
+	for at, a := range m.outbox.alerts {
+		if at.subject == than.subject && at.limit == than.limit && at.ends > than.ends && !a.recovered {
+			return true
+		}
+	}
+	return false
+}
+
 // recover writes that a window is below its thresholds. mu must be held.
 func (m *Catalogue) recover(at window, a *alert, data tiers.RecoveredData) {
-	a.recovered = true
+	a.recovered, a.check = true, time.Time{}
 	data.Subject, data.Limit, data.Tier, data.EndsAt = at.subject, at.limit, a.tier, time.UnixMilli(at.ends).UTC()
 	m.tell(tiers.LimitRecovered, at.subject, time.Now(), data)
 }
 
 // AlertsToCheck implements tiers.Outbox.
-func (m *Catalogue) AlertsToCheck(_ context.Context, _ time.Time, n int) (list []tiers.Alert, err error) {
+func (m *Catalogue) AlertsToCheck(_ context.Context, n int) (list []tiers.Alert, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for at, a := range m.outbox.alerts {
-		if a.check && !a.recovered && len(list) < n {
-			a.check = false
+		if !a.recovered && len(list) < n && !a.check.After(time.Now()) {
+			a.check = time.Now().Add(time.Minute)
 			list = append(list, tiers.Alert{Subject: at.subject, Limit: at.limit, EndsAt: time.UnixMilli(at.ends).UTC(), Tier: a.tier, Threshold: slices.Min(a.thresholds)})
 		}
 	}
 	return list, nil
 }
+
+// AlertChecked implements tiers.Outbox.
+func (m *Catalogue) AlertChecked(_ context.Context, one tiers.Alert) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a := m.outbox.alerts[window{one.Subject, one.Limit, one.EndsAt.UnixMilli()}]; a != nil {
+		a.check = time.Now().Add(checkEvery)
+	}
+	return nil
+}
+
+// checkEvery is the interval at which an alert is checked if nothing has changed.
+const checkEvery = time.Hour
 
 // RecoverAlert implements tiers.Outbox.
 func (m *Catalogue) RecoverAlert(_ context.Context, one tiers.Alert) error {
@@ -109,7 +144,7 @@ func (m *Catalogue) RecoverAlert(_ context.Context, one tiers.Alert) error {
 	defer m.mu.Unlock()
 	at := window{one.Subject, one.Limit, one.EndsAt.UnixMilli()}
 	if a := m.outbox.alerts[at]; a != nil && !a.recovered {
-		m.recover(at, a, tiers.RecoveredData{Reason: tiers.RecoveredChanged, Used: &one.Used, Max: &one.Max})
+		m.recover(at, a, tiers.RecoveredData{Reason: tiers.RecoveredChanged, Used: one.Used, Max: one.Max})
 	}
 	return nil
 }
@@ -158,7 +193,9 @@ func (m *Catalogue) tellChanges(events []tiers.Event) {
 			continue
 		}
 		for at, a := range m.outbox.alerts {
-			a.check = a.check || !a.recovered && (at.subject == e.Object || e.Kind == tiers.KindTier && a.tier == e.Object)
+			if at.subject == e.Object || e.Kind == tiers.KindTier && a.tier == e.Object {
+				a.check = time.Now()
+			}
 		}
 	}
 }
@@ -166,11 +203,14 @@ func (m *Catalogue) tellChanges(events []tiers.Event) {
 // forget deletes the messages about a subject and its alerts. mu must be held.
 func (m *Catalogue) forget(subject string) {
 	m.outbox.deliveries = slices.DeleteFunc(m.outbox.deliveries, func(d *delivery) bool { return d.state.Subject == subject })
-	maps.DeleteFunc(m.outbox.alerts, func(at window, _ *alert) bool { return at.subject == subject })
+	maps.DeleteFunc(m.outbox.alerts, func(at window, a *alert) bool {
+		return at.subject == subject && (a.recovered || m.subjects[subject] == nil) // else the window's thresholds would be told again
+	})
 }
 
 // Claim implements tiers.Outbox.
-func (m *Catalogue) Claim(_ context.Context, now time.Time, lease time.Duration, most int, busy map[string]int) (list []tiers.Delivery, err error) {
+func (m *Catalogue) Claim(_ context.Context, lease time.Duration, most int, busy map[string]int) (list []tiers.Delivery, err error) {
+	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	taken := maps.Clone(busy)
@@ -207,12 +247,12 @@ func (m *Catalogue) Finish(_ context.Context, of tiers.Delivery, o tiers.Deliver
 }
 
 // Prune implements tiers.Outbox.
-func (m *Catalogue) Prune(_ context.Context, before time.Time) error {
+func (m *Catalogue) Prune(_ context.Context, before time.Time) (more bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outbox.deliveries = slices.DeleteFunc(m.outbox.deliveries, func(d *delivery) bool { return d.state.At.Before(before) })
-	maps.DeleteFunc(m.outbox.alerts, func(at window, a *alert) bool { return a.recovered && at.ends < before.UnixMilli() })
-	return nil
+	maps.DeleteFunc(m.outbox.alerts, func(at window, a *alert) bool { return a.recovered && at.ends < time.Now().UnixMilli() })
+	return false, nil
 }
 
 // Backlog implements tiers.Outbox.

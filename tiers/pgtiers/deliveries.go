@@ -3,46 +3,47 @@ package pgtiers
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
 // Claim implements tiers.Outbox.
-func (c *Catalogue) Claim(ctx context.Context, now time.Time, lease time.Duration, most int, busy map[string]int) (list []tiers.Delivery, err error) {
+func (c *Catalogue) Claim(ctx context.Context, lease time.Duration, most int, busy map[string]int) (list []tiers.Delivery, err error) {
 	ids, running := make([]string, 0, len(busy)), make([]int, 0, len(busy))
 	for id, n := range busy {
 		ids, running = append(ids, id), append(running, n)
 	}
 	err = c.query(ctx, c.background, func(rows pgx.Rows) error {
 		list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d tiers.Delivery, err error) {
-			fields, done := webhookFields(&d.Webhook)
-			err = row.Scan(append(fields, &d.Message.ID, &d.Message.Type, &d.Message.At, &d.Message.Data, &d.Attempt)...)
-			done()
+			err = row.Scan(append(webhookFields(&d.Webhook), &d.Message.ID, &d.Message.Type, &d.Message.At, &d.Message.Data, &d.Attempt)...)
+			d.Webhook.Normalize()
 			d.Message.At = d.Message.At.UTC()
 			return d, err
 		})
 		return err
 	}, `
 		WITH places AS (
-			SELECT w.id, $3 - coalesce(b.running, 0) AS free FROM tierlimit.webhooks w
-			LEFT JOIN unnest($4::text[], $5::integer[]) AS b (id, running) ON b.id = w.id WHERE NOT w.paused),
+			SELECT w.id, $2 - coalesce(b.running, 0) AS free FROM tierlimit.webhooks w
+			LEFT JOIN unnest($3::text[], $4::integer[]) AS b (id, running) ON b.id = w.id WHERE NOT w.paused),
 		due AS (
 			SELECT d.* FROM places p CROSS JOIN LATERAL (
 				SELECT webhook, message FROM tierlimit.deliveries
-				WHERE webhook = p.id AND state = 'pending' AND due_at <= $1
+				WHERE webhook = p.id AND state = 'pending' AND due_at <= now()
 				ORDER BY due_at LIMIT greatest(p.free, 0) FOR UPDATE SKIP LOCKED) d),
 		claimed AS (
-			UPDATE tierlimit.deliveries d SET attempts = attempts + 1, due_at = $1 + $2::interval, tried_at = $1 FROM due
+			UPDATE tierlimit.deliveries d SET attempts = attempts + 1, due_at = now() + $1::interval, tried_at = now() FROM due
 			WHERE (d.webhook, d.message) = (due.webhook, due.message)
 			RETURNING d.webhook, d.message, d.attempts)
 		SELECT `+webhookColumns+`, m.id, m.type, m.at, m.data, c.attempts
 		FROM claimed c JOIN tierlimit.webhooks w ON w.id = c.webhook JOIN tierlimit.messages m ON m.id = c.message ORDER BY m.id`,
-		now, lease, most, ids, running)
+		lease, most, ids, running)
 	if err != nil {
-		return nil, fmt.Errorf("claim deliveries: %w", err)
+		return nil, fmt.Errorf("claim deliveries: %w", rightsError(err))
 	}
 	return list, nil
 }
@@ -53,11 +54,16 @@ func (c *Catalogue) Finish(ctx context.Context, d tiers.Delivery, o tiers.Delive
 	err := c.exec(ctx, one(`
 		UPDATE tierlimit.deliveries SET state = $4, due_at = CASE $4 WHEN 'pending' THEN now() + $5::interval ELSE due_at END, status = $6, last_error = $7
 		WHERE webhook = $1 AND message = $2 AND state = 'pending' AND (attempts = $3 OR $4 = 'delivered')`,
-		d.Webhook.ID, d.Message.ID, d.Attempt, string(o.State), o.After, o.Status, o.Error))
+		d.Webhook.ID, d.Message.ID, d.Attempt, string(o.State), o.After, o.Status, storable(o.Error)))
 	if err != nil {
 		return fmt.Errorf("write the outcome of a delivery: %w", err)
 	}
 	return nil
+}
+
+// storable returns text as Postgres takes it: UTF-8 without the character 0.
+func storable(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\x00", "?")
 }
 
 // Backlog implements tiers.Outbox.
@@ -108,6 +114,10 @@ func (c *Catalogue) Resend(ctx context.Context, webhook, message string) (n int,
 	if _, err := c.Webhook(ctx, webhook); err != nil {
 		return 0, err
 	}
+	missing := fmt.Errorf("message %.80q of webhook %.80q %w", message, webhook, tiers.ErrNotFound)
+	if message != "" && !tierlimit.ValidSubject(message) { // Postgres may be unable to encode it
+		return 0, missing
+	}
 	err = c.in(ctx, c.admin, latest, queryTimeout, func(ctx context.Context, tx pgx.Tx) error {
 		changed, err := tx.Exec(ctx, `
 			UPDATE tierlimit.deliveries SET state = 'pending', attempts = 0, due_at = now()
@@ -119,7 +129,7 @@ func (c *Catalogue) Resend(ctx context.Context, webhook, message string) (n int,
 	case err != nil:
 		return 0, fmt.Errorf("send messages again: %w", err)
 	case n == 0 && message != "":
-		return 0, fmt.Errorf("message %.80q of webhook %.80q %w", message, webhook, tiers.ErrNotFound)
+		return 0, missing
 	}
 	return n, nil
 }

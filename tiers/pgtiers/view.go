@@ -91,6 +91,7 @@ type needs struct {
 	credentials []string // ids
 	tokens      []string // names
 	deleted     []string // keys of tiers
+	webhooks    bool     // whether any webhook is named
 }
 
 func needsOf(c *tiers.Command) (n needs) {
@@ -109,6 +110,8 @@ func needsOf(c *tiers.Command) (n needs) {
 			}
 		case tiers.KindOverride:
 			n.subjects = append(n.subjects, o.Object)
+		case tiers.KindWebhook:
+			n.webhooks = true
 		case string(access.Key), string(access.Token):
 			n.credentials = append(n.credentials, o.Object)
 			var says struct{ Name, Subject string }
@@ -159,7 +162,9 @@ func loadView(ctx context.Context, tx pgx.Tx, c *tiers.Command) (*view, error) {
 			return err
 		})
 	queueLoadControl(batch, &v.load)
-	queueWebhooks(batch, &v.webhooks)
+	if n.webhooks { // a role that may not read them may change everything else
+		queueWebhooks(batch, &v.webhooks)
+	}
 	for _, key := range n.deleted {
 		queueUse(batch, key, v.on)
 	}

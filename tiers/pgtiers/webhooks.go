@@ -3,7 +3,6 @@ package pgtiers
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -11,26 +10,16 @@ import (
 )
 
 // webhookColumns are those that webhookOf reads, of tierlimit.webhooks as w.
-const webhookColumns = `w.id, w.name, w.url, w.events, w.paused, w.created_at, w.secret, w.secret_at, w.old_secret, w.old_until, w.version`
+const webhookColumns = `w.id, w.name, w.url, w.events, w.paused, w.created_at, w.secret, w.secret_at, w.old_secrets, w.version`
 
-// webhookFields returns where to scan webhookColumns. Call done after the scan.
-func webhookFields(w *tiers.Webhook) (fields []any, done func()) {
-	var oldUntil *time.Time
-	fields = []any{
-		&w.ID, &w.Name, &w.URL, &w.Events, &w.Paused, &w.CreatedAt, &w.Secrets.Current, &w.SecretAt, &w.Secrets.Previous, &oldUntil, &w.Version,
-	}
-	return fields, func() {
-		if oldUntil != nil {
-			w.Secrets.Until = *oldUntil
-		}
-		w.Normalize()
-	}
+// webhookFields returns where to scan webhookColumns. Normalize w afterwards.
+func webhookFields(w *tiers.Webhook) []any {
+	return []any{&w.ID, &w.Name, &w.URL, &w.Events, &w.Paused, &w.CreatedAt, &w.Secrets.Current, &w.SecretAt, &w.Secrets.Previous, &w.Version}
 }
 
 func webhookOf(row pgx.CollectableRow) (w tiers.Webhook, err error) {
-	fields, done := webhookFields(&w)
-	err = row.Scan(fields...)
-	done()
+	err = row.Scan(webhookFields(&w)...)
+	w.Normalize()
 	return w, err
 }
 
@@ -45,11 +34,11 @@ func queueWebhooks(batch *pgx.Batch, list *[]tiers.Webhook) {
 
 func putWebhook(batch *pgx.Batch, e *tiers.Edit, w tiers.Webhook) {
 	batch.Queue(`
-		INSERT INTO tierlimit.webhooks (id, name, url, events, paused, created_at, secret, secret_at, old_secret, old_until)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-		ON CONFLICT (id) DO UPDATE SET name = $2, url = $3, events = $4, paused = $5, secret = $7, secret_at = $8, old_secret = $9, old_until = $10
+		INSERT INTO tierlimit.webhooks (id, name, url, events, paused, created_at, secret, secret_at, old_secrets)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		ON CONFLICT (id) DO UPDATE SET name = $2, url = $3, events = $4, paused = $5, secret = $7, secret_at = $8, old_secrets = $9
 		RETURNING version`,
-		w.ID, w.Name, w.URL, w.Events, w.Paused, w.CreatedAt, w.Secrets.Current, w.SecretAt, w.Secrets.Previous, timeOrNull(w.Secrets.Until)).
+		w.ID, w.Name, w.URL, w.Events, w.Paused, w.CreatedAt, w.Secrets.Current, w.SecretAt, append([]tiers.OldSecret{}, w.Secrets.Previous...)).
 		QueryRow(stamp(e))
 }
 

@@ -132,18 +132,17 @@ func deliveriesAreClaimed(t *testing.T, c tiers.Editor) {
 	for i := range 5 {
 		wantErr(t, c.Alert(ctx, []tierlimit.Crossing{crossing("acct_"+strconv.Itoa(i), 80, ends)}), nil)
 	}
-	now := time.Now().Add(time.Second)
-	claim := func(at time.Time, busy map[string]int) []tiers.Delivery {
-		return must(c.Claim(ctx, at, time.Minute, 3, busy))(t)
+	claim := func(lease time.Duration, busy map[string]int) []tiers.Delivery {
+		return must(c.Claim(ctx, lease, 3, busy))(t)
 	}
-	first := claim(now, nil)
+	first := claim(time.Minute, nil)
 	if len(first) != 3 || first[0].Attempt != 1 || first[0].Message.Type != tiers.LimitThreshold || !reflect.DeepEqual(first[0].Webhook, w) {
 		t.Fatalf("claimed %+v", first)
 	}
-	if more := claim(now, map[string]int{w.ID: 3}); len(more) != 0 {
+	if more := claim(0, map[string]int{w.ID: 3}); len(more) != 0 {
 		t.Errorf("claimed %d above the bound", len(more))
 	}
-	if rest := claim(now, map[string]int{w.ID: 1}); len(rest) != 2 {
+	if rest := claim(0, map[string]int{w.ID: 1}); len(rest) != 2 {
 		t.Errorf("claimed %d of the two that are left", len(rest))
 	}
 	wantErr(t, c.Finish(ctx, first[0], tiers.DeliveryOutcome{State: tiers.Delivered, Status: 204}), nil)
@@ -154,7 +153,7 @@ func deliveriesAreClaimed(t *testing.T, c tiers.Editor) {
 		t.Errorf("a backlog of %d and %d: %v", pending, dead, err)
 	}
 	// A process that was killed gives its claims up when they end.
-	again := claim(now.Add(2*time.Minute), nil)
+	again := claim(time.Minute, nil)
 	if len(again) != 2 || again[0].Attempt != 2 {
 		t.Errorf("claimed %+v after the first claims had ended", again)
 	}
@@ -175,10 +174,10 @@ func deliveriesAreClaimed(t *testing.T, c tiers.Editor) {
 	paused := w
 	paused.Paused = true
 	must(c.ReplaceWebhook(ctx, paused, w.Version))(t)
-	if list := claim(now.Add(time.Hour), nil); len(list) != 0 {
+	if list := claim(0, nil); len(list) != 0 {
 		t.Errorf("%d deliveries of a paused webhook", len(list))
 	}
-	wantErr(t, c.Prune(ctx, time.Now().Add(time.Hour)), nil)
+	must(c.Prune(ctx, time.Now().Add(time.Hour)))(t)
 	if pending, dead, _ := c.Backlog(ctx); pending+dead != 0 {
 		t.Errorf("a backlog of %d and %d after pruning", pending, dead)
 	}
@@ -202,40 +201,53 @@ func alertsEnd(t *testing.T, c tiers.Editor) {
 	w := must(c.CreateWebhook(ctx, webhook(tiers.LimitRecovered)))(t)
 	must(c.CreateSubject(ctx, tiers.Subject{ID: "acct_1", Tier: "pro"}))(t)
 	now := time.Now().UTC().Truncate(time.Millisecond)
+	later, before := now.Add(time.Hour), now.Add(-time.Minute)
 	wantErr(t, c.Alert(ctx, []tierlimit.Crossing{
-		crossing("acct_1", 80, now.Add(time.Hour)), crossing("acct_1", 100, now.Add(time.Hour)), crossing("acct_2", 80, now.Add(2*time.Hour)), crossing("acct_3", 80, now.Add(9*time.Hour)),
+		crossing("acct_1", 80, later), crossing("acct_1", 100, later), crossing("acct_2", 80, before), crossing("acct_2", 100, before),
+		crossing("acct_3", 80, before), crossing("acct_3", 80, later),
 	}), nil)
-	if n := must(c.EndAlerts(ctx, now))(t); n != 0 {
-		t.Errorf("%d windows ended early", n)
-	}
-	if list := must(c.AlertsToCheck(ctx, now.Add(time.Minute), 10))(t); len(list) != 0 {
+	if list := must(c.AlertsToCheck(ctx, 10))(t); len(list) != 0 {
 		t.Errorf("nothing changed, and %+v are to be checked", list)
 	}
 	s := must(c.Subject(ctx, "acct_1"))(t)
 	s.Tier = "enterprise"
 	must(c.ReplaceSubject(ctx, s, s.Version))(t)
-	list := must(c.AlertsToCheck(ctx, now.Add(time.Minute), 10))(t)
-	if len(list) != 1 || list[0].Subject != "acct_1" || list[0].Threshold != 80 || list[0].Limit != "per_month" || !list[0].EndsAt.Equal(now.Add(time.Hour)) {
+	var list []tiers.Alert
+	for deadline := time.Now().Add(time.Minute); len(list) == 0 && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		list = must(c.AlertsToCheck(ctx, 10))(t)
+	}
+	if len(list) != 1 || list[0].Subject != "acct_1" || list[0].Threshold != 80 || list[0].Limit != "per_month" || !list[0].EndsAt.Equal(later) {
 		t.Fatalf("to be checked are %+v", list)
 	}
-	list[0].Used, list[0].Max = 80, 1000
+	wantErr(t, c.AlertChecked(ctx, list[0]), nil)
+	used, most := int64(80), int64(1000)
+	list[0].Used, list[0].Max = &used, &most
 	for range 2 {
 		wantErr(t, c.RecoverAlert(ctx, list[0]), nil)
 	}
-	if n := must(c.EndAlerts(ctx, now.Add(3*time.Hour)))(t); n != 1 {
-		t.Errorf("%d windows ended, want that of acct_2", n)
+	if n := must(c.EndAlerts(ctx))(t); n != 2 {
+		t.Errorf("%d windows ended, want those of acct_2 and acct_3", n)
 	}
-	if n := must(c.EndAlerts(ctx, now.Add(3*time.Hour)))(t); n != 0 {
+	if n := must(c.EndAlerts(ctx))(t); n != 0 {
 		t.Errorf("%d windows ended twice", n)
 	}
 	got := states(t, c, w.ID)
 	if len(got) != 2 {
-		t.Fatalf("messages %+v", got)
+		t.Fatalf("messages %+v; acct_3 has reached a threshold of the next window too", got)
 	}
 	var first, last tiers.RecoveredData
 	if json.Unmarshal(got[0].Data, &first) != nil || json.Unmarshal(got[1].Data, &last) != nil ||
-		first.Subject != "acct_1" || first.Reason != tiers.RecoveredChanged || *first.Max != 1000 || last.Subject != "acct_2" || last.Reason != tiers.RecoveredEnded || last.Max != nil || !last.EndsAt.Equal(now.Add(2*time.Hour)) {
+		first.Subject != "acct_1" || first.Reason != tiers.RecoveredChanged || *first.Max != 1000 || last.Subject != "acct_2" || last.Reason != tiers.RecoveredEnded || last.Max != nil || !last.EndsAt.Equal(before) {
 		t.Errorf("messages %s and %s", got[0].Data, got[1].Data)
+	}
+	if text := `"` + before.Format(time.RFC3339Nano) + `"`; !strings.Contains(string(got[1].Data), text) {
+		t.Errorf("%s has another text than %s", got[1].Data, text)
+	}
+	// Above the thresholds again, and told again that this is over.
+	wantErr(t, c.Alert(ctx, []tierlimit.Crossing{crossing("acct_1", 120, later)}), nil)
+	wantErr(t, c.RecoverAlert(ctx, tiers.Alert{Subject: "acct_1", Limit: "per_month", EndsAt: later}), nil)
+	if got := states(t, c, w.ID); len(got) != 3 || strings.Contains(string(got[2].Data), "max") {
+		t.Errorf("messages %+v", got)
 	}
 }
 
