@@ -484,6 +484,34 @@ func TestLoadIsShownWhereItBites(t *testing.T) {
 	s.ask(s.public, "GET", "/v1/load", "").want(200, `"mode":"enforce"`, `"cpu":0.95`, `"multiplier":0.1`)
 }
 
+// What services report is shown with what follows from it; what is no reading is refused by name.
+func TestServicesReportTheirLoad(t *testing.T) {
+	s := newSite(t, 0.2)
+	s.ask(s.public, "POST", "/v1/load/report", `{"source":"api-1","cpu":0.8,"capacity":4}`, "Authorization", "Bearer "+serviceToken).want(204)
+	s.ask(s.public, "GET", "/v1/load", "").want(200, `"source":"api-1","cpu":0.8,"capacity":4,"kind":"report"`, `"counts":true`, `"kind":"fixed"`)
+	s.ask(s.public, "POST", "/v1/load/report", `{"source":"api-1","cpu":0.8,"capacity":4}`, "Authorization", "").want(401)
+	for body, field := range map[string]string{
+		`{"source":"api-1","cpu":80,"capacity":4}`:          "cpu",
+		`{"source":"api-1","cpu":-0.1,"capacity":4}`:        "cpu",
+		`{"source":"api-1","cpu":NaN,"capacity":4}`:         "body",
+		`{"source":"api-1","cpu":1e400,"capacity":4}`:       "cpu",
+		`{"source":"api-1","cpu":"0.5","capacity":4}`:       "cpu",
+		`{"source":"api-1","cpu":null,"capacity":4}`:        "cpu",
+		`{"source":"api-1","capacity":4}`:                   "cpu",
+		`{"source":"api-1","cpu":0.5}`:                      "capacity",
+		`{"source":"api-1","cpu":0.5,"capacity":1e9}`:       "capacity",
+		`{"source":"api-1","cpu":0.5,"capacity":0}`:         "capacity",
+		`{"source":"API 1","cpu":0.5,"capacity":4}`:         "source",
+		`{"source":"own","cpu":0.5,"capacity":4}`:           "source",
+		`{"cpu":0.5,"capacity":4}`:                          "source",
+		`{"source":"a","cpu":0.5,"capacity":4,"at":"2036"}`: "at",
+		`[]`: "body",
+		``:   "body",
+	} {
+		s.ask(s.public, "POST", "/v1/load/report", body).want(400, `"field":"`+field+`"`)
+	}
+}
+
 func TestTheDemoAnswers429(t *testing.T) {
 	s := newSite(t, 0)
 	for range 5 {

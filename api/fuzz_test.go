@@ -62,6 +62,7 @@ func FuzzAdminJSON(f *testing.F) {
 		{public, "POST", "/v1/peek"},
 		{public, "POST", "/v1/settle"},
 		{public, "POST", "/v1/renew"},
+		{public, "POST", "/v1/load/report"},
 	}
 	f.Fuzz(func(t *testing.T, target uint8, tag string, body []byte) {
 		to := targets[int(target)%len(targets)]

@@ -134,8 +134,12 @@ func (d *decisions) operations() []operation {
 			byKey: true, answer: "Usage", fails: append(down, http.StatusBadRequest), serve: d.guard.own(d.ownUsage),
 		},
 		{
-			method: http.MethodGet, path: "/v1/load", id: "load", summary: "How busy this replica is, and what follows from it", tag: "Load",
+			method: http.MethodGet, path: "/v1/load", id: "load", summary: "How busy what is protected is, and what follows from it", tag: "Load",
 			rights: look, answer: "LoadStatus", serve: d.getLoad,
+		},
+		{
+			method: http.MethodPost, path: "/v1/load/report", id: "report-load", summary: "Tell how busy a protected service is", tag: "Load",
+			rights: decide, body: "LoadReport", status: http.StatusNoContent, serve: d.reportLoad,
 		},
 	}
 }
@@ -331,6 +335,31 @@ func (d *decisions) ownUsage(w http.ResponseWriter, r *http.Request, subject str
 
 func (d *decisions) getLoad(w http.ResponseWriter, _ *http.Request) error {
 	respond(w, http.StatusOK, d.load.Status())
+	return nil
+}
+
+type loadReport struct {
+	Source   string   `json:"source"`
+	CPU      *float64 `json:"cpu"`
+	Capacity *float64 `json:"capacity"`
+}
+
+// reportLoad takes the reading of a protected service. Redis has it a quarter of a second later.
+func (d *decisions) reportLoad(w http.ResponseWriter, r *http.Request) error {
+	var body loadReport
+	if err := decode(w, r, &body); err != nil {
+		return err
+	}
+	if body.CPU == nil {
+		return &tierlimit.FieldError{Field: "cpu", Want: "given: the part of the capacity that is used, from 0 to 1"}
+	}
+	if body.Capacity == nil {
+		return &tierlimit.FieldError{Field: "capacity", Want: "given: the number of CPUs that the service may use"}
+	}
+	if err := d.load.Report(load.Reading{Source: body.Source, CPU: *body.CPU, Capacity: *body.Capacity}); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 

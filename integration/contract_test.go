@@ -73,7 +73,7 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 		}
 	case http.StatusForbidden:
 		role := access.Service
-		if o.OperationID == "take" || o.OperationID == "settle" || o.OperationID == "renew" {
+		if o.OperationID == "take" || o.OperationID == "settle" || o.OperationID == "renew" || o.OperationID == "report-load" {
 			role = access.Viewer
 		}
 		return []call{c.with("Authorization", "Bearer "+s.credential(access.Token, role).Secret)}
@@ -157,7 +157,7 @@ func (s *site) fails(id string, o documentedOperation, status int) []call {
 		if strings.HasPrefix(id, "ready") {
 			return []call{c}
 		}
-		if id == "take" || id == "peek" || id == "import-subjects" || id == "load" || strings.HasSuffix(id, "denials") { // which the policy answers, or it goes on
+		if id == "take" || id == "peek" || id == "import-subjects" || id == "load" || id == "report-load" || strings.HasSuffix(id, "denials") { // which the policy answers, or it goes on
 			c.blind = true
 			return []call{c.with("Authorization", "Bearer a-token-that-nobody-holds")}
 		}
@@ -306,7 +306,7 @@ func TestRolesAndRoutes(t *testing.T) {
 		governs   = "owner"
 	)
 	may := map[string]string{
-		"live": everybody, "ready": everybody, "openapi": everybody, "docs": everybody, "load": looks, "own-usage": everybody,
+		"live": everybody, "ready": everybody, "openapi": everybody, "docs": everybody, "load": looks, "report-load": decides, "own-usage": everybody,
 		"take": decides, "settle": decides, "renew": decides, "peek": looks, "usage": looks,
 		"list-tiers": reads, "read-tier": reads, "create-tier": governs, "replace-tier": governs, "patch-tier": governs, "delete-tier": governs, "apply-tiers": governs,
 		"list-subjects": reads, "read-subject": reads, "create-subject": changes, "replace-subject": changes, "patch-subject": changes, "delete-subject": changes,

@@ -274,6 +274,9 @@ func TestLoadScalesByTier(t *testing.T) {
 	r := startReplica(t, redisServer.URL, newDatabase(t), "--load-fixed", "0.95")
 	free, pro := newSubject(t), newSubject(t)+"-pro"
 	r.want(201, "POST", r.admin+"/admin/v1/subjects", fmt.Sprintf(`{"id":%q,"tier":"pro"}`, pro))
+	eventually(t, time.Minute, "the replicas on this Redis agree on 95 %", func() bool { // some of tests before may have been there
+		return r.must("peek", free).Multiplier == 0.1 && r.must("peek", pro).Multiplier == 0.55
+	})
 	d := r.must("take", free)
 	if w := d.Windows[1]; d.Multiplier != 0.1 || w.Max != 5 || w.EffectiveMax != 1 || !d.Allowed {
 		t.Errorf("free at 95 %%: %+v", d)

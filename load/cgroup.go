@@ -110,6 +110,8 @@ func upwards(root fs.FS, mount, own string) []string {
 
 func (c *cgroup) Source() string { return "cgroup" }
 
+func (c *cgroup) Capacity() float64 { return c.capacity }
+
 func (c *cgroup) Read(now time.Time) (float64, bool, error) {
 	if now.Sub(c.capacityAt) >= capacityAge {
 		c.capacity, _ = c.readCapacity()

@@ -37,6 +37,8 @@ func (s *script) Read(time.Time) (float64, bool, error) {
 
 func (*script) Source() string { return "script" }
 
+func (*script) Capacity() float64 { return 2 }
+
 func start(t testing.TB, m load.Meter, mode load.Mode) *load.Controller {
 	c, err := load.New(load.Config{
 		Tiers: tiers.Builtin, Meter: m, Mode: mode,
@@ -93,11 +95,11 @@ func TestDownAtOnceUpSlowly(t *testing.T) {
 			return ctl.Multiplier("free")
 		}
 		meter.set(1, nil)
-		for range 10 { // an EWMA of .3: past .90 after seven samples
+		for range 50 { // an EWMA of .05: past .90 after 45 samples
 			tick()
 		}
 		if m := tick(); m != 0.1 {
-			t.Fatalf("five seconds at full load: multiplier %v, want the floor .10", m)
+			t.Fatalf("25 seconds at full load: multiplier %v, want the floor .10", m)
 		}
 		meter.set(0, nil)
 		last, began := 0.1, time.Now()

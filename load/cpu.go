@@ -15,7 +15,7 @@ func cpuMeter(root fs.FS) Meter {
 	if c := findCgroup(root); c != nil {
 		return c
 	}
-	return &host{}
+	return &host{cpus: machineCPUs(root)}
 }
 
 // machineCPUs counts the CPUs that are on. runtime.NumCPU will not do: it counts

@@ -15,6 +15,8 @@ type Meter interface {
 	Read(now time.Time) (utilisation float64, ok bool, err error)
 	// Source names what is measured: "cgroup", "host", "fixed".
 	Source() string
+	// Capacity returns the number of CPUs that a utilisation of 1 means, as of the last Read.
+	Capacity() float64
 }
 
 // Fixed is a meter that always reads u, for tests and demonstrations.
@@ -24,14 +26,18 @@ type fixed float64
 
 func (f fixed) Read(time.Time) (float64, bool, error) { return float64(f), true, nil }
 func (fixed) Source() string                          { return "fixed" }
+func (fixed) Capacity() float64                       { return 1 }
 
 // host measures all CPUs of the machine. It keeps its own last reading:
 // gopsutil's cpu.Percent compares with one that all its callers share.
 type host struct {
+	cpus float64
 	last rate
 }
 
 func (h *host) Source() string { return "host" }
+
+func (h *host) Capacity() float64 { return h.cpus }
 
 func (h *host) Read(now time.Time) (float64, bool, error) {
 	times, err := cpu.Times(false)

@@ -1,7 +1,7 @@
 // Package replica opens what `tierlimit serve` has, for programs that decide in their own process:
 // counts in Redis behind a circuit breaker, tiers and customers from Postgres, the usage of long
 // windows kept in Postgres, failure policies that know how many replicas share a max, and limits
-// that bend with CPU load. A program and any number of `serve` processes on one Redis and one
+// that bend with the load of the fleet. A program and any number of `serve` processes on one Redis and one
 // Postgres are one fleet: they share every count and every change of a plan.
 package replica
 
@@ -32,8 +32,11 @@ type Config struct {
 	Redis    Redis
 	Database Database
 	Budget   time.Duration // longest a decision may take; default tierlimit.DefaultBudget
-	LoadMode load.Mode     // what CPU load does to adaptive limits; default load.Enforce
-	Meter    load.Meter    // measures the CPU; default load.CPU
+	LoadMode load.Mode     // what load does to adaptive limits; default load.Enforce
+	// LoadSources are the readings that count as load; default load.AllSources: the CPU of this
+	// process' container or machine, and what services report.
+	LoadSources load.Sources
+	Meter       load.Meter // measures the CPU; default load.CPU
 	// Observer is told of every decision; default nobody. See package observe.
 	Observer tierlimit.Observer
 	Trace    tierlimit.TraceFunc // makes spans of decisions; default none
@@ -128,7 +131,10 @@ func (r *Replica) open(ctx context.Context, cfg Config, log *slog.Logger) error 
 		return err
 	}
 	r.closeWith(watched.probe(ctx, store.Ping))
-	if r.Load, err = load.New(load.Config{Tiers: r.Cache.Tiers, Control: r.Cache.LoadControl, Meter: cfg.Meter, Mode: cfg.LoadMode, Logger: log}); err != nil {
+	if r.Load, err = load.New(load.Config{
+		Tiers: r.Cache.Tiers, Control: r.Cache.LoadControl, Meter: cfg.Meter, Mode: cfg.LoadMode,
+		Sources: cfg.LoadSources, Board: loadBoard{store}, Logger: log,
+	}); err != nil {
 		return err
 	}
 	r.closeWith(r.Load.Close)

@@ -1,7 +1,7 @@
 -- published.lua: reads the texts of a topic that have not expired.
 --
 -- KEYS[1] the topic, as in publish.lua
--- returns replicas and their texts in turn
+-- returns for each text its name, the text, and in how many milliseconds it expires
 --
 -- Changes nothing.
 
@@ -12,6 +12,7 @@ for i = 1, #list, 2 do
   if ends and tonumber(ends) > now then
     kept[#kept + 1] = list[i]
     kept[#kept + 1] = text
+    kept[#kept + 1] = tonumber(ends) - now
   end
 end
 return kept

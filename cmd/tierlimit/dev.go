@@ -41,7 +41,9 @@ func dev(ctx context.Context, set *settings, s streams, log *slog.Logger) error 
 		return err
 	}
 	defer l.close()
-	cpu, err := load.New(load.Config{Tiers: devTiers(catalogue), Control: devControl(catalogue), Meter: set.loadMeter, Mode: set.devLoadMode(), Logger: log})
+	cpu, err := load.New(load.Config{
+		Tiers: devTiers(catalogue), Control: devControl(catalogue), Meter: set.loadMeter, Mode: set.devLoadMode(), Sources: set.loadSources, Logger: log,
+	})
 	if err != nil {
 		return err
 	}

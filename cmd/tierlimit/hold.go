@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -103,7 +103,7 @@ func hold(ctx context.Context, f takeFlags, verb string, asked map[string]any) (
 	if err != nil {
 		return false, err
 	}
-	answer, err := post(ctx, strings.TrimSuffix(f.url, "/")+"/v1/"+verb, f.token, body)
+	answer, err := ask(ctx, http.MethodPost, f.url, "/v1/"+verb, f.token, body)
 	if err != nil {
 		return false, err
 	}
@@ -171,7 +171,7 @@ func askHold(ctx context.Context, s streams, url, token, verb string, asked map[
 	if err != nil {
 		return err
 	}
-	answer, err := post(ctx, strings.TrimSuffix(url, "/")+"/v1/"+verb, token, body)
+	answer, err := ask(ctx, http.MethodPost, url, "/v1/"+verb, token, body)
 	if err != nil {
 		return err
 	}

@@ -14,14 +14,71 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tierlimit/tierlimit"
+	"github.com/tierlimit/tierlimit/load"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
 func loadCommand(s streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "load", Short: "See and change what CPU load does to adaptive limits", Args: cobra.NoArgs, RunE: help}
-	cmd.AddCommand(adminCommand(s, "get", "Show the mode and the pins", cobra.NoArgs, getLoad), setLoadCommand(s))
+	cmd.AddCommand(adminCommand(s, "get", "Show the mode and the pins", cobra.NoArgs, getLoad), setLoadCommand(s), loadStatusCommand(s))
 	return cmd
 }
+
+func loadStatusCommand(s streams) *cobra.Command {
+	var url, token string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "Show how busy what is protected is, by whose readings, and what follows for each tier", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkURL("--url", url); err != nil {
+				return usage(err)
+			}
+			body, err := ask(cmd.Context(), http.MethodGet, url, "/v1/load", token, nil)
+			if err != nil {
+				return err
+			}
+			var status load.Status
+			if err := json.Unmarshal(body, &status); err != nil {
+				return fmt.Errorf("read the load: %w", err)
+			}
+			c := &client{out: s.out, json: asJSON}
+			return c.show(json.RawMessage(body), func(w io.Writer) { showStatus(w, &status) })
+		},
+	}
+	serverFlags(cmd, s, &url, &token)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, for scripts")
+	return cmd
+}
+
+func showStatus(w io.Writer, s *load.Status) {
+	seconds := func(ms int64) string { return strconv.FormatFloat(float64(ms)/1000, 'f', 1, 64) + "s ago" }
+	by := map[bool]string{true: "by all replicas", false: "by this replica alone"}[s.Agreed]
+	of := "nothing that counts is known"
+	if s.AgeMS >= 0 {
+		of = percent(s.CPU) + ", smoothed " + percent(s.Smoothed)
+	}
+	fmt.Fprintf(w, "mode\t%s\nload\t%s\nagreed\t%s\n\n", s.Mode, of, by)
+	for _, r := range s.Readings {
+		counts := map[bool]string{true: "counts", false: "does not count"}[r.Counts]
+		fmt.Fprintf(w, "%s\t%s of %s CPUs, %s, %s (%s)\n", r.Source, percent(r.CPU), number(r.Capacity), seconds(r.AgeMS), counts, r.Kind)
+	}
+	fmt.Fprintln(w)
+	for _, tier := range slices.Sorted(maps.Keys(s.Tiers)) {
+		t := s.Tiers[tier]
+		note := ""
+		switch {
+		case t.Pinned:
+			note = ", pinned; by load x" + number(t.Computed)
+		case t.Multiplier != t.Computed:
+			note = "; x" + number(t.Computed) + " under enforce"
+		}
+		fmt.Fprintf(w, "%s\tx%s%s\n", tier, number(t.Multiplier), note)
+	}
+}
+
+func percent(part float64) string { return strconv.FormatFloat(100*part, 'f', 1, 64) + " %" }
+
+func number(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
 
 func getLoad(ctx context.Context, c *client, _ []string) error {
 	a, err := c.get(ctx, "/load", nil)
@@ -48,7 +105,7 @@ func showLoad(c *client, body []byte) error {
 			if p.ExpiresAt != nil {
 				until = "until " + instantOrDash(p.ExpiresAt)
 			}
-			fmt.Fprintf(w, "%s\tx%s %s\n", tier, strconv.FormatFloat(p.Multiplier, 'g', -1, 64), until)
+			fmt.Fprintf(w, "%s\tx%s %s\n", tier, number(p.Multiplier), until)
 		}
 	})
 }

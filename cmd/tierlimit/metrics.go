@@ -113,16 +113,26 @@ func (m *metrics) addLoad(c *load.Controller) {
 			report(s.Multiplier, tier)
 		}
 	})
-	m.add(prometheus.GaugeValue, "load_utilization_ratio", "The CPU utilisation that the curves follow, 0 to 1.", nil, func(report func(float64, ...string)) {
+	m.add(prometheus.GaugeValue, "load_utilization_ratio", "The load that the curves follow, 0 to 1: that of the fleet, or of this replica alone.", nil, func(report func(float64, ...string)) {
 		report(c.Status().Smoothed)
 	})
-	m.add(prometheus.GaugeValue, "load_sample_age_seconds", "The age of the last sample of the CPU; -1 before the first.", nil, func(report func(float64, ...string)) {
-		age := c.Status().AgeMS
-		if age < 0 {
-			report(-1)
+	m.add(prometheus.GaugeValue, "load_sample_age_seconds", "The age of the last sample of this replica's own CPU; -1 if there is none of the last ten seconds.", nil, func(report func(float64, ...string)) {
+		if age, ok := c.OwnAge(); ok {
+			report(age.Seconds())
 			return
 		}
-		report(float64(age) / 1000)
+		report(-1)
+	})
+	m.add(prometheus.GaugeValue, "load_readings", "Readings of load that this replica knows, by whether they count.", []string{"counts"}, func(report func(float64, ...string)) {
+		n := map[bool]float64{}
+		for _, r := range c.Status().Readings {
+			n[r.Counts]++
+		}
+		report(n[true], "true")
+		report(n[false], "false")
+	})
+	m.add(prometheus.GaugeValue, "load_agreed", "Whether this replica has the multipliers of the fleet: 1, or 0 if it goes on alone.", nil, func(report func(float64, ...string)) {
+		report(truth(c.Status().Agreed))
 	})
 }
 

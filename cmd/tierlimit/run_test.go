@@ -220,6 +220,18 @@ func TestAFixedLoadIsShownInTheDecision(t *testing.T) {
 	if _, out, _ := sh.run("take", "acct_42", "--url", public); !strings.Contains(out, "used 1 of 1 (of 5, load x0.1)") {
 		t.Errorf("%s", out)
 	}
+	_, status, errs := sh.run("load", "status", "--url", public)
+	for _, line := range []string{
+		`mode +enforce`, `load +95.0 %, smoothed 95.0 %`, `agreed +by this replica alone`,
+		`replica:\S+ +95.0 % of 1 CPUs, \d+\.\ds ago, counts \(fixed\)`, `free +x0\.1\n`, `pro +x0\.55\n`,
+	} {
+		if !regexp.MustCompile(line).MatchString(status) {
+			t.Errorf("no %s in\n%s%s", line, status, errs)
+		}
+	}
+	if _, out, _ := sh.run("load", "status", "--json", "--url", public); !strings.Contains(out, `"smoothed": 0.95`) {
+		t.Errorf("%s", out)
+	}
 	if _, out, _ := sh.run("take", "acct_42", "--url", public); !strings.Contains(out, "denied: load by per_minute") {
 		t.Errorf("%s", out)
 	}
@@ -242,6 +254,7 @@ func TestAWrongConfigurationStopsTheStart(t *testing.T) {
 		"TIERLIMIT_TRUSTED_PROXIES": "10.0.0.0/8,office",
 		"TIERLIMIT_LOAD_MODE":       "sometimes",
 		"TIERLIMIT_LOAD_FIXED":      "95",
+		"TIERLIMIT_LOAD_SOURCES":    "own,API",
 		"TIERLIMIT_LOG_LEVEL":       "loud",
 		"TIERLIMIT_LOG_FORMAT":      "xml",
 	} {
@@ -286,7 +299,7 @@ func TestConfigShowsWhatIsInForce(t *testing.T) {
 		t.Errorf("%d: %s%s", code, out, errs)
 	}
 	for _, line := range []string{
-		`TIERLIMIT_ADDR +:9000 +--addr`, `TIERLIMIT_BUDGET +20ms +TIERLIMIT_BUDGET`, `TIERLIMIT_LOAD_MODE +enforce +default`,
+		`TIERLIMIT_ADDR +:9000 +--addr`, `TIERLIMIT_BUDGET +20ms +TIERLIMIT_BUDGET`, `TIERLIMIT_LOAD_MODE +observe +default`, `TIERLIMIT_LOAD_SOURCES +\* +default`,
 		`TIERLIMIT_ADMIN_TOKEN +\(hidden\) +TIERLIMIT_ADMIN_TOKEN_FILE`, `TIERLIMIT_DATABASE_URL +postgres://tl:xxxxx@db/tl`, `TIERLIMIT_REDIS_URL +redis://127.0.0.1:6379/0 +default`,
 	} {
 		if !regexp.MustCompile(line).MatchString(out) {

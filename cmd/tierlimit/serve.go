@@ -118,7 +118,7 @@ func (s *settings) replica(log *slog.Logger) (replica.Config, error) {
 	return replica.Config{
 		Redis:    replica.Redis{URL: s.redisURL, Mode: replica.Mode(s.redisMode), Authorities: authorities, Certificates: certificates},
 		Database: replica.Database{URL: s.databaseURL, Renew: s.databaseOption.renew(), Migrate: replica.Migrate(s.migrate), Wait: s.startTimeout, History: s.historyRetention},
-		Budget:   s.budget, LoadMode: s.loadMode, Meter: s.loadMeter, Webhooks: &s.webhooks, Logger: log,
+		Budget:   s.budget, LoadMode: s.loadMode, LoadSources: s.loadSources, Meter: s.loadMeter, Webhooks: &s.webhooks, Logger: log,
 	}, nil
 }
 

@@ -58,6 +58,7 @@ type settings struct {
 	historyRetention           time.Duration
 	loadMode                   load.Mode
 	loadMeter                  load.Meter // nil: measure
+	loadSources                load.Sources
 	logLevel                   slog.Level
 	logJSON, accessLog         bool
 	traceEndpoint              *url.URL // nil: no spans
@@ -66,7 +67,7 @@ type settings struct {
 }
 
 // common are the options that dev and serve share.
-func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode load.Mode) options {
+func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode load.Mode, loadSources string) options {
 	s.tls.setting, s.adminTLS.setting = "TIERLIMIT_TLS", "TIERLIMIT_ADMIN_TLS"
 	return options{
 		{
@@ -170,11 +171,15 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 			want: "a YAML file of routes", parse: fileName(&s.routesFile),
 		},
 		{
-			name: "load-mode", usage: "what CPU load does to adaptive limits", fallback: string(loadMode),
+			name: "load-mode", usage: "what load does to adaptive limits", fallback: string(loadMode),
 			want: "off, observe or enforce", parse: s.parseLoadMode,
 		},
 		{
-			name: "load-fixed", usage: "pretend this CPU utilisation instead of measuring it",
+			name: "load-sources", usage: "whose CPU is the load: own is that of this process' container or machine, * that of all who report", fallback: loadSources,
+			want: load.SourcesRule, parse: s.parseLoadSources,
+		},
+		{
+			name: "load-fixed", usage: "pretend this CPU utilisation instead of measuring it, and have it count",
 			want: "a number from 0 to 1, such as 0.95", parse: s.parseLoadFixed,
 		},
 		{
@@ -266,7 +271,7 @@ func (s *settings) serve() options {
 			name: "audit-retention", usage: "delete events of the audit log that are older; for ever if it is left out",
 			want: "a duration of 24h or more, such as 8760h", parse: duration(&s.auditRetention, 24*time.Hour, 100*365*24*time.Hour),
 		},
-	}, append(s.messages(""), s.common(":8080", "127.0.0.1:8081", ":8000", "json", load.Enforce)...)...)
+	}, append(s.messages(""), s.common(":8080", "127.0.0.1:8081", ":8000", "json", load.Observe, "*")...)...)
 }
 
 func (s *settings) database() *option {
@@ -287,7 +292,7 @@ func (s *settings) dev() options {
 			name: "admin-token", usage: "bearer token of the admin listener; a new one is made if none is given", secret: true,
 			want: tokensWanted, parse: tokens(&s.adminTokens),
 		},
-	}, append(s.messages("127.0.0.0/8,::1"), s.common("127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8000", "text", "")...)...)
+	}, append(s.messages("127.0.0.0/8,::1"), s.common("127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8000", "text", "", "own,*")...)...)
 }
 
 // devLoadMode is dev's when none is given: whoever tries a limit on a machine
@@ -592,9 +597,14 @@ func (s *settings) parseLoadMode(v string) error {
 	return oneOf(string(load.Off), string(load.Observe), string(load.Enforce))(v)
 }
 
+func (s *settings) parseLoadSources(v string) (err error) {
+	s.loadSources, err = load.ParseSources(v)
+	return err
+}
+
 func (s *settings) parseLoadFixed(v string) error {
 	u, err := strconv.ParseFloat(v, 64)
-	s.loadMeter = load.Fixed(u)
+	s.loadMeter, s.loadSources.Own = load.Fixed(u), true
 	return check(err == nil && u >= 0 && u <= 1)
 }
 

@@ -126,7 +126,7 @@ func take(ctx context.Context, s streams, f takeFlags, subject string, command [
 	if f.peek {
 		verb = "peek"
 	}
-	answer, err := post(ctx, strings.TrimSuffix(f.url, "/")+"/v1/"+verb, f.token, body)
+	answer, err := ask(ctx, http.MethodPost, f.url, "/v1/"+verb, f.token, body)
 	if err != nil {
 		return err
 	}
@@ -148,14 +148,18 @@ func take(ctx context.Context, s streams, f takeFlags, subject string, command [
 	return err
 }
 
-func post(ctx context.Context, url, token string, body []byte) ([]byte, error) {
+// ask sends a request to the public listener at server. body is nil for a GET.
+func ask(ctx context.Context, method, server, path, token string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	url := strings.TrimSuffix(server, "/") + path
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, usage(err)
 	}
-	req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -169,7 +173,7 @@ func post(ctx context.Context, url, token string, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused("POST "+url, resp, answer, "the public listener: is --url "+strings.TrimSuffix(url, req.URL.Path)+"?")
+		return nil, refused(method+" "+url, resp, answer, "the public listener: is --url "+strings.TrimSuffix(url, req.URL.Path)+"?")
 	}
 	return answer, nil
 }

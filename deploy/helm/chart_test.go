@@ -210,7 +210,7 @@ var (
 		"replicas":         3,
 		"settings": values{
 			"addressHeader": "X-Forwarded-For", "auditRetention": "8760h", "budget": "40ms", "costHeader": "X-Cost",
-			"keyHeaders": "X-Api-Key,Authorization", "loadMode": "observe", "logFormat": "json", "logLevel": "warn",
+			"keyHeaders": "X-Api-Key,Authorization", "loadMode": "enforce", "loadSources": "own,api-*", "logFormat": "json", "logLevel": "warn",
 			"redisMode": "single", "startTimeout": "60s", "subjectClaim": "sub", "subjectHeader": "X-Subject",
 			"checkBudget": "30ms", "grpcBudget": "10ms", "grpcEntries": "subject=tenant,scope=route", "legacyHeaders": "delta-only",
 			"accessLog": "on", "historyRetention": "720h", "traceEndpoint": "http://collector:4318", "traceRatio": "0.1",
@@ -463,6 +463,7 @@ func TestTheSchemaRefusesWrongValues(t *testing.T) {
 		"adminService":               {"adminService": values{"enable": true}},
 		"settings":                   {"settings": values{"adminToken": "0123456789abcdef"}},
 		"settings.loadMode":          {"settings": values{"loadMode": "on"}},
+		"settings.loadSources":       {"settings": values{"loadSources": "own,API"}},
 		"settings.budget":            {"settings": values{"budget": "50"}},
 		"settings.redisMode":         {"settings": values{"redisMode": "primary"}},
 		"drainSeconds":               {"drainSeconds": 61},
