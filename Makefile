@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build image chart test unit integration alerts peers faults start usage soak fuzz canaries mutants lint format bench microbench clean
+.PHONY: help run build image chart test unit integration alerts peers faults start usage soak fuzz canaries mutants lint format bench overload microbench clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,7 @@ mutants: ## put small mistakes in, one by one, and show how many the tests see: 
 lint: ## pass the linters
 	$(GO) vet ./... ./integration/...
 	cd deploy/helm && GOWORK=off $(GO) vet ./...
+	cd integration/overload && GOWORK=off GOOS=linux $(GO) vet ./...
 	$(GOLANGCI_LINT) run ./... ./integration/...
 	test -z "$$($(GOFUMPT) -l .)" || { $(GOFUMPT) -d .; exit 1; }
 
@@ -82,6 +83,9 @@ format: ## format the Go files
 
 bench: ## measure decisions beside what one would import instead, and write docs/benchmarks.md (ARGS="-h")
 	env="$$(TEST_SERVERS=local integration/prepare wrk)" && eval "$$env" && $(GO) run ./integration/bench -o docs $(ARGS)
+
+overload: ## measure what sheds load, beside what one would import instead, and write docs/overload.md (ARGS="-quick")
+	cd integration/overload && GOWORK=off $(GO) run . -o "$(CURDIR)/docs" $(ARGS)
 
 microbench: ## measure what a decision costs by itself, in memory and on Redis
 	env="$$(integration/prepare)" && eval "$$env" && \

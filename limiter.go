@@ -313,6 +313,16 @@ func isOver(ctx context.Context) bool {
 	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
+// Plan returns the plan that subject is on, from the memory of the Resolver: it does not wait. For
+// a subject that the Resolver has to look up first, Plan returns the fallback plan, and the look-up
+// is under way. An error is a *FieldError if subject is invalid.
+func (l *Limiter) Plan(ctx context.Context, subject string) (*Plan, error) {
+	if err := checkSubject(subject); err != nil {
+		return nil, err
+	}
+	return l.resolve(ctx, subject, time.Now())
+}
+
 // Usage is where a subject stands in every limit of its plan, whatever scope.
 type Usage struct {
 	Subject    string

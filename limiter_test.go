@@ -484,6 +484,7 @@ func TestNewPlanNamesWhatIsWrong(t *testing.T) {
 		"limits.per_day.adaptive":    {Limits: []tierlimit.Limit{{Name: "per_day", Max: 1, Window: tierlimit.Window{Length: time.Hour + time.Millisecond}, Adaptive: true}}},
 		"limits.per day.name":        {Limits: []tierlimit.Limit{{Name: "per day", Max: 1, Window: tierlimit.Window{Length: time.Hour}}}},
 		"limits.per_month.algorithm": {Limits: []tierlimit.Limit{{Name: "per_month", Window: tierlimit.Window{Period: tierlimit.Month}, Algorithm: tierlimit.Sliding}}},
+		"priority":                   {Priority: tierlimit.MaxPriority + 1},
 		"on_store_error":             {OnStoreError: "maybe"},
 		"refusal":                    {Refusal: tierlimit.Exceeded},
 	} {

@@ -9,9 +9,13 @@ import (
 	"time"
 )
 
+// MaxPriority is the highest priority of a tier.
+const MaxPriority = 1000
+
 // PlanConfig says what a Plan is made of.
 type PlanConfig struct {
 	Tier         string
+	Priority     int     // of the tier, 0 to MaxPriority: under load a lower one gives way first
 	Limits       []Limit // at most MaxLimits, names unique, in any order
 	OnStoreError Policy  // default Local
 	Denials      Denials // what customers see of a denial; default DenialsFull
@@ -49,6 +53,9 @@ func NewPlan(cfg PlanConfig) (*Plan, error) {
 			return nil, &FieldError{Field: "limits", Value: l.Name, Want: "unique names"}
 		}
 	}
+	if cfg.Priority < 0 || cfg.Priority > MaxPriority {
+		return nil, &FieldError{Field: "priority", Value: strconv.Itoa(cfg.Priority), Want: "a whole number from 0 to 1000"}
+	}
 	if cfg.OnStoreError == "" {
 		cfg.OnStoreError = Local
 	}
@@ -77,6 +84,9 @@ func (p *Plan) Config() PlanConfig {
 
 // Tier returns the name of the tier that p belongs to.
 func (p *Plan) Tier() string { return p.cfg.Tier }
+
+// Priority returns the priority of the tier that p belongs to.
+func (p *Plan) Priority() int { return p.cfg.Priority }
 
 // Fallback reports whether p is only the default tier's, as the subject's own tier
 // could not be learned in time.

@@ -54,11 +54,6 @@ func (g *Gate) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handl
 		return
 	}
 	status, header, returned := 0, w.Header(), false
-	sent := func(code int) {
-		if status == 0 && (code >= http.StatusOK || code == http.StatusSwitchingProtocols) { // ignore informational responses
-			status = code
-		}
-	}
 	defer func() {
 		switch {
 		case status == 0 && returned:
@@ -70,7 +65,21 @@ func (g *Gate) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handl
 		defer func() { g.settle(ctx, id, cost, costs) }() // also if Settle panics
 		cost, costs = g.cfg.Settle(r, status, header)
 	}()
-	next.ServeHTTP(httpsnoop.Wrap(w, httpsnoop.Hooks{
+	next.ServeHTTP(onResponse(w, func(code int) { status = code }), r)
+	returned = true
+}
+
+// onResponse returns w, which calls begun with the status when the response begins: before its
+// header is written, or its connection hijacked. Informational responses are no beginning.
+func onResponse(w http.ResponseWriter, begun func(status int)) http.ResponseWriter {
+	has := false
+	sent := func(code int) {
+		if !has && (code >= http.StatusOK || code == http.StatusSwitchingProtocols) {
+			has = true
+			begun(code)
+		}
+	}
+	return httpsnoop.Wrap(w, httpsnoop.Hooks{
 		WriteHeader: func(write httpsnoop.WriteHeaderFunc) httpsnoop.WriteHeaderFunc {
 			return func(code int) {
 				sent(code)
@@ -101,8 +110,7 @@ func (g *Gate) serveHeld(w http.ResponseWriter, r *http.Request, next http.Handl
 				return hijack()
 			}
 		},
-	}), r)
-	returned = true
+	})
 }
 
 // settleTries is the number of attempts to settle. A retry is safe.

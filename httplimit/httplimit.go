@@ -10,6 +10,7 @@ import (
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/internal/lograte"
 	"github.com/tierlimit/tierlimit/internal/problem"
+	"github.com/tierlimit/tierlimit/load/guard"
 )
 
 // A Limiter decides; *tierlimit.Limiter does.
@@ -31,7 +32,8 @@ type Config struct {
 	Costs   CostsFunc                  // costs of limits that have their own unit; default none
 	Settle  SettleFunc                 // the actual cost, for example GiveBackOn5xx; default: the charge is kept
 	Hold    time.Duration              // initial duration of a hold, 1s to 1h; default DefaultHold
-	Skip    func(*http.Request) bool   // true passes the request by the limiter; default never
+	Skip    func(*http.Request) bool   // true passes the request by the limiter and the guard; default never
+	Guard   *guard.Guard               // refuses requests, before the limiter is asked, while the process or what it calls is saturated; default nil
 	Legacy  LegacyHeaders              // X-RateLimit-* beside the standard headers; default NoLegacy
 	Logger  *slog.Logger               // told who asks and what is decided, at debug level; default slog.Default
 }
@@ -56,8 +58,9 @@ func New(lim Limiter, cfg Config) (func(http.Handler) http.Handler, error) {
 // A Gate decides about requests. New returns a middleware that uses a Gate; programs that answer
 // gateways call Check. A Gate is safe for concurrent use.
 type Gate struct {
-	lim Limiter
-	cfg Config
+	lim     Limiter
+	planner Planner // not nil if cfg.Guard is not
+	cfg     Config
 
 	unknown   lograte.Line // requests whose subject could not be looked up
 	unsettled lograte.Line // requests that could not be settled
@@ -90,13 +93,20 @@ func NewGate(lim Limiter, cfg Config) (*Gate, error) {
 	if !cfg.Legacy.Valid() {
 		return nil, &tierlimit.FieldError{Field: "Legacy", Value: string(cfg.Legacy), Want: "empty, epoch, delta, epoch-only or delta-only"}
 	}
-	return &Gate{lim: lim, cfg: cfg}, nil
+	planner, ok := lim.(Planner)
+	if cfg.Guard != nil && !ok {
+		return nil, &tierlimit.FieldError{Field: "Guard", Value: "given", Want: "nil for a limiter without the method Plan"}
+	}
+	return &Gate{lim: lim, planner: planner, cfg: cfg}, nil
 }
 
 // Wrap returns a handler that calls next for the requests that pass.
 func (g *Gate) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := g.ask(r, true)
+		if a.permit != nil {
+			defer a.leave(r)
+		}
 		switch {
 		case a.problem != nil:
 			hurryBody(w, r)
@@ -111,6 +121,9 @@ func (g *Gate) Wrap(next http.Handler) http.Handler {
 			hurryBody(w, r)
 			Deny(w, &a.decision)
 			return
+		}
+		if permit := a.permit; permit != nil {
+			w = onResponse(w, func(int) { permit.Answered() })
 		}
 		r = r.WithContext(tierlimit.NewContext(r.Context(), a.decision))
 		if a.decision.ID != "" {
@@ -159,9 +172,12 @@ type answer struct {
 	hold     time.Duration    // of decision.ID
 	skipped  bool             // there is no decision: the request passes
 	problem  *problem.Problem // not nil: there is no decision, and the request does not pass
+	permit   *guard.Permit    // of the guard; nil: there is no guard, or the request does not pass
 }
 
-func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
+// ask decides about a request. If this process serves the request, the guard is asked too, and the
+// charge may have a hold.
+func (g *Gate) ask(r *http.Request, serves bool) (a answer) {
 	if err := g.cfg.Routes.CheckPath(r); err != nil {
 		a.problem = &problem.Problem{Status: http.StatusBadRequest, Detail: "The request cannot be limited.", Errors: []problem.Field{{Field: "path", Detail: err.Error()}}}
 		return a
@@ -183,8 +199,13 @@ func (g *Gate) ask(r *http.Request, holds bool) (a answer) {
 		a.problem = &problem.Problem{Status: http.StatusBadRequest, Detail: "The request does not say who is asking."}
 		return a
 	}
+	if g.cfg.Guard != nil && serves {
+		if g.admit(r.Context(), subject, &a); a.problem != nil {
+			return a
+		}
+	}
 	req := g.request(r, subject, &charge)
-	if !holds {
+	if !serves {
 		req.Hold, req.HoldIfCounted = 0, false
 	}
 	a.hold = req.Hold

@@ -18,6 +18,7 @@ func TestImportersInheritOnlyWhatTheyUse(t *testing.T) {
 		"/store/redisstore": {"github.com/redis/go-redis/", "github.com/cespare/xxhash/", "github.com/zeebo/xxh3", "github.com/klauspost/cpuid/", "go.uber.org/atomic", "golang.org/x/sys/"},
 		"/tiers":            nil,
 		"/load":             {"github.com/shirou/gopsutil/", "golang.org/x/sys/", "github.com/tklauser/", "github.com/lufia/plan9stats", "github.com/power-devops/perfstat", "github.com/yusufpapurcu/wmi", "github.com/go-ole/go-ole"},
+		"/load/guard":       nil,
 		"/observe":          nil,
 		"/proxy":            {"github.com/felixge/httpsnoop"},
 	} {

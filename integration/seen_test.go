@@ -76,6 +76,15 @@ func (r *replica) addressIn(listener string) string {
 	return address
 }
 
+// proxied sends a request through the proxy and returns the status.
+func (r *replica) proxied() int {
+	r.Helper()
+	resp, err := http.Get("http://" + r.addressIn("proxy") + "/")
+	must(r.T, err)
+	defer resp.Body.Close()
+	return resp.StatusCode
+}
+
 const (
 	clientsOfEachWay  = 4
 	requestsOfAClient = 25
@@ -406,7 +415,15 @@ func TestDashboardAndRulesOnARealPrometheus(t *testing.T) {
 	stopRedis := sync.OnceFunc(redis.Stop)
 	t.Cleanup(stopRedis)
 	database := newDatabase(t)
-	replicas := []*replica{startReplica(t, redis.URL, database), startReplica(t, redis.URL, database)}
+	api := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(api.Close)
+	replicas := make([]*replica, 2)
+	for i := range replicas {
+		replicas[i] = startReplica(t, redis.URL, database, "--upstream", api.URL, "--proxy-addr", "127.0.0.1:0", "--guard", "on")
+		if status := replicas[i].proxied(); status != http.StatusOK {
+			t.Errorf("through the proxy: %d", status)
+		}
+	}
 	m := startPrometheus(t, replicas)
 	native := startPrometheus(t, replicas, "--enable-feature=native-histograms")
 	m.has("a scrape", "count(tierlimit_build_info) == 2")

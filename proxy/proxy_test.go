@@ -20,6 +20,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/httplimit"
+	"github.com/tierlimit/tierlimit/load/guard"
 	"github.com/tierlimit/tierlimit/proxy"
 	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -293,6 +294,31 @@ func TestAnUpgradeGoesThrough(t *testing.T) {
 		t.Errorf("%q, %v", line, err)
 	}
 	f.wantUsed("an upgrade", 1)
+}
+
+func TestAGuardRefusesWhatTheProxyCannotForwardInTime(t *testing.T) {
+	now, wait := time.Now(), time.Duration(0)
+	g := guard.New(guard.Config{Now: func() time.Time { return now }, Wait: func() (time.Duration, bool) { return wait, true }})
+	asked := 0
+	f := newFront(t, func(http.ResponseWriter, *http.Request) { asked++ }, func(cfg *proxy.Config) { cfg.Limit.Guard = g })
+	if resp, _ := f.do(f.request("GET", "/", nil)); resp.StatusCode != http.StatusOK {
+		t.Errorf("%d", resp.StatusCode)
+	}
+	wait = 10 * time.Second
+	for range 1000 { // so that the guard notices
+		now = now.Add(2 * time.Millisecond)
+		if p := g.Acquire("free", 0, "ip:127.0.0.1"); p != nil {
+			p.Dropped()
+		}
+	}
+	resp, body := f.do(f.request("POST", "/", strings.NewReader("x")))
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "temporary-reduced-capacity") {
+		t.Errorf("%d %v %s", resp.StatusCode, resp.Header, body)
+	}
+	if asked != 1 {
+		t.Errorf("the API was asked %d times", asked)
+	}
+	f.wantUsed("a refused request", 1)
 }
 
 func TestAClientThatHangsUpEndsTheRequestUpstream(t *testing.T) {

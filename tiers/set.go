@@ -128,7 +128,7 @@ func newVariants(t *Tier, from string) (variants, error) {
 
 func newPlan(t *Tier, from string, group int) (*tierlimit.Plan, error) {
 	cfg := tierlimit.PlanConfig{
-		Tier: t.Key, OnStoreError: t.OnStoreError, Denials: t.Denials,
+		Tier: t.Key, Priority: t.Priority, OnStoreError: t.OnStoreError, Denials: t.Denials,
 		Fallback: from == tierlimit.FromFallback, Unknown: from != tierlimit.FromTier,
 	}
 	for name, limit := range t.Limits {

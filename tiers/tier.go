@@ -104,7 +104,7 @@ func (t *Tier) Validate() error {
 	}
 	check(tierlimit.ValidName(t.Key), "key", t.Key, tierlimit.NameRule)
 	check(len(t.Name) <= 200 && strictjson.Printable(t.Name), "name", t.Name, "at most 200 bytes of UTF-8 without control characters")
-	check(t.Priority >= 0 && t.Priority <= 1000, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
+	check(t.Priority >= 0 && t.Priority <= tierlimit.MaxPriority, "priority", strconv.Itoa(t.Priority), "a whole number from 0 to 1000")
 	check(t.OnStoreError.Valid(), "on_store_error", string(t.OnStoreError), "open, closed or local")
 	check(t.Denials.Valid(), "denials", string(t.Denials), "full or plain")
 	if err := tierlimit.CheckAlerts(t.Alerts); err != nil {

@@ -23,6 +23,8 @@ import (
 	"github.com/tierlimit/tierlimit/api/envoy"
 	"github.com/tierlimit/tierlimit/httplimit"
 	"github.com/tierlimit/tierlimit/internal/listen"
+	"github.com/tierlimit/tierlimit/load/guard"
+	"github.com/tierlimit/tierlimit/observe/prom"
 	"github.com/tierlimit/tierlimit/proxy"
 )
 
@@ -304,10 +306,15 @@ func newProxyServer(h http.Handler, pool *listen.Pool, log *slog.Logger) *http.S
 
 // newForward returns the handler of the proxy listener.
 func newForward(s *settings, m *metrics, cfg *api.Config) (http.Handler, error) {
+	limit := s.limits(cfg)
+	if s.guard {
+		limit.Guard = guard.New(guard.Config{})
+		m.registry.MustRegister(prom.NewGuard(limit.Guard))
+	}
 	return proxy.New(cfg.Limiter, proxy.Config{
 		Upstream: s.upstream, CostHeader: s.costHeader, Timeout: s.upstreamTimeout, Logger: cfg.Logger,
 		Observe:     func(e proxy.Event) { m.proxied.WithLabelValues(string(e)).Inc() },
-		Connections: s.mostConnections(), Limit: s.limits(cfg),
+		Connections: s.mostConnections(), Limit: limit,
 	})
 }
 

@@ -42,6 +42,7 @@ type settings struct {
 	upstream                   *url.URL // nil: nothing is proxied
 	proxyAddr, costHeader      string
 	upstreamTimeout            time.Duration
+	guard                      bool
 	grpcAddr, grpcClientCA     string // grpcAddr "": gRPC is off
 	entries                    envoy.Entries
 	grpcBudget, checkBudget    time.Duration
@@ -77,6 +78,10 @@ func (s *settings) common(addr, adminAddr, proxyAddr, logFormat string, loadMode
 		{
 			name: "proxy-addr", usage: "proxy listener, if there is an upstream", fallback: proxyAddr,
 			want: "host:port, such as :8000, or unix: and the path of a socket", parse: address(&s.proxyAddr),
+		},
+		{
+			name: "guard", usage: "have the proxy answer 503 to the lowest tiers while this process, or the API behind it, is saturated", fallback: "off",
+			want: "on or off", parse: func(v string) error { s.guard = v == "on"; return oneOf("on", "off")(v) },
 		},
 		{
 			name: "cost-header", usage: "where the upstream's responses say what a request really cost", fallback: proxy.CostHeader,

@@ -215,7 +215,7 @@ var (
 			"checkBudget": "30ms", "grpcBudget": "10ms", "grpcEntries": "subject=tenant,scope=route", "legacyHeaders": "delta-only",
 			"accessLog": "on", "historyRetention": "720h", "traceEndpoint": "http://collector:4318", "traceRatio": "0.1",
 			"connections": "20000", "connectionsPerAddress": "100",
-			"trustedProxies": "10.0.0.0/8,fd00::/8", "upstreamTimeout": "30s", "webhookAllow": "10.0.0.0/8", "webhookRetry": "10s",
+			"trustedProxies": "10.0.0.0/8,fd00::/8", "upstreamTimeout": "30s", "webhookAllow": "10.0.0.0/8", "guard": "on", "webhookRetry": "10s",
 		},
 		"drainSeconds": 10,
 		"upstream":     "http://api.shop:3000",

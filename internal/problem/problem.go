@@ -23,6 +23,7 @@ type Problem struct {
 	Title            string // default: the status in words
 	Status           int
 	Detail           string
+	RetryAfter       int // seconds, for the header Retry-After; 0: none
 	ViolatedPolicies []string
 	Errors           []Field
 	InTheWay         []string // of a conflict: what holds on
@@ -48,6 +49,9 @@ func Write(w http.ResponseWriter, p Problem) {
 	*body = append(p.append((*body)[:0]), '\n')
 	h := w.Header()
 	h["Content-Type"], h["Cache-Control"] = contentType, noStore
+	if p.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(p.RetryAfter))
+	}
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(*body) // the client may be gone
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/access"
+	"github.com/tierlimit/tierlimit/store/memstore"
 	"github.com/tierlimit/tierlimit/tiers"
 	"github.com/tierlimit/tierlimit/tiers/cache"
 )
@@ -372,6 +373,46 @@ func TestALookUpTakesAtMostHalfTheBudget(t *testing.T) {
 		time.Sleep(time.Second)
 		wantTier(t, resolve(t, c, "acct_42"), "pro", false)
 	})
+}
+
+// A guard asks for the plan of a request that it may refuse.
+func TestALimiterKnowsAPlanWithoutWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeSource()
+		f.put("acct_42", "pro")
+		f.delay = 200 * time.Millisecond
+		lim, err := tierlimit.New(tierlimit.Config{Store: memstore.New(memstore.Config{}), Tiers: newCache(t, f, cache.Config{Subjects: 1})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := func(subject string) *tierlimit.Plan {
+			t.Helper()
+			start := time.Now()
+			p, err := lim.Plan(t.Context(), subject)
+			if err != nil || time.Since(start) > 0 {
+				t.Fatalf("%v after %v", err, time.Since(start))
+			}
+			return p
+		}
+		wantTier(t, plan("acct_43"), "free", true)
+		time.Sleep(time.Second) // the look-up was made all the same
+		wantTier(t, plan("acct_43"), "free", false)
+		if p := plan("acct_42"); p.Priority() != priorityOf(p.Tier()) {
+			t.Errorf("priority %d of %s", p.Priority(), p.Tier())
+		}
+		if _, err := lim.Plan(t.Context(), ""); err == nil {
+			t.Error("a plan for nobody")
+		}
+	})
+}
+
+func priorityOf(tier string) int {
+	for _, t := range tiers.Builtin() {
+		if t.Key == tier {
+			return t.Priority
+		}
+	}
+	return -1
 }
 
 func TestALookUpOvertakenByAChangeIsMadeAgain(t *testing.T) {
