@@ -9,7 +9,7 @@ GOFUMPT := $(GO) run mvdan.cc/gofumpt@v0.12.0
 RACE ?= $(if $(shell command -v gcc),-race)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build image chart test unit integration alerts peers faults start usage soak fuzz canaries mutants lint format bench overload microbench clean
+.PHONY: help run build image chart test unit integration alerts peers faults start usage soak fuzz canaries mutants lint format bench overload microbench screenshots clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +32,7 @@ unit: ## pass the tests that need no server
 	$(GO) test $(RACE) ./...
 
 integration: ## pass the tests on real servers: Docker where it answers, else local processes
-	env="$$(integration/prepare pgbouncer nginx caddy haproxy prometheus)" && eval "$$env" && $(GO) test $(RACE) -count=1 -timeout=30m ./integration/...
+	env="$$(integration/prepare pgbouncer nginx caddy haproxy prometheus chromium axe-core)" && eval "$$env" && $(GO) test $(RACE) -count=1 -timeout=30m ./integration/...
 
 alerts: ## test the alert rules, with days of burn rates
 	env="$$(TEST_SERVERS=local integration/prepare prometheus)" && eval "$$env" && $(GO) test -count=1 -run='^TestAlertsFire$$' ./integration -args -burn-rates
@@ -90,6 +90,9 @@ overload: ## measure what sheds load, beside what one would import instead, and 
 microbench: ## measure what a decision costs by itself, in memory and on Redis
 	env="$$(integration/prepare)" && eval "$$env" && \
 	$(GO) test -run=NONE -bench=. -benchmem -count=$(or $(COUNT),3) ./ ./store/... ./api/ ./httplimit/ ./integration/
+
+screenshots: ## write pictures of the console, of a replica with customers, into docs/images (ARGS="-all")
+	env="$$(TEST_SERVERS=local integration/prepare chromium)" && eval "$$env" && $(GO) run ./integration/screenshots -o docs/images $(ARGS)
 
 clean: ## remove what was built
 	rm -rf bin

@@ -120,6 +120,10 @@ func (a *admin) operations() []operation {
 		[]operation{list(root+"/tokens", "list-tokens", "List tokens, by id", "Access", "TokenPage", pages, a.listCredentials(access.Token))},
 		a.credential(access.Token, "token", "Token", access.Govern).operations(root+"/tokens"),
 		a.webhookOperations(root+"/webhooks"),
+		[]operation{{
+			method: http.MethodGet, path: root + "/identity", id: "read-identity", summary: "Say whose token it is, and of which role", tag: "Access",
+			rights: []access.Right{access.Decide, access.Read}, answer: "Identity", serve: readIdentity,
+		}},
 		a.loadControl().operations(root+"/load"),
 		[]operation{list(root+"/audit", "list-events", "List what administrators did, the newest first", "Audit", "EventPage", append([]parameter{
 			{name: "kind", description: "only changes of this kind of thing", schema: oneOf(eventKinds...)},

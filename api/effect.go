@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/tierlimit/tierlimit"
@@ -218,6 +219,10 @@ func (a *admin) findDenied(r *http.Request, e *tiers.Event, out *affected) error
 	if err != nil {
 		return err
 	}
+	found := make([]newDenials, len(list))
+	places := make(chan struct{}, usageAtOnce)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for i := range list {
 		before, err := tiers.PlanOf(now, &list[i], time.Now())
 		if err != nil {
@@ -227,37 +232,51 @@ func (a *admin) findDenied(r *http.Request, e *tiers.Event, out *affected) error
 		if err != nil {
 			return err
 		}
-		found, looked := a.newlyDenied(r, list[i].ID, before, after)
-		if !looked { // the store did not answer
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			found[i] = a.newlyDenied(r, list[i].ID, before, after)
+		})
+	}
+	wg.Wait()
+	for _, one := range found {
+		if !one.looked { // the store did not answer
 			return nil
 		}
 		out.Checked++
-		out.Denied = append(out.Denied, found...)
+		out.Denied = append(out.Denied, one.list...)
 	}
 	return nil
 }
 
+// newDenials are the limits of a subject that a change would make deny.
+type newDenials struct {
+	list   []deniedEffect
+	looked bool // false: the store failed
+}
+
 // newlyDenied returns the limits that would deny a subject's next request under the plan
-// after, but do not deny it under the plan before. looked is false if the store failed.
-func (a *admin) newlyDenied(r *http.Request, subject string, before, after *tierlimit.Plan) (list []deniedEffect, looked bool) {
+// after, but do not deny it under the plan before.
+func (a *admin) newlyDenied(r *http.Request, subject string, before, after *tierlimit.Plan) newDenials {
 	was, err := a.lim.UsageUnder(r.Context(), subject, before)
 	if err != nil {
-		return nil, false
+		return newDenials{}
 	}
 	will, err := a.lim.UsageUnder(r.Context(), subject, after)
 	if err != nil {
-		return nil, false
+		return newDenials{}
 	}
+	out := newDenials{looked: true}
 	denied := make(map[string]bool)
 	for i := range was.Windows {
 		denied[was.Windows[i].Limit] = denies(&was.Windows[i])
 	}
 	for i := range will.Windows {
 		if w := &will.Windows[i]; denies(w) && !denied[w.Limit] {
-			list = append(list, deniedEffect{Subject: subject, Limit: w.Limit, Used: w.Used, Max: w.EffectiveMax, Over: w.Used - w.EffectiveMax})
+			out.list = append(out.list, deniedEffect{Subject: subject, Limit: w.Limit, Used: w.Used, Max: w.EffectiveMax, Over: w.Used - w.EffectiveMax})
 		}
 	}
-	return list, true
+	return out
 }
 
 // count adds the subjects of f to who is affected.

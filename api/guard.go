@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -29,6 +30,17 @@ type Tokens struct {
 type configured struct {
 	hash [sha256.Size]byte
 	role access.Role
+}
+
+// OwnerHashes returns the SHA-256 of each owner token of the configuration, in their order. All
+// replicas with the same configuration have the same.
+func (t *Tokens) OwnerHashes() (list [][]byte) {
+	for _, one := range *t.known.Load() {
+		if one.role == access.Owner {
+			list = append(list, bytes.Clone(one.hash[:]))
+		}
+	}
+	return list
 }
 
 // NewTokens returns Tokens with the given tokens for the roles owner and service.
@@ -93,7 +105,7 @@ func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 			case !role.May(rights...):
 				fail(w, r, g.log, fmt.Errorf("%w: the role %s may not %s", errForbidden, role, rights[len(rights)-1]))
 			default:
-				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), actorKey{}, actor)))
+				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bearerKey{}, bearer{role, actor})))
 			}
 		})
 	}
@@ -137,12 +149,38 @@ func (g *guard) own(serve func(w http.ResponseWriter, r *http.Request, subject s
 	}
 }
 
-type actorKey struct{}
+// A bearer is whose token a request has.
+type bearer struct {
+	role  access.Role
+	actor tiers.Actor
+}
+
+type bearerKey struct{}
+
+// bearerOf returns the bearer that guard has authenticated for r.
+func bearerOf(r *http.Request) bearer {
+	b, _ := r.Context().Value(bearerKey{}).(bearer)
+	return b
+}
 
 // actorOf returns the actor that guard has authenticated for r.
-func actorOf(r *http.Request) tiers.Actor {
-	actor, _ := r.Context().Value(actorKey{}).(tiers.Actor)
-	return actor
+func actorOf(r *http.Request) tiers.Actor { return bearerOf(r).actor }
+
+// identity is the answer to who the bearer of a token is.
+type identity struct {
+	Actor   string      `json:"actor"`
+	ActorID string      `json:"actor_id"`
+	Role    access.Role `json:"role"`
+}
+
+// readIdentity says whose token the request has.
+func readIdentity(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	b := bearerOf(r)
+	respond(w, http.StatusOK, identity{Actor: b.actor.Name, ActorID: b.actor.ID, Role: b.role})
+	return nil
 }
 
 // A waitError says that no token of this client is looked at for a while.

@@ -450,6 +450,8 @@ func (s *site) goodAs(id string) call {
 	case "create-api-key":
 		subject, _ := s.subject()
 		return call{method: "POST", path: v1 + "/keys", body: fmt.Sprintf(`{"name":"production","subject":%q,"expires_at":"2926-12-01T00:00:00Z"}`, subject)}
+	case "read-identity":
+		return call{method: "GET", path: v1 + "/identity"}
 	case "list-tokens":
 		return call{method: "GET", path: v1 + "/tokens?limit=1"}
 	case "create-token":

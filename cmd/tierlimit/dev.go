@@ -131,6 +131,7 @@ func welcome(set *settings, public, admin, token string) string {
   public   %[1]s
   admin    %[2]s
   token    %[3]s
+  console  %[2]s/console/
   load     %[5]s
 
 See a limit: run this six times, the sixth answers 429 (free is 5 a minute)

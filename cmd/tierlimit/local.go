@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/tierlimit/tierlimit/api/console"
 	"github.com/tierlimit/tierlimit/internal/problem"
 )
 
@@ -25,6 +26,10 @@ func onlyLocal(next http.Handler) http.Handler {
 				Detail: "tierlimit dev answers to IP addresses, localhost and names without a dot. Use tierlimit serve for others.",
 				Errors: []problem.Field{{Field: "Host", Detail: "must be an IP address, localhost or a name without a dot"}},
 			})
+			return
+		}
+		if strings.HasPrefix(r.URL.Path, console.Path) { // which needs a session, and takes forms
+			next.ServeHTTP(w, r)
 			return
 		}
 		kind, _, _ := strings.Cut(strings.ToLower(r.Header.Get("Content-Type")), ";")

@@ -31,10 +31,12 @@ type metrics struct {
 	proxied   *prometheus.CounterVec
 	requests  *prometheus.HistogramVec
 	denials   *denials.Log
+	replica   string // the name of this process
 }
 
 func newMetrics(log *slog.Logger) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), denials: denials.NewLog(processName())}
+	m := &metrics{registry: prometheus.NewRegistry(), replica: processName()}
+	m.denials = denials.NewLog(m.replica)
 	m.decisions = prom.New(prom.Config{Denied: func(tier string, o *tierlimit.Observation) {
 		m.denials.Denied(tier, o)
 		if log.Enabled(context.Background(), slog.LevelDebug) {

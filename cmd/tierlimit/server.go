@@ -200,7 +200,11 @@ func serveUntil(ctx context.Context, set *settings, l *listeners, m *metrics, sp
 	if err != nil {
 		return err
 	}
-	admin := api.Admin(cfg)
+	admin, pages, err := withConsole(public, api.Admin(cfg), m, &cfg)
+	if err != nil {
+		return err
+	}
+	defer pages.Close()
 	if cfg.Open { // dev
 		public, admin = onlyLocal(public), onlyLocal(admin)
 	}
