@@ -116,7 +116,7 @@ func TestTheScreensOfTheConsole(t *testing.T) {
 	s := newConsoleSite(t)
 	pages := []string{
 		"./", "subjects", "subjects?status=past_due", "subjects?prefix=nobody", "subject?id=acct_42", "subject?id=ip%3A203.0.113.7", "tiers", "tier?key=team",
-		"bulk", "keys", "keys?subject=nobody", "tokens", "load", "audit", "audit?actor=nobody", "nothing",
+		"bulk", "keys", "keys?subject=nobody", "tokens", "webhooks", "webhook?id=nobody", "change?do=create-webhook", "load", "audit", "audit?actor=nobody", "nothing",
 		"change?do=plan&id=acct_42", "change?do=create-override&id=acct_42", "change?do=tier&key=team", "change?do=create-tier",
 		"change?do=delete-subject&id=acct_1003", "change?do=reset&id=acct_42", "change?do=pin&key=free", "change?do=create-token",
 	}
@@ -291,7 +291,7 @@ func TestAViewerOfTheConsole(t *testing.T) {
 	token, err := s.NewToken(t.Context(), "viewer")
 	must(t, err)
 	c := s.signIn(t, token, browser.Look{})
-	for _, page := range []string{"./", "subjects", "subject?id=acct_42", "tiers", "tier?key=free", "keys", "tokens", "load", "audit"} {
+	for _, page := range []string{"./", "subjects", "subject?id=acct_42", "tiers", "tier?key=free", "keys", "tokens", "webhooks", "load", "audit"} {
 		c.goes(page)
 		n, err := browser.Evaluate[int](c.Tab, `document.querySelectorAll('a[href^="change"], a[href^="bulk"], main form[method=post]').length`)
 		must(t, err)

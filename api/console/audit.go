@@ -69,7 +69,7 @@ func (e event) Words() string {
 	}
 	nouns := map[string]string{
 		tiers.KindTier: "tier", tiers.KindSubject: "subject", tiers.KindOverride: "override", tiers.KindUsage: "usage",
-		string(access.Key): "API key", string(access.Token): "token", tiers.KindLoad: "load control", tiers.KindAudit: "audit log",
+		string(access.Key): "API key", string(access.Token): "token", tiers.KindLoad: "load control", tiers.KindWebhook: "webhook", tiers.KindAudit: "audit log",
 	}
 	kind, action, _ := strings.Cut(e.Action, ".")
 	noun := nouns[e.Kind]
@@ -96,6 +96,10 @@ func (e event) Page() string {
 		return link("subject", "id", e.Detail)
 	case e.Kind == string(access.Token):
 		return "tokens"
+	case e.Kind == tiers.KindWebhook && present(e.After) == nil:
+		return "webhooks"
+	case e.Kind == tiers.KindWebhook:
+		return link("webhook", "id", e.Object)
 	case e.Kind == tiers.KindLoad:
 		return "load"
 	}
@@ -212,6 +216,7 @@ func (v *visit) audit() error {
 			{"usage", "Usage"},
 			{"key", "API keys"},
 			{"token", "Tokens"},
+			{"webhook", "Webhooks"},
 			{"load", "Load"},
 			{"audit", "Audit log"},
 		},

@@ -329,7 +329,7 @@ func TestUndo(t *testing.T) {
 
 var (
 	cardOf  = regexp.MustCompile(`(?s)(<section class="card[^"]*" aria-labelledby="(?:account|windows|overrides|limits|rules)".*?</section>)|(<div class="(?:plans|card flush)">.*?</table>)|(<h1.*?</h1>)|(<div class="plans">.*</div>)|(<div><dt>Mode.*?</div>)`)
-	seconds = regexp.MustCompile(`free again in [^<·]*|load\S* [\d.]+ s ago`)
+	seconds = regexp.MustCompile(`free again in [^<·]*|[\d.]+ s ago`)
 )
 
 // state returns the parts of a page that say how things are.
@@ -494,11 +494,11 @@ func TestNothingThatIsStoredBecomesMarkup(t *testing.T) {
 }
 
 var pages = []string{
-	"./", "subjects", "subject?id=acct_42", "subject?id=unknown", "tiers", "tier?key=free", "keys", "tokens", "load", "audit", "bulk",
+	"./", "subjects", "subject?id=acct_42", "subject?id=unknown", "tiers", "tier?key=free", "keys", "tokens", "webhooks", "load", "audit", "bulk",
 	"change?do=create-subject", "change?do=plan&id=acct_42", "change?do=trial&id=acct_42", "change?do=schedule&id=acct_42", "change?do=status&id=acct_42",
 	"change?do=block&id=acct_42", "change?do=billing&id=acct_42", "change?do=delete-subject&id=acct_42", "change?do=reset&id=acct_42",
 	"change?do=create-override&id=acct_42", "change?do=create-key&id=acct_42", "change?do=create-token", "change?do=create-tier", "change?do=tier&key=free",
-	"change?do=load-mode", "change?do=pin&key=free",
+	"change?do=load-mode", "change?do=pin&key=free", "change?do=create-webhook",
 }
 
 var links = regexp.MustCompile(`(?:href|src|action)="([^"]*)"`)
@@ -547,14 +547,14 @@ func TestEachRoleSeesAndDoesWhatItMay(t *testing.T) {
 	s.subject(tiers.Subject{ID: "acct_42", Tier: "free"})
 	s.credential(access.Credential{Kind: access.Key, Name: "production", Subject: "acct_42"})
 	asked := regexp.MustCompile(`change\?do=([a-z-]+)`)
-	governs := []string{"create-tier", "tier", "delete-tier", "create-token", "token", "delete-token", "load-mode", "pin", "unpin"}
+	governs := []string{"create-tier", "tier", "delete-tier", "create-token", "token", "delete-token", "load-mode", "pin", "unpin", "create-webhook", "webhook", "delete-webhook"}
 	for role, may := range map[access.Role]func(string) bool{
 		access.Viewer:   func(string) bool { return false },
 		access.Operator: func(do string) bool { return !slices.Contains(governs, do) },
 		access.Owner:    func(string) bool { return true },
 	} {
 		p := s.signedIn(s.token(role))
-		for _, path := range pages[:10] {
+		for _, path := range pages[:11] {
 			got := p.get(path)
 			got.has(t, http.StatusOK)
 			for _, m := range asked.FindAllStringSubmatch(got.text, -1) {
@@ -566,7 +566,7 @@ func TestEachRoleSeesAndDoesWhatItMay(t *testing.T) {
 				t.Errorf("a viewer sees bulk changes on %s", path)
 			}
 		}
-		for _, path := range pages[11:] {
+		for _, path := range pages[12:] {
 			u, err := url.Parse(path)
 			s.must(err)
 			want := http.StatusForbidden
@@ -586,4 +586,40 @@ func TestEachRoleSeesAndDoesWhatItMay(t *testing.T) {
 			t.Errorf("%s: the tier is %s", role, got)
 		}
 	}
+}
+
+// An owner makes a webhook, is shown its secret once, and has messages sent; a viewer sees what it
+// received and has no buttons.
+func TestWebhooksAreMadeAndUsed(t *testing.T) {
+	s := newSite(t)
+	p := s.signedIn(ownerToken)
+	p.get("webhooks").has(t, http.StatusOK, "No webhook yet")
+	fields := typed(p.get("change?do=create-webhook"))
+	fields["name"], fields["url"] = []string{"billing"}, []string{"ftp://example.com"}
+	p.post("change", fields).has(t, http.StatusUnprocessableEntity, "an http or https URL", `value="billing"`)
+	fields["url"] = []string{"https://example.com/hook"}
+	values := p.post("change", fields).hidden()
+	values.Set("step", "apply")
+	p.post("change", values).has(t, http.StatusOK, "whsec_", "shown now and never again")
+	id := regexp.MustCompile(`webhook\?id=([a-z2-7]{16})`).FindStringSubmatch(p.get("webhooks").text)
+	if id == nil {
+		t.Fatalf("no webhook is listed: %s", p.get("webhooks").text)
+	}
+	p.get("webhook?id="+id[1]).has(t, http.StatusOK, "billing", "https://example.com/hook", "limit.threshold", "limit.recovered", "No message")
+	use := func(do string) page {
+		return p.post("webhook", url.Values{"id": {id[1]}, "do": {do}})
+	}
+	p.follow(use("test")).has(t, http.StatusOK, "A test message waits", "webhook.test", "pending")
+	use("secret").has(t, http.StatusOK, "The new secret", "whsec_")
+	p.follow(use("resend")).has(t, http.StatusOK, "sent again")
+	use("nothing").has(t, http.StatusNotFound)
+
+	secret, _ := s.credential(access.Credential{Kind: access.Token, Name: "viewer", Role: access.Viewer})
+	viewer := s.signedIn(secret)
+	seen := viewer.get("webhook?id=" + id[1])
+	seen.has(t, http.StatusOK, "webhook.test")
+	if strings.Contains(seen.text, "<button name=") || strings.Contains(seen.text, "delete-webhook") {
+		t.Error("a viewer has buttons")
+	}
+	viewer.post("webhook", url.Values{"id": {id[1]}, "do": {"test"}}).has(t, http.StatusForbidden)
 }

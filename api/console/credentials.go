@@ -93,7 +93,7 @@ func roleField(role access.Role) *field {
 		{string(access.Service), "Service: asks for decisions"},
 		{string(access.Viewer), "Viewer: sees everything, changes nothing"},
 		{string(access.Operator), "Operator: changes subjects, overrides, keys and usage"},
-		{string(access.Owner), "Owner: also tiers, tokens and load"},
+		{string(access.Owner), "Owner: also tiers, tokens, webhooks and load"},
 	}}
 }
 

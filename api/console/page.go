@@ -64,7 +64,7 @@ func (v *visit) renderBlock(status int, name, block, title string, data any) {
 }
 
 // sections are the entries of the navigation that pages belong to, if not of their own name.
-var sections = map[string]string{"subject": "subjects", "tier": "tiers"}
+var sections = map[string]string{"subject": "subjects", "tier": "tiers", "webhook": "webhooks"}
 
 func (v *visit) view(name, title string, data any) view {
 	section := name
