@@ -162,20 +162,36 @@ var (
 func (c *Catalogue) query(ctx context.Context, pool *pgxpool.Pool, collect func(pgx.Rows) error, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	batch := &pgx.Batch{} // a batch is a transaction in one round trip
-	batch.Queue(session, queryTimeout.Milliseconds())
-	batch.Queue(sql, args...).Query(collect)
-	return unavailable(pool.SendBatch(ctx, batch).Close())
+	return unavailable(again(func() error {
+		batch := &pgx.Batch{} // a batch is a transaction in one round trip
+		batch.Queue(session, queryTimeout.Milliseconds())
+		batch.Queue(sql, args...).Query(collect)
+		return pool.SendBatch(ctx, batch).Close()
+	}))
+}
+
+// again runs a transaction, and again after a conflict with a concurrent one: the role or the
+// database may have another default isolation level than read committed, which a transaction in one
+// round trip cannot set.
+func again(transact func() error) error {
+	const tries = 5
+	for try := 1; ; try++ {
+		if err := transact(); try == tries || !isConflict(err) {
+			return err
+		}
+	}
 }
 
 // exec runs statements in the background, in one transaction and one round trip.
 func (c *Catalogue) exec(ctx context.Context, batch *pgx.Batch) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	all := &pgx.Batch{}
-	all.Queue(session, queryTimeout.Milliseconds())
-	all.QueuedQueries = append(all.QueuedQueries, batch.QueuedQueries...)
-	err := c.background.SendBatch(ctx, all).Close()
+	err := again(func() error {
+		all := &pgx.Batch{}
+		all.Queue(session, queryTimeout.Milliseconds())
+		all.QueuedQueries = append(all.QueuedQueries, batch.QueuedQueries...)
+		return c.background.SendBatch(ctx, all).Close()
+	})
 	if isReadOnly(err) {
 		c.redial()
 	}
