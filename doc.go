@@ -35,6 +35,8 @@
 //	ceiling   a limit as a store sees it: its max after load, overrides and shadow mode ([Ceiling])
 //	count     what a store answers for one ceiling ([Count])
 //	outcome   what a store answers for a charge ([Outcome])
+//	hold      a charge that can still be corrected ([Limiter.Settle])
+//	threshold a part of a max; a [Crossing] is a window that has reached it
 //	decision  what the caller is told ([Decision]); a [WindowState] is one limit in it
 //
 // The package depends on the standard library and package window only. It is not a load

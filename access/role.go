@@ -38,6 +38,16 @@ var rights = map[Role][]Right{
 // Valid reports whether r is one of the roles.
 func (r Role) Valid() bool { return rights[r] != nil }
 
+// Least returns the role with the fewest rights that has one of these; "" if none has.
+func Least(oneOf ...Right) Role {
+	for _, r := range Roles {
+		if r.May(oneOf...) {
+			return r
+		}
+	}
+	return ""
+}
+
 // May reports whether r has one of these rights.
 func (r Role) May(oneOf ...Right) bool {
 	for _, has := range rights[r] {

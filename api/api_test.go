@@ -385,7 +385,7 @@ func TestAPlanChangesOverHTTPAndKeepsUsage(t *testing.T) {
 	s.ask(s.admin, "DELETE", subject+"/usage?limit=per_minute", "").want(204)
 	s.ask(s.admin, "GET", "/admin/v1/audit?kind=usage", "").want(200, `"action":"usage.reset"`, `"detail":"per_minute"`, `"has_more":false`)
 	s.ask(s.admin, "GET", "/admin/v1/audit?cursor=x", "").want(400, "cursor")
-	s.ask(s.admin, "GET", "/admin/v1/audit", "", "Authorization", "Bearer "+serviceToken).want(403, "may not read")
+	s.ask(s.admin, "GET", "/admin/v1/audit", "", "Authorization", "Bearer "+serviceToken).want(403, "it needs the role viewer")
 	patch(tag, `{"plan":"pro"}`).want(400, "plan")
 	patch(tag, `[]`).want(400)
 	patch(tag, `null`).want(400, "a JSON object")

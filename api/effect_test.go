@@ -255,7 +255,7 @@ func TestWhoActedIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.ask(s.admin, "POST", "/admin/v1/subjects", `{"id":"acct_42","tier":"pro"}`, "Authorization", "Bearer "+token.Secret).want(201)
-	s.ask(s.admin, "POST", "/admin/v1/tiers", `{}`, "Authorization", "Bearer "+token.Secret).want(403, "operator may not govern")
+	s.ask(s.admin, "POST", "/admin/v1/tiers", `{}`, "Authorization", "Bearer "+token.Secret).want(403, "the role operator may not do this; it needs the role owner")
 	s.ask(s.admin, "GET", "/admin/v1/audit?object=acct_42", "").want(200, `"actor":"token:alice"`)
 }
 

@@ -101,9 +101,9 @@ func (g *guard) allow(rights ...access.Right) func(http.Handler) http.Handler {
 			role, actor, err := g.who(r)
 			switch {
 			case err != nil:
-				g.refuse(w, r, err, "A valid bearer token is needed.")
+				g.refuse(w, r, err, "A valid token is needed: send the header Authorization: Bearer and the token.")
 			case !role.May(rights...):
-				fail(w, r, g.log, fmt.Errorf("%w: the role %s may not %s", errForbidden, role, rights[len(rights)-1]))
+				fail(w, r, g.log, fmt.Errorf("%w: the role %s may not do this; it needs the role %s", errForbidden, role, access.Least(rights...)))
 			default:
 				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bearerKey{}, bearer{role, actor})))
 			}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/tierlimit/tierlimit"
 	"github.com/tierlimit/tierlimit/tiers"
@@ -45,6 +46,7 @@ func limitFields(name, group string, l *tiers.Limit, isNew bool) []*field {
 			{"", "With the calendar's"}, {string(tiers.AnchorBilling), "With the billing"}, {string(tiers.AnchorSpread), "Spread over the customers"},
 		}},
 		{Minor: true, Name: path + ".on_expiry", Label: "An expired hold", Kind: chooseField, Values: []string{onExpiry(l)}, Options: []option{{"", "Stays charged"}, {"release", "Is given back"}}},
+		{Minor: true, Name: path + ".alerts", Label: "Events at", Kind: textField, Values: []string{alertsText(l.Alerts, "none")}, pieces: alertsPiece(path + ".alerts"), Help: alertsHelp},
 		{Name: path + ".adaptive", Label: "Scaled by load", Kind: boxField, Values: []string{strconv.FormatBool(l.Adaptive)}},
 		{Name: path + ".shadow", Label: "Shadow: never denies", Kind: boxField, Values: []string{strconv.FormatBool(l.Shadow)}},
 	}
@@ -71,6 +73,41 @@ func onExpiry(l *tiers.Limit) string {
 	return ""
 }
 
+// alertsHelp says what the thresholds of a limit may be.
+const alertsHelp = "Percent of the max. Empty: those of the tier. none: no event."
+
+// alertsText writes thresholds; none is what stands for an empty list.
+func alertsText(list []int, none string) string {
+	if list != nil && len(list) == 0 {
+		return none
+	}
+	texts := make([]string, len(list))
+	for i, n := range list {
+		texts[i] = strconv.Itoa(n)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// alertsPiece returns what a field of thresholds is in JSON. What is no number stays text, for the
+// API to say what is wrong with it.
+func alertsPiece(name string) func(string) map[string]any {
+	return func(text string) map[string]any {
+		if text == "" {
+			return map[string]any{name: nil}
+		}
+		list := []any{}
+		for part := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' || r == ' ' || r == '%' }) {
+			switch n, err := strconv.Atoi(part); {
+			case err == nil:
+				list = append(list, n)
+			case part != "none":
+				list = append(list, part)
+			}
+		}
+		return map[string]any{name: list}
+	}
+}
+
 // tierFields are the fields of a tier beside its limits.
 func tierFields(t *tiers.Tier) []*field {
 	var curve [3]string
@@ -89,6 +126,7 @@ func tierFields(t *tiers.Tier) []*field {
 		{Name: "denials", Label: "A denial shows", Kind: chooseField, Values: []string{string(t.Denials)}, Options: []option{
 			{"full", "Everything"}, {"plain", "Status, Retry-After and limit"},
 		}},
+		{Name: "alerts", Label: "Events at", Kind: textField, Values: []string{alertsText(t.Alerts, "")}, pieces: alertsPiece("alerts"), Help: "Percent of each limit with a window, such as 80, 100: webhooks are told who reaches it."},
 		{Name: "default", Label: "Default tier, of whoever is not a subject", Kind: boxField, Values: []string{strconv.FormatBool(t.Default)}},
 		{Name: "load.start", Label: "Scaled from a CPU load of", Kind: numberField, Values: []string{curve[0]}, Group: load, Help: "0 to 1, such as 0.7."},
 		{Name: "load.full", Label: "At the floor from", Kind: numberField, Values: []string{curve[1]}, Group: load, Help: "0 to 1, such as 0.9."},

@@ -285,6 +285,7 @@ func TestUndo(t *testing.T) {
 		{"a trial", "do=trial&id=acct_42", url.Values{"trial.tier": {"pro"}, "trial.ends_at": {"2990-01-01T00:00"}}, "subject?id=acct_42"},
 		{"an override", "do=create-override&id=acct_42", url.Values{"limit": {"per_minute"}, "max": {"7"}, "expires_at": {"2990-01-01T00:00"}, "reason": {"a test"}}, "subject?id=acct_42"},
 		{"a limit", "do=tier&key=pro", url.Values{"limits.per_minute.max": {"12,345"}}, "tier?key=pro"},
+		{"thresholds", "do=tier&key=pro", url.Values{"alerts": {"80, 100 %"}}, "tier?key=pro"},
 		{"a removed limit", "do=tier&key=pro", url.Values{"remove.per_minute": {"true"}}, "tier?key=pro"},
 		{"an added limit", "do=tier&key=pro", url.Values{"new_limit": {"per_hour"}, "limits.+.max": {"unlimited"}, "limits.+.window": {"1h"}}, "tier?key=pro"},
 		{"a new tier", "do=create-tier", url.Values{"key": {"team"}, "new_limit": {"per_day"}, "limits.+.max": {"9"}, "limits.+.window": {"day"}}, "tiers"},
@@ -610,6 +611,7 @@ func TestWebhooksAreMadeAndUsed(t *testing.T) {
 		return p.post("webhook", url.Values{"id": {id[1]}, "do": {do}})
 	}
 	p.follow(use("test")).has(t, http.StatusOK, "A test message waits", "webhook.test", "pending")
+	p.get("webhook?id="+id[1]+"&ask=secret").has(t, http.StatusOK, "Make a new secret?")
 	use("secret").has(t, http.StatusOK, "The new secret", "whsec_")
 	p.follow(use("resend")).has(t, http.StatusOK, "sent again")
 	use("nothing").has(t, http.StatusNotFound)

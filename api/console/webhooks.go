@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tierlimit/tierlimit/access"
 	"github.com/tierlimit/tierlimit/tiers"
 )
 
@@ -38,6 +39,7 @@ type webhookPage struct {
 	Later      bool
 	Said       string // what came of a button
 	Secret     string // a new one: shown once
+	AsksSecret bool   // whether a new one is to be made
 	Done       *event
 }
 
@@ -47,7 +49,7 @@ func (*webhookPage) States() []option {
 }
 
 func (v *visit) webhook() error {
-	return v.showWebhook(v.r.URL.Query(), &webhookPage{Said: said(v.r.URL.Query().Get("said"))})
+	return v.showWebhook(v.r.URL.Query(), &webhookPage{Said: said(v.r.URL.Query().Get("said")), AsksSecret: v.r.URL.Query().Get("ask") == "secret" && v.who.Role.May(access.Govern)})
 }
 
 func (v *visit) showWebhook(q url.Values, p *webhookPage) (err error) {

@@ -75,15 +75,15 @@ func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, 
 		return l, fmt.Errorf("sockets of systemd: %w", err)
 	}
 	type wantedListener struct {
-		name, address string
-		into          *net.Listener
+		name, setting, address string
+		into                   *net.Listener
 	}
-	wanted := []wantedListener{{publicListener, s.addr, &l.public}, {adminListener, s.adminAddr, &l.admin}}
+	wanted := []wantedListener{{publicListener, "TIERLIMIT_ADDR", s.addr, &l.public}, {adminListener, "TIERLIMIT_ADMIN_ADDR", s.adminAddr, &l.admin}}
 	if s.upstream != nil {
-		wanted = append(wanted, wantedListener{proxyListener, s.proxyAddr, &l.proxy})
+		wanted = append(wanted, wantedListener{proxyListener, "TIERLIMIT_PROXY_ADDR", s.proxyAddr, &l.proxy})
 	}
 	if s.grpcAddr != "" {
-		wanted = append(wanted, wantedListener{grpcListener, s.grpcAddr, &l.grpc})
+		wanted = append(wanted, wantedListener{grpcListener, "TIERLIMIT_GRPC_ADDR", s.grpcAddr, &l.grpc})
 	}
 	for _, w := range wanted {
 		var opened net.Listener
@@ -91,7 +91,7 @@ func (s *settings) listen(ctx context.Context, log *slog.Logger) (l *listeners, 
 			opened = given[0]
 			delete(passedOn, w.name)
 		} else if opened, err = listen.Open(ctx, w.address, s.socketMode); err != nil {
-			return l, fmt.Errorf("%s listener: %w", w.name, err)
+			return l, fmt.Errorf("%s listener (%s): %w", w.name, w.setting, err)
 		}
 		*w.into = l.pools[w.name].Listener(opened)
 	}

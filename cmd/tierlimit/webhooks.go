@@ -72,7 +72,7 @@ func (c *client) showSecret(body []byte) error {
 		return err
 	}
 	return c.show(body, func(w io.Writer) {
-		fmt.Fprintf(w, "%s\nid %s. This is shown once: keep it now.\n", made.Secret, made.ID)
+		fmt.Fprintf(w, "%s\nid %s. Keep the secret above now: it is not shown again.\n", made.Secret, made.ID)
 	})
 }
 
@@ -123,7 +123,7 @@ func testWebhookCommand(s streams) *cobra.Command {
 			return err
 		}
 		return c.show(a.body, func(w io.Writer) {
-			fmt.Fprintf(w, "%s is sent; `tierlimit webhooks deliveries %s` says what came of it\n", sent.Message, args[0])
+			fmt.Fprintf(w, "%s waits to be sent; `tierlimit webhooks deliveries %s` says what came of it\n", sent.Message, args[0])
 		})
 	})
 }
