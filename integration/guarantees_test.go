@@ -42,7 +42,7 @@ func TestTheGuaranteesNameWhatHoldsThem(t *testing.T) {
 			case slices.Contains(faults, name):
 				names++
 			case strings.Contains(source.String(), ") "+name+"("): // what rows are held to
-			case name == "api", name == "httplimit":
+			case name == "api", name == "events", name == "httplimit":
 			default:
 				t.Errorf("%q is no test and no fault", name)
 			}
