@@ -112,8 +112,9 @@ func (s *Service) Start(usage UsageFunc) {
 	}
 }
 
-// Close writes the crossings that were taken and ends the Service. Attempts under way have two
-// seconds to end; what they sent is sent again, with the same id, by another process.
+// Close writes the crossings that were taken and ends the Service. Close cancels
+// attempts that do not end within two seconds; another process sends their messages again, with the
+// same ids.
 func (s *Service) Close() {
 	s.cancel()
 	s.running.Wait()

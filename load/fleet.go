@@ -54,9 +54,9 @@ const (
 // whose death has to be noticed, and no two leaders. A replica that is slow or was stopped loses
 // the comparison, and takes the step of another. Age is counted by the Board's clock alone.
 //
-// A step acts leadTime after it was written. Until then it is on the Board for all to see, with the
-// multipliers that are in force meanwhile, so all replicas change at one instant, apart from half
-// a round trip.
+// A step takes effect leadTime after it was written. Until then the Board holds the step together
+// with the multipliers in force, so all replicas change at the same instant, apart from half a round
+// trip.
 //
 // Rejected: a leader with a lease (no steps for the length of the lease when it dies, and two
 // values when it is only slow), and multipliers that each replica computes from shared readings

@@ -52,7 +52,7 @@ const (
 // ownPrefix is the beginning of the source of a replica's own reading. No report has such a source.
 const ownPrefix = "replica:"
 
-// KindReport is the kind of readings that are not measured by a replica itself.
+// KindReport is the kind of a reading that a protected service has reported.
 const KindReport = "report"
 
 // An entry is a reading that this replica knows.

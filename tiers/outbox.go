@@ -96,7 +96,7 @@ const (
 // Valid reports whether s is one of the states.
 func (s State) Valid() bool { return s == Pending || s == Delivered || s == Dead }
 
-// A DeliveryState is how a delivery stands.
+// A DeliveryState is the state of a delivery, as administrators see it.
 type DeliveryState struct {
 	Message
 	Subject   string     `json:"subject,omitempty"`

@@ -43,7 +43,7 @@ type Curve struct {
 // midnight UTC, on Monday, on the first of the month.
 type Anchor string
 
-// The other anchors.
+// Anchors of a period other than the calendar.
 const (
 	AnchorBilling Anchor = "billing" // with the subject's billing, where that is known; else as the calendar
 	AnchorSpread  Anchor = "spread"  // at one of 64 instants that follows from the subject's id: not all begin at once

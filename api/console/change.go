@@ -300,7 +300,7 @@ func (v *visit) afterwards(page, kind string) string {
 	return path + "?" + q.Encode()
 }
 
-// A group is fields that stand together.
+// A group is a set of fields that a form shows under one heading.
 type group struct {
 	Name   string
 	Fields []*field

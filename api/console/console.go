@@ -68,7 +68,7 @@ func New(cfg Config) (*Console, error) {
 	return c, nil
 }
 
-// Close stops counting.
+// Close stops the goroutine that counts decisions over time.
 func (c *Console) Close() {
 	c.stop()
 	c.running.Wait()

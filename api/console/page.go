@@ -12,7 +12,7 @@ import (
 	"github.com/tierlimit/tierlimit/access"
 )
 
-// noTime is the modification time of files whose ETag says all.
+// noTime is the modification time of the embedded files. Browsers compare their ETags instead.
 var noTime time.Time
 
 // A view is what the layout of all pages shows, and the page's own data.
@@ -45,7 +45,8 @@ func parsePages() pages {
 	return all
 }
 
-// render answers with a page, or with nothing of it if it cannot be made.
+// render executes a template and writes the page. If the template fails, render writes an error
+// instead of a part of the page.
 func (v *visit) render(status int, name, title string, data any) {
 	v.renderBlock(status, name, "layout", title, data)
 }

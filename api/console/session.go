@@ -31,7 +31,7 @@ const (
 	derivations = 100_000
 )
 
-// A session is what its cookie holds.
+// A session is the contents of a session cookie.
 type session struct {
 	token string
 	ends  time.Time

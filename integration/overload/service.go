@@ -21,7 +21,7 @@ const (
 	pause    = time.Millisecond
 )
 
-// A serviceConfig is what a service process reads from its standard input.
+// A serviceConfig is the configuration of a service process, which reads it from standard input.
 type serviceConfig struct {
 	Arm    string
 	Rounds uint64 // of spin that take a millisecond

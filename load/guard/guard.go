@@ -93,8 +93,8 @@ func (g *Guard) admits(k key) bool {
 	return k > cutoff || cutoff == 0 || k == cutoff && g.left.Add(-1) >= 0
 }
 
-// Answered says that the response has begun. The guard does not look at what follows: the client
-// sets the pace of a body, and a stream may never end.
+// Answered tells the guard that the response has begun. The guard does not measure the rest of the
+// response: the client sets the pace of a body, and a stream may never end.
 func (p *Permit) Answered() {
 	if !p.ended.Swap(true) {
 		p.guard.inFlight.Add(-1)

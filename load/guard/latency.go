@@ -98,7 +98,7 @@ func (l *latencies) base() time.Duration {
 	return l.least
 }
 
-// target is how long the queue behind this process may delay a request.
+// target is the longest acceptable delay of a request in a queue behind this process.
 func (l *latencies) target(perSecond float64) time.Duration {
 	return max(targetOf(perSecond), min(l.base(), longestTarget))
 }
